@@ -1,0 +1,1 @@
+//! The settings file: one field for each part's own `Config`.

@@ -1,0 +1,73 @@
+//! Who calls the HTTP interface.
+
+use std::sync::Arc;
+
+use super::TenantId;
+
+/// What an API key may do. Each scope contains the ones before it, but `push`, which only posts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Post and cancel events, and learn what became of them.
+    Push,
+    /// Read everything of the tenant.
+    Read,
+    /// Everything of the tenant: devices, keys.
+    Admin,
+    /// Tenants too.
+    Operator,
+}
+
+impl Scope {
+    /// Whether this scope suffices where `needed` is asked for.
+    pub fn covers(self, needed: Self) -> bool {
+        self >= Self::Admin && self >= needed || self == needed
+    }
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Read => "read",
+            Self::Admin => "admin",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The owner of the API key of one request. The auth layer puts it into the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The key's tenant: every answer is about this tenant alone.
+    pub tenant: TenantId,
+    /// The XMPP domain of that tenant.
+    pub domain: Arc<str>,
+    /// The name of the key, for the log.
+    pub key_name: Arc<str>,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scope::{Admin, Operator, Push, Read};
+
+    #[test]
+    fn scopes_cover_what_they_say() {
+        let check = |has: super::Scope, needs, expected| assert_eq!(has.covers(needs), expected, "{has:?} for {needs:?}");
+        check(Push, Push, true);
+        check(Push, Read, false);
+        check(Read, Read, true);
+        check(Read, Push, false);
+        check(Admin, Push, true);
+        check(Admin, Read, true);
+        check(Admin, Operator, false);
+        check(Operator, Admin, true);
+    }
+}

@@ -1,0 +1,126 @@
+//! What sessions report to the ledger: proven connected time, and what push itself costs.
+//!
+//! The ledger implements [`Meter`]; `app.rs` hands it to the doors. Calls are cheap (an atomic add each) and never block.
+
+use std::time::Duration;
+
+use super::{DeviceId, TenantId, Timestamp};
+
+/// Whether a connected device still polls: only one that does not earns credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Polling {
+    /// It said, or its operator declared by its cohort, that it does not poll.
+    Off,
+    /// It polls as well.
+    On,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Why connected time earns nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Uncredited {
+    /// Longer than keepalive and grace without a proof of life.
+    NoProof,
+    /// The device polls as well.
+    PollingOn,
+    /// Nobody declared whether it polls.
+    ModeUnknown,
+}
+
+/// What overhead bytes were spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Overhead {
+    /// TCP and TLS set-up, stream, login, bind.
+    Connect,
+    /// The same, ending in a resumption.
+    Resume,
+    /// Signs of life.
+    Keepalive,
+    /// Acknowledgements.
+    Ack,
+    /// Presence.
+    Presence,
+    /// What is around the JSON of an event.
+    Framing,
+    /// Stanzas sent again.
+    Retry,
+}
+
+impl Overhead {
+    /// All kinds.
+    pub const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Resume,
+        Self::Keepalive,
+        Self::Ack,
+        Self::Presence,
+        Self::Framing,
+        Self::Retry,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Resume => "resume",
+            Self::Keepalive => "keepalive",
+            Self::Ack => "ack",
+            Self::Presence => "presence",
+            Self::Framing => "framing",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// Seen from the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From devices.
+    In,
+    /// To devices.
+    Out,
+}
+
+/// One session's account with the ledger. Kept by the session, 40 bytes.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The poll interval that is declared for this device, in seconds. At least 1.
+    pub poll_interval_secs: u32,
+    /// Whether it polls.
+    pub polling: Polling,
+    /// Its phase on the virtual poll clock, in milliseconds below the interval.
+    pub phase_ms: u64,
+    /// The last proof of life.
+    pub proven_until: Timestamp,
+    /// The virtual tick of the last event that it got. Zero: none yet.
+    pub last_tick: u64,
+    /// Longest time that one proof of life vouches for: keepalive and grace.
+    pub vouches_for: Duration,
+}
+
+/// Takes the figures of sessions.
+pub trait Meter: Send + Sync + 'static {
+    /// Opens the account of a session that just proved to live, at `now`.
+    fn open(
+        &self,
+        tenant: TenantId,
+        device: &DeviceId,
+        poll_interval_secs: Option<u32>,
+        polling: Polling,
+        keepalive: Duration,
+        now: Timestamp,
+    ) -> Account;
+
+    /// A proof of life at `now`: credits the time since the last one, at most what it vouches for.
+    fn proof(&self, account: &mut Account, now: Timestamp);
+
+    /// An event accepted at `accepted_at` was acknowledged at `now`.
+    fn delivered(&self, account: &mut Account, accepted_at: Timestamp, now: Timestamp);
+
+    /// Bytes that push cost: as counted at the socket, TLS records included; packets by the stated packet model.
+    fn overhead(&self, kind: Overhead, direction: Direction, bytes: u64, packets: u64);
+
+    /// The session is over: time since the last proof earns nothing.
+    fn close(&self, account: &mut Account, now: Timestamp);
+}

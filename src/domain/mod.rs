@@ -1,0 +1,29 @@
+//! Our vocabulary: the words of the service as types. Imports nothing of the other parts.
+//!
+//! Everything is parsed once, at the edge, into these types; from there on `==` is identity and a value is valid.
+
+mod caller;
+mod clock;
+mod credential;
+mod event;
+mod event_id;
+mod lane;
+mod limits;
+mod meter;
+mod name;
+mod refusal;
+mod signal;
+mod state;
+
+pub use caller::{Caller, Scope};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use credential::{Credential, Password, ScramSecret, ScramVerifier};
+pub use event::{Data, Durability, Event, Require, Urgency};
+pub use event_id::{EventId, EventIdKey, Located, Queue};
+pub use lane::{Generation, Lane, Seq};
+pub use limits::Limits;
+pub use meter::{Account, Direction, Meter, Overhead, Polling, Uncredited};
+pub use name::{Cohort, DeviceId, InvalidName, TenantId, UserId};
+pub use refusal::{Face, Refusal};
+pub use signal::{DeviceSignal, SessionId};
+pub use state::{DeliveryState, Epoch, Outcome, Reason};

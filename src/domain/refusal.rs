@@ -1,0 +1,243 @@
+//! Every way in which the service says no to a backend.
+
+use std::time::Duration;
+
+use super::{DeviceId, EventId, InvalidName, Scope};
+
+/// A refusal. Nothing was stored, unless it is `Unavailable`: then it may have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The body is not JSON.
+    #[error("the body is not JSON: {detail} at line {line}, column {column}")]
+    BadJson {
+        /// What the parser met.
+        detail: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// The body is not UTF-8.
+    #[error("the body is not UTF-8: the bytes at offset {offset} are no character")]
+    BadUtf8 {
+        /// Offset of the first bad byte.
+        offset: usize,
+    },
+    /// A character that XML 1.0 cannot carry.
+    #[error(
+        "{field} has the character U+{code:04X} at offset {offset}, which XML 1.0 cannot carry; remove it or send the data as data_base64"
+    )]
+    UnprintableText {
+        /// Which field.
+        field: String,
+        /// The code point.
+        code: u32,
+        /// Its byte offset within the field, or within the body when the field is `the body`.
+        offset: usize,
+    },
+    /// A field the service does not know.
+    #[error("the field {0} is not known here; remove it or correct its name")]
+    UnknownField(String),
+    /// A field that must be there is not.
+    #[error("the field {0} is missing")]
+    MissingField(String),
+    /// A field of the wrong type or form.
+    #[error("the field {field} is not valid: {why}")]
+    InvalidField {
+        /// Its name, as the sender wrote it.
+        field: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A query parameter that is not known or not valid.
+    #[error("the query parameter {name} is not valid: {why}")]
+    InvalidParameter {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No target.
+    #[error("the event has no target; name one with target.device, or in CloudEvents with pushdevice or a subject that is a device id")]
+    NoTarget,
+    /// More than one target.
+    #[error("the event has {count} targets ({names}); name exactly one")]
+    TwoTargets {
+        /// How many.
+        count: usize,
+        /// Which.
+        names: String,
+    },
+    /// A TTL outside the limits.
+    #[error("ttl is {ttl} s; 0 to {max} are allowed")]
+    TtlOutOfRange {
+        /// What was asked.
+        ttl: String,
+        /// The longest.
+        max: u64,
+    },
+    /// The body is too large.
+    #[error("the body has more than {limit} bytes; send less, or a link to the data")]
+    BodyTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The `data` of an event is too large.
+    #[error("data has {size} bytes; at most {limit} are allowed, so send a link to it instead")]
+    DataTooLarge {
+        /// Its size, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A content type that the path does not take.
+    #[error(
+        "the content type {0:?} is not taken here; use application/json, application/cloudevents+json, or a binary CloudEvent with ce- headers"
+    )]
+    UnsupportedMediaType(String),
+    /// A device that was never added.
+    #[error("no device has the id {0}; add it with PUT /v1/devices/{0}")]
+    UnknownDevice(DeviceId),
+    /// A device that was removed.
+    #[error("the device {0} was removed; stop sending to it")]
+    RemovedDevice(DeviceId),
+    /// A device id that cannot be one.
+    #[error("{text:?} is no device id: {why}")]
+    InvalidDeviceId {
+        /// What was given.
+        text: String,
+        /// Which rule it breaks.
+        why: InvalidName,
+    },
+    /// An event that is not here (any more).
+    #[error("no event has the id {0}; the state of a delivery is kept for a day after its end")]
+    UnknownEvent(String),
+    /// One idempotency key, two bodies.
+    #[error("the key was used for another event, {original}; use a new key for a new event")]
+    KeyReused {
+        /// The event that the key belongs to.
+        original: EventId,
+    },
+    /// The device's queue is full.
+    #[error("the queue of {device} is full: it holds {events} events and {bytes} bytes; retry when the device has been online")]
+    QueueFull {
+        /// Whose queue.
+        device: DeviceId,
+        /// Events in it.
+        events: u32,
+        /// Bytes in it.
+        bytes: u64,
+    },
+    /// No key, or one that is not known.
+    #[error("the request needs a valid key: Authorization: Bearer <key>")]
+    Unauthenticated,
+    /// A key without the scope.
+    #[error("the key {key} has not the scope {needed}")]
+    Forbidden {
+        /// Name of the key.
+        key: String,
+        /// What is needed.
+        needed: Scope,
+    },
+    /// A key that is not here.
+    #[error("no key has the id {0}")]
+    UnknownKey(String),
+    /// Nothing is served at that path.
+    #[error("nothing is served at {0}; see GET /v1/limits and the documentation")]
+    UnknownPath(String),
+    /// The path takes other methods.
+    #[error("{0} is not a method of this path")]
+    MethodNotAllowed(String),
+    /// A precondition of a change does not hold, such as a third live credential.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too many requests wait to be stored.
+    #[error("more requests wait than the service takes; retry in {} s", .retry_after.as_secs())]
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The store cannot take events: no space.
+    #[error("the disk has no room for events; retry in {} s", .retry_after.as_secs())]
+    NoSpace {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The store does not answer, or did not in time: the event may have been stored.
+    #[error("the store does not answer; the event may have been stored, so retry with the same key in {} s", .retry_after.as_secs())]
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The service stops.
+    #[error("the service is stopping; retry in {} s", .retry_after.as_secs())]
+    Draining {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A bug.
+    #[error("the service failed at this request; it is logged under {0}")]
+    Internal(String),
+}
+
+/// How a refusal looks at the edge (RFC 9457 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Face {
+    /// HTTP status.
+    pub status: u16,
+    /// The end of the problem's type URI, the metric label, and the heading in docs/reference/errors.md.
+    pub slug: &'static str,
+    /// The title: the same for every occurrence.
+    pub title: &'static str,
+}
+
+impl Refusal {
+    /// Status, slug and title.
+    pub fn face(&self) -> Face {
+        let (status, slug, title) = match self {
+            Self::BadJson { .. } => (400, "bad-json", "The body is not JSON"),
+            Self::BadUtf8 { .. } => (400, "bad-utf8", "The body is not UTF-8"),
+            Self::UnprintableText { .. } => (400, "unprintable-text", "The text has a character that XML cannot carry"),
+            Self::UnknownField(_) => (400, "unknown-field", "A field is not known"),
+            Self::MissingField(_) => (400, "missing-field", "A field is missing"),
+            Self::InvalidField { .. } => (400, "invalid-field", "A field is not valid"),
+            Self::InvalidParameter { .. } => (400, "invalid-parameter", "A query parameter is not valid"),
+            Self::NoTarget => (400, "no-target", "The event has no target"),
+            Self::TwoTargets { .. } => (400, "two-targets", "The event has more than one target"),
+            Self::TtlOutOfRange { .. } => (400, "ttl-out-of-range", "The TTL is out of range"),
+            Self::BodyTooLarge { .. } => (413, "body-too-large", "The body is too large"),
+            Self::DataTooLarge { .. } => (413, "data-too-large", "The data is too large"),
+            Self::UnsupportedMediaType(_) => (415, "unsupported-media-type", "The content type is not taken"),
+            Self::UnknownDevice(_) => (404, "unknown-device", "The device is not known"),
+            Self::RemovedDevice(_) => (410, "removed-device", "The device was removed"),
+            Self::InvalidDeviceId { .. } => (400, "invalid-device-id", "The device id is not valid"),
+            Self::UnknownEvent(_) => (404, "unknown-event", "The event is not known"),
+            Self::KeyReused { .. } => (409, "key-reused", "One key was used for two events"),
+            Self::QueueFull { .. } => (429, "queue-full", "The queue of the device is full"),
+            Self::Unauthenticated => (401, "unauthenticated", "The key is missing or not known"),
+            Self::Forbidden { .. } => (403, "forbidden", "The key may not do this"),
+            Self::UnknownKey(_) => (404, "unknown-key", "The key is not known"),
+            Self::UnknownPath(_) => (404, "unknown-path", "Nothing is served here"),
+            Self::MethodNotAllowed(_) => (405, "method-not-allowed", "The method is not allowed here"),
+            Self::Conflict(_) => (409, "conflict", "The change does not fit what is there"),
+            Self::Overloaded { .. } => (429, "overloaded", "Too many requests wait"),
+            Self::NoSpace { .. } => (503, "no-space", "The disk is full"),
+            Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
+            Self::Draining { .. } => (503, "draining", "The service is stopping"),
+            Self::Internal(_) => (500, "internal", "The service failed"),
+        };
+        Face { status, slug, title }
+    }
+
+    /// When to try again, for 429 and 503.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { .. } => Some(Duration::from_secs(60)),
+            Self::Overloaded { retry_after }
+            | Self::NoSpace { retry_after }
+            | Self::Unavailable { retry_after }
+            | Self::Draining { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Arguments, logging, signals; hands over to the app.
+
+fn main() {}

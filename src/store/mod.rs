@@ -1,0 +1,561 @@
+//! The durable truth: queues, who holds each seat, the registry, and the records of what happened.
+//!
+//! Four traits over one engine. [`Mailbox`], [`Registry`] and [`Records`] are here; `Log` (one event, many devices) has
+//! its place beside them. Each has a contract suite in `store::contract` that runs on every engine. Tenant is in every
+//! key, id and call. Every call of a trait is one durable step on one device (or one row), so that it fits one script of
+//! Redis as well as one batch of the embedded engine; nothing here needs a transaction over two devices.
+//!
+//! What is deliberately absent: callbacks, iterators, and any knowledge of sockets or HTTP.
+
+pub mod embedded;
+
+#[cfg(test)]
+pub mod contract;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    Cohort, Credential, DeliveryState, DeviceId, Durability, Epoch, Event, EventId, Generation, Lane, Located, Outcome, Queue, Reason,
+    Scope, Seq, SessionId, TenantId, Timestamp, Urgency, UserId,
+};
+
+/// Why the store could not do as asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No such device in this tenant.
+    #[error("no such device")]
+    UnknownDevice,
+    /// The device was removed.
+    #[error("the device was removed")]
+    RemovedDevice,
+    /// The device's queue is full; nothing was stored.
+    #[error("the queue is full: {events} events, {bytes} bytes")]
+    QueueFull {
+        /// Events in it.
+        events: u32,
+        /// Bytes in it.
+        bytes: u64,
+    },
+    /// The idempotency key belongs to an event with another body; nothing was stored.
+    #[error("the idempotency key belongs to {0}")]
+    KeyReused(EventId),
+    /// No room for new events; settling and reading go on. Nothing was stored.
+    #[error("no space")]
+    NoSpace,
+    /// Too much waits to be written; nothing was stored.
+    #[error("too much waits to be written")]
+    Busy,
+    /// The engine failed at this call or is being reopened; the step may have been stored.
+    #[error("the store is not available: {0}")]
+    Unavailable(Arc<str>),
+    /// A precondition of the registry does not hold, such as a third live credential.
+    #[error("{0}")]
+    Conflict(Arc<str>),
+    /// What is stored cannot be read.
+    #[error("a record is damaged: {0}")]
+    Corrupt(Arc<str>),
+}
+
+/// A device by tenant and id: the address of every call about one device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeviceKey {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which one.
+    pub device: DeviceId,
+}
+
+/// An event on its way into the store.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The event.
+    pub event: Event,
+    /// Its idempotency key, if it has one.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An idempotency key within (tenant, target).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Idempotency {
+    /// The first 16 bytes of SHA-256 of the key, prefixed with its kind so that a header never meets a `source`+`id`.
+    pub key: [u8; 16],
+    /// The first 16 bytes of SHA-256 of the request, without what may differ in a retry.
+    pub body: [u8; 16],
+}
+
+/// What `enqueue` did, and who holds the device's seat: both known in the same durable step.
+#[derive(Debug, Clone)]
+pub struct Enqueued {
+    /// Id of the event: of the first one, when this is a repeat.
+    pub id: EventId,
+    /// New or a repeat.
+    pub kind: EnqueuedKind,
+    /// Level at which it is durable now.
+    pub durability: Durability,
+    /// State of the event now: `queued`, for a TTL of 0 `accepted`; for a repeat what became of the first.
+    pub state: DeliveryState,
+    /// Who held the seat at that moment.
+    pub seat: Option<Seat>,
+    /// Ids that it replaced (same collapse key, not yet delivered).
+    pub replaced: Vec<EventId>,
+}
+
+/// Whether an event is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnqueuedKind {
+    /// Stored by this call.
+    New,
+    /// Stored by an earlier call with the same idempotency key and body.
+    Repeat,
+}
+
+/// The right to be the device: who holds it, since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// Which holder.
+    pub epoch: Epoch,
+    /// The session that holds it.
+    pub session: SessionId,
+    /// The node where that session is.
+    pub node: Arc<str>,
+    /// How it is connected.
+    pub transport: Transport,
+    /// When it was claimed.
+    pub connected_at: Timestamp,
+}
+
+/// How a device is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// XMPP over TCP with STARTTLS (or, where the operator allows it, without TLS).
+    Xmpp,
+    /// XMPP over direct TLS.
+    Xmpps,
+}
+
+impl Transport {
+    /// The word in API and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Xmpp => "xmpp",
+            Self::Xmpps => "xmpps",
+        }
+    }
+}
+
+/// A session that asks for the seat.
+#[derive(Debug, Clone)]
+pub struct NewSeat {
+    /// The session.
+    pub session: SessionId,
+    /// The node it is on.
+    pub node: Arc<str>,
+    /// How it is connected.
+    pub transport: Transport,
+    /// When.
+    pub at: Timestamp,
+    /// The credential generation at which the device was authenticated: a changed one refuses the claim.
+    pub credential_generation: u32,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The new epoch of the seat.
+    pub epoch: Epoch,
+    /// The seat it displaced, if somebody held it.
+    pub displaced: Option<Seat>,
+    /// How many events wait.
+    pub waiting: u32,
+}
+
+/// How far a session has read the two queues of its device: the last storage number of each. Zero: nothing yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// In the queue of urgency `high`.
+    pub first: u64,
+    /// In the queue of the rest.
+    pub rest: u64,
+}
+
+impl Cursor {
+    /// Whether the record is at or before this cursor.
+    pub fn covers(&self, queue: Queue, number: u64) -> bool {
+        match queue {
+            Queue::First => number <= self.first,
+            Queue::Rest => number <= self.rest,
+        }
+    }
+
+    /// Moves to that record, never back.
+    pub fn advance(&mut self, queue: Queue, number: u64) {
+        let place = match queue {
+            Queue::First => &mut self.first,
+            Queue::Rest => &mut self.rest,
+        };
+        *place = (*place).max(number);
+    }
+}
+
+/// An event that waits in a queue (or, with a TTL of 0, in passing): all that a session needs to write it.
+#[derive(Debug, Clone)]
+pub struct QueuedEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Where its record is.
+    pub located: Located,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its number within the lane.
+    pub seq: Seq,
+    /// Which delivery of it this is, from 1. Rises when it is queued again, not when it is written again.
+    pub attempt: u32,
+    /// The event itself.
+    pub event: Event,
+}
+
+/// An event that was stored (or passed, with a TTL of 0) for a device whose seat somebody held at that moment.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The holder of the seat.
+    pub epoch: Epoch,
+    /// The event.
+    pub event: Arc<QueuedEvent>,
+}
+
+/// A page of what waits: first the urgent, then the rest by acceptance.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The events, in the order in which to write them.
+    pub events: Vec<Arc<QueuedEvent>>,
+    /// Whether more waits behind them.
+    pub more: bool,
+}
+
+/// The end of one delivery.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    /// Whose tenant and which device.
+    pub device: DeviceKey,
+    /// Which event.
+    pub id: EventId,
+    /// Where its record is.
+    pub located: Located,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When.
+    pub at: Timestamp,
+    /// The holder of the seat, when a session reported it. `None`: an API call or the sweeper.
+    pub epoch: Option<Epoch>,
+}
+
+/// What `settle` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It ended by this call. `waited` is the time from acceptance to the outcome.
+    Now {
+        /// From acceptance to `at`.
+        waited: Duration,
+        /// How urgent it was.
+        urgency: Urgency,
+    },
+    /// It had ended before; that state stays. A `delivered` that comes after `replaced`, `cancelled` or `expired` is kept
+    /// as `late-ack` in its record.
+    Before(DeliveryState),
+    /// There is no such event (any more).
+    Unknown,
+}
+
+/// What is known of a delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// The event.
+    pub id: EventId,
+    /// The device.
+    pub device: DeviceId,
+    /// `queued`, or how it ended. (`dispatched` is known to the session's node alone.)
+    pub state: DeliveryState,
+    /// Why it ended so.
+    pub reason: Option<Reason>,
+    /// `late-ack` when an acknowledgement came after the end.
+    pub outcome: Option<&'static str>,
+    /// The event that replaced it.
+    pub replaced_by: Option<EventId>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Until when it may be delivered.
+    pub expires_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its urgency.
+    pub urgency: Urgency,
+    /// Its lane and number.
+    pub lane: Lane,
+    /// Its number within the lane.
+    pub seq: Seq,
+    /// Which delivery of it this is.
+    pub attempt: u32,
+    /// The holder of the seat that ended it.
+    pub session_epoch: Option<Epoch>,
+    /// Its collapse key.
+    pub collapse_key: Option<Arc<str>>,
+    /// What makes it delivered.
+    pub require: crate::domain::Require,
+}
+
+/// The device as presence sees it in the store: the seat, and what is left of the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeatView {
+    /// Who holds it now.
+    pub seat: Option<Seat>,
+    /// The last epoch that was given out.
+    pub last_epoch: Epoch,
+    /// The last proof of life that was stored: at the latest when the last seat was released.
+    pub last_seen_at: Option<Timestamp>,
+    /// Events that wait.
+    pub waiting: u32,
+}
+
+/// Numbers of the whole store, for gauges. Cheap: kept, not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Events that wait. `None` until the first sweep after a start has counted them.
+    pub queued: Option<u64>,
+    /// When the oldest that waits was accepted.
+    pub oldest_queued_at: Option<Timestamp>,
+    /// Devices that were added and not removed.
+    pub devices: u64,
+    /// Bytes of disk in use by the store.
+    pub disk_bytes: u64,
+    /// Bytes of disk that are free.
+    pub free_bytes: u64,
+    /// Whether new events are taken.
+    pub writable: bool,
+}
+
+/// What one round of the sweeper did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Events that expired.
+    pub expired: u64,
+    /// State rows, idempotency keys, receipts and tombstones that were dropped.
+    pub dropped: u64,
+    /// Whether the round reached the end of everything.
+    pub complete: bool,
+}
+
+/// Events that wait for devices, and which session holds each device now: one truth, shared by all nodes.
+#[async_trait]
+pub trait Mailbox: Send + Sync + 'static {
+    /// Makes each event durable, in order, and answers with it who holds its device now. Resolves once the configured
+    /// durability holds. In the same step: the lane's number, replacement by collapse key, the quota, the idempotency
+    /// key, state rows and receipts of what was replaced. Then each stored event whose seat is held is an [`Arrival`].
+    async fn enqueue(&self, events: Vec<NewEvent>) -> Vec<Result<Enqueued, StoreError>>;
+
+    /// Seats a session at the device under a higher epoch.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`, `Conflict` when the credentials changed since the login read them.
+    async fn claim(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError>;
+
+    /// At most `limit` events behind `after`, those of urgency `high` first. Expired ones are left out (the sweeper ends them).
+    async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError>;
+
+    /// Ends deliveries. Idempotent; a final state is never changed. The queue entry goes, the state row and the receipt are
+    /// written in the same step. Every device's part is durable on its own when this resolves. One answer each, in order.
+    async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>>;
+
+    /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection.
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError>;
+
+    /// Who holds the seat.
+    async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError>;
+
+    /// What became of an event. `None`: unknown, of another tenant, or ended longer ago than states are kept.
+    async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError>;
+
+    /// The deliveries of a device, those that wait and those that ended lately, newest first; `before` is the last id of
+    /// the page before.
+    async fn deliveries(&self, device: &DeviceKey, before: Option<EventId>, limit: usize) -> Result<Vec<Delivery>, StoreError>;
+
+    /// One bounded round of housekeeping: ends what expired, drops what was kept long enough. Call it now and then; it goes
+    /// on where the last round stopped.
+    async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError>;
+
+    /// Which life of the store this is.
+    fn generation(&self) -> Generation;
+
+    /// Whether `id` was made by this store for this tenant, and where its record is.
+    fn locate(&self, tenant: TenantId, id: EventId) -> Option<Located>;
+
+    /// Gauges.
+    fn stats(&self) -> StoreStats;
+}
+
+/// A device as the registry keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number within the tenant, never reused.
+    pub ordinal: u32,
+    /// Its owner.
+    pub user: Option<UserId>,
+    /// Facts of the backend about it: a JSON object.
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+    /// How it learns of events.
+    pub cohort: Cohort,
+    /// Ways to log in. Never shown.
+    pub credentials: Vec<Credential>,
+    /// Rises with every change of the credentials.
+    pub credential_generation: u32,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A change of a device. A field that is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceChange {
+    /// New owner; `Some(None)` takes the owner away.
+    pub user: Option<Option<UserId>>,
+    /// Attributes to set; a JSON `null` takes one away (RFC 7396). Applied onto `{}` when `replace`.
+    pub attributes: Option<serde_json::Map<String, serde_json::Value>>,
+    /// New cohort.
+    pub cohort: Option<Cohort>,
+    /// New credentials, all of them.
+    pub credentials: Option<Vec<Credential>>,
+    /// PUT: whatever is not named goes back to its default. Credentials stay unless given.
+    pub replace: bool,
+}
+
+/// What a look at the registry finds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Registered {
+    /// It is there.
+    Present(Box<Device>),
+    /// It was removed, and when.
+    Removed(Timestamp),
+    /// It never was, or was removed longer ago than tombstones are kept.
+    Unknown,
+}
+
+/// An API key as the registry keeps it. The key itself is nowhere, only its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Public id, for listing and revoking.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub tenant: u16,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A tenant: an XMPP domain of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its number.
+    pub id: u16,
+    /// Its name. The default tenant is `default`.
+    pub name: String,
+    /// Its XMPP domain.
+    pub domain: String,
+}
+
+/// Devices, credentials, tenants and keys.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Adds or changes a device, durably. With `create` false an unknown device is refused. Adding a removed device makes a
+    /// new one of the same id, with a new ordinal: nothing that waited for the old one reaches it.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice` (only when `create` is false), `NoSpace`.
+    async fn put_device(
+        &self,
+        device: &DeviceKey,
+        change: DeviceChange,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<(Device, bool), StoreError>;
+
+    /// Looks one up.
+    async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError>;
+
+    /// Devices in order of their ids, behind `after`.
+    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
+
+    /// Removes a device: leaves a tombstone, fails what waits for it (`device-removed`), ends its seat. Answers the seat that
+    /// was held, so that the session can be told.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`.
+    async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError>;
+
+    /// Stores a key under the SHA-256 of its text.
+    async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError>;
+
+    /// The key of that hash. Called for every request, so it answers from memory.
+    fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>>;
+
+    /// All keys of a tenant.
+    async fn keys(&self, tenant: TenantId) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Ends a key. `false`: there was none of that id.
+    async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
+
+    /// Makes or renames a tenant.
+    async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError>;
+
+    /// All tenants. Answers from memory.
+    fn tenants(&self) -> Vec<Arc<Tenant>>;
+}
+
+/// A change of a delivery's state, as backends will read it. Written in the step that made the change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Position in the tenant's log of receipts; rises.
+    pub position: u64,
+    /// The event.
+    pub event: String,
+    /// The device.
+    pub device: String,
+    /// The new state.
+    pub state: DeliveryState,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// When.
+    pub at: Timestamp,
+    /// The seat that reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_epoch: Option<Epoch>,
+    /// From acceptance to that state, in milliseconds.
+    pub latency_ms: u64,
+}
+
+/// What happened: receipts, and minutes of the ledger.
+#[async_trait]
+pub trait Records: Send + Sync + 'static {
+    /// Receipts of a tenant behind `after`, oldest first.
+    async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError>;
+
+    /// Adds to the ledger's row of (minute, node): every named figure is added to what is there. Minutes since 1970.
+    async fn add_ledger_minute(&self, minute: u64, node: &str, figures: &[(String, f64)]) -> Result<(), StoreError>;
+
+    /// The sum of every figure over the minutes `from..to` and all nodes.
+    async fn ledger(&self, from: u64, to: u64) -> Result<std::collections::BTreeMap<String, f64>, StoreError>;
+}
+
+/// Everything the service needs of an engine.
+pub trait Store: Mailbox + Registry + Records {}
+
+impl<T: Mailbox + Registry + Records> Store for T {}
