@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::Config;
 
 /// Names after `UNPOLL_` that are no settings: they belong to the commands that talk to a server.
-const NOT_SETTINGS: [&str; 2] = ["UNPOLL_URL", "UNPOLL_KEY"];
+const NOT_SETTINGS: [&str; 3] = ["UNPOLL_URL", "UNPOLL_KEY", "UNPOLL_PASSWORD"];
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
