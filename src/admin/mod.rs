@@ -7,7 +7,7 @@ mod gauges;
 mod health;
 mod page;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -16,29 +16,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::{Deserialize, Serialize};
 use tracing::error;
 
 pub use gauges::StoreGauges;
 pub use health::Check;
 
 use crate::telemetry::{Metrics, TEXT_FORMAT};
-
-/// Where the operator's door is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Address and port. Default: `127.0.0.1:9090`. Beyond loopback every request needs an admin key.
-    pub listen: SocketAddr,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
-        }
-    }
-}
 
 /// What the door shows. Cheap to clone.
 #[derive(Clone)]
