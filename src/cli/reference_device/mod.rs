@@ -268,3 +268,6 @@ impl ReferenceDevice {
         DeviceError::Ended { jid: self.account.jid() }
     }
 }
+
+#[cfg(test)]
+mod tests;
