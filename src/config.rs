@@ -37,6 +37,10 @@ pub struct Config {
     pub limits: crate::domain::Limits,
     /// `[dispatch]`: the way from the store to the sessions.
     pub dispatch: crate::dispatch::Config,
+    /// `[ledger]`: what polling would have cost.
+    pub ledger: crate::ledger::Config,
+    /// `[log]`: the log on stderr.
+    pub log: crate::telemetry::Config,
 }
 
 impl Default for Config {
@@ -52,6 +56,8 @@ impl Default for Config {
             tls: Tls::default(),
             limits: crate::domain::Limits::default(),
             dispatch: crate::dispatch::Config::default(),
+            ledger: crate::ledger::Config::default(),
+            log: crate::telemetry::Config::default(),
         }
     }
 }

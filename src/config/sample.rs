@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 8] = [
+const DOCUMENTED: [(&str, &str, &str); 10] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../config.rs"), "Listen"),
     ("https", include_str!("../config.rs"), "Listen"),
@@ -16,6 +16,8 @@ const DOCUMENTED: [(&str, &str, &str); 8] = [
     ("tls", include_str!("../config.rs"), "Tls"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),
     ("dispatch", include_str!("../dispatch/config.rs"), "Config"),
+    ("ledger", include_str!("../ledger/mod.rs"), "Config"),
+    ("log", include_str!("../telemetry/log.rs"), "Config"),
 ];
 
 impl Config {
