@@ -7,9 +7,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use loadtest::{
-    Acks, Device, Error, Kill, Mechanism, Options, Password, Raw, Resumption, Security, Session, Trust, transport::Transport,
-};
+use loadtest::{Acks, Device, Error, Kill, Mechanism, Options, Password, Raw, Resumption, Security, Session, Trust, transport::Transport};
 use support::{DOMAIN, PASSWORD, Prosody};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -36,11 +34,17 @@ async fn every_mechanism_logs_in_over_starttls_and_direct_tls() {
     let Some(prosody) = Prosody::start().await else { return };
     for mechanism in Mechanism::ALL {
         for direct in [false, true] {
-            let mut options = Options { mechanism: Some(mechanism), resource: Some("main".into()), ..device(&prosody, "anna") };
+            let mut options = Options {
+                mechanism: Some(mechanism),
+                resource: Some("main".into()),
+                ..device(&prosody, "anna")
+            };
             if direct {
                 (options.server, options.security) = (prosody.direct, Security::Tls(trust(&prosody)));
             }
-            let mut device = Device::connect(options).await.unwrap_or_else(|e| panic!("{mechanism:?}, direct {direct}: {e}"));
+            let mut device = Device::connect(options)
+                .await
+                .unwrap_or_else(|e| panic!("{mechanism:?}, direct {direct}: {e}"));
             assert_eq!(device.jid(), Some(format!("anna@{DOMAIN}/main").as_str()));
             device.sync().await.unwrap();
             device.close().await.unwrap();
@@ -53,19 +57,29 @@ async fn a_wrong_password_and_a_wrong_certificate_are_refused() {
     let Some(prosody) = Prosody::start().await else { return };
     for mechanism in Mechanism::ALL {
         let wrong = Arc::new(Password::new("wrong"));
-        let options = Options { mechanism: Some(mechanism), password: wrong, ..device(&prosody, "anna") };
+        let options = Options {
+            mechanism: Some(mechanism),
+            password: wrong,
+            ..device(&prosody, "anna")
+        };
         let error = Device::connect(options).await.err().unwrap();
         assert_eq!(error.refusal(), Some("not-authorized"), "{mechanism:?}: {error}");
     }
     let stranger = Prosody::certificate_only();
-    let options = Options { security: Security::StartTls(Trust::ca_file(stranger.ca()).unwrap()), ..device(&prosody, "anna") };
+    let options = Options {
+        security: Security::StartTls(Trust::ca_file(stranger.ca()).unwrap()),
+        ..device(&prosody, "anna")
+    };
     assert!(matches!(Device::connect(options).await, Err(Error::Tls(_))));
 }
 
 #[tokio::test]
 async fn an_unknown_host_is_a_stream_error() {
     let Some(prosody) = Prosody::start().await else { return };
-    let options = Options { domain: "nowhere.test".into(), ..device(&prosody, "anna") };
+    let options = Options {
+        domain: "nowhere.test".into(),
+        ..device(&prosody, "anna")
+    };
     let error = Session::open(Arc::new(options)).await.err().unwrap();
     assert_eq!(error.stream_condition(), Some("host-unknown"), "{error}");
 }
@@ -86,7 +100,10 @@ async fn messages_arrive_are_applied_once_and_acknowledged() {
     assert_eq!((bert.applied().len(), bert.record().repeats()), (3, 1));
     bert.sync().await.unwrap();
     let managed = bert.managed().await.unwrap().unwrap();
-    assert!(managed.handled >= 5, "four messages and the answer to the ping were counted: {managed:?}");
+    assert!(
+        managed.handled >= 5,
+        "four messages and the answer to the ping were counted: {managed:?}"
+    );
     // Prosody acknowledges what we ask it to.
     bert.send("<r xmlns='urn:xmpp:sm:3'/>").await.unwrap();
     bert.sync().await.unwrap();
@@ -110,7 +127,11 @@ async fn a_session_resumes_after_each_way_to_die_and_gets_what_it_missed_in_orde
         assert_eq!(bert.resume().await.unwrap(), Resumption::Resumed, "{how:?}");
         assert_eq!(bert.jid(), Some(to.as_str()));
         for missed in seq - 2..=seq {
-            assert_eq!(bert.next_event(SOON).await.unwrap().seq, missed, "{how:?}");
+            let got = bert
+                .next_event(SOON)
+                .await
+                .unwrap_or_else(|e| panic!("{how:?}, {missed}: {e}\n{}", prosody.log()));
+            assert_eq!(got.seq, missed, "{how:?}");
         }
         bert.sync().await.unwrap();
     }
@@ -123,7 +144,12 @@ async fn a_session_resumes_after_each_way_to_die_and_gets_what_it_missed_in_orde
 async fn what_was_read_but_not_acknowledged_comes_again_and_is_not_applied_again() {
     let Some(prosody) = Prosody::start().await else { return };
     let anna = Device::connect(device(&prosody, "anna")).await.unwrap();
-    let mut bert = Device::connect(Options { acks: Acks::Never, ..device(&prosody, "bert") }).await.unwrap();
+    let mut bert = Device::connect(Options {
+        acks: Acks::Never,
+        ..device(&prosody, "bert")
+    })
+    .await
+    .unwrap();
     let to = format!("bert@{DOMAIN}");
     anna.send_stanza(event("e1", "normal.1", 1, &to)).await.unwrap();
     bert.next_event(SOON).await.unwrap();
@@ -150,7 +176,10 @@ async fn a_session_the_server_lost_is_bound_anew() {
 #[tokio::test]
 async fn the_newer_of_two_equal_resources_wins_and_the_older_hears_conflict() {
     let Some(prosody) = Prosody::start().await else { return };
-    let options = Options { resource: Some("main".into()), ..device(&prosody, "anna") };
+    let options = Options {
+        resource: Some("main".into()),
+        ..device(&prosody, "anna")
+    };
     let mut older = Device::connect(options.clone()).await.unwrap();
     let mut newer = Device::connect(options).await.unwrap();
     assert_eq!(older.ended(SOON).await.unwrap().stream_condition(), Some("conflict"));

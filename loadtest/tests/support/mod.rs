@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -26,8 +26,17 @@ pub struct Prosody {
 impl Prosody {
     /// Starts it. `None`, with a note, where it is not installed; a panic there in CI.
     pub async fn start() -> Option<Self> {
-        if Command::new("prosodyctl").arg("about").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            assert!(std::env::var("CI").is_err(), "Prosody must be installed in CI: apt-get install prosody");
+        if Command::new("prosodyctl")
+            .arg("about")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_err()
+        {
+            assert!(
+                std::env::var("CI").is_err(),
+                "Prosody must be installed in CI: apt-get install prosody"
+            );
             eprintln!("NOT RUN: Prosody is not installed (apt-get install prosody)");
             return None;
         }
@@ -39,7 +48,7 @@ impl Prosody {
             r#"pidfile = "{here}/prosody.pid"
 data_path = "{here}/data"
 certificates = "{here}"
-log = {{ info = "{here}/prosody.log" }}
+log = {{ debug = "{here}/prosody.log" }}
 run_as_root = true
 daemonize = false
 plugin_paths = {{}}
@@ -65,7 +74,11 @@ VirtualHost "{DOMAIN}"
         fs::create_dir(directory.join("data")).unwrap();
         fs::write(&config, text).unwrap();
         for user in ["anna", "bert"] {
-            let register = Command::new("prosodyctl").arg("--config").arg(&config).args(["register", user, DOMAIN, PASSWORD]).output();
+            let register = Command::new("prosodyctl")
+                .arg("--config")
+                .arg(&config)
+                .args(["register", user, DOMAIN, PASSWORD])
+                .output();
             let register = register.unwrap();
             assert!(register.status.success(), "prosodyctl register: {register:?}");
         }
@@ -82,17 +95,38 @@ VirtualHost "{DOMAIN}"
     pub fn certificate_only() -> Self {
         let directory = tempfile::Builder::new().prefix("loadtest-prosody-").tempdir().unwrap();
         let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+                "-keyout",
+            ])
             .arg(directory.path().join("key.pem"))
             .arg("-out")
             .arg(directory.path().join("cert.pem"))
-            .args(["-subj", &format!("/CN={DOMAIN}"), "-addext", &format!("subjectAltName=DNS:{DOMAIN}")])
+            .args([
+                "-subj",
+                &format!("/CN={DOMAIN}"),
+                "-addext",
+                &format!("subjectAltName=DNS:{DOMAIN}"),
+            ])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .output()
             .unwrap();
         assert!(made.status.success(), "openssl: {made:?}");
         let (starttls, direct) = free_ports();
-        Self { starttls, direct, directory, child: None }
+        Self {
+            starttls,
+            direct,
+            directory,
+            child: None,
+        }
     }
 
     /// The certificate that devices must trust.
@@ -103,19 +137,28 @@ VirtualHost "{DOMAIN}"
 
     /// Waits until a session without a connection has been given up: the log says so.
     pub async fn forget_after_hibernation(&self) {
-        let log: PathBuf = self.directory.path().join("prosody.log");
         let end = Instant::now() + Duration::from_secs(HIBERNATION_SECS + 20);
-        while !fs::read_to_string(&log).unwrap_or_default().contains("Destroying session for hibernating too long") {
-            assert!(Instant::now() < end, "Prosody kept the session; its log:\n{}", fs::read_to_string(&log).unwrap_or_default());
+        while !self.log().contains("Destroying session for hibernating too long") {
+            assert!(Instant::now() < end, "Prosody kept the session; its log:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("prosody.log")).unwrap_or_default()
     }
 
     async fn until_it_listens(&self) {
         let end = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(self.starttls).await.is_err() || TcpStream::connect(self.direct).await.is_err() {
             let read = |name: &str| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
-            assert!(Instant::now() < end, "Prosody does not listen:\n{}\n{}", read("output"), read("prosody.log"));
+            assert!(
+                Instant::now() < end,
+                "Prosody does not listen:\n{}\n{}",
+                read("output"),
+                read("prosody.log")
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
