@@ -3,6 +3,8 @@
 //! Prosody is started from here, with a configuration and a certificate of its own. Without Prosody the tests pass with a note,
 //! except in CI, where it must be there.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail; clippy knows only functions marked as tests")]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};
