@@ -58,8 +58,10 @@ pub use self::recover::OpenError;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The folder that holds everything. Default: `unpoll-data`.
+    #[serde(skip)]
     pub data_dir: PathBuf,
     /// The XMPP domain of the default tenant, set at each opening. Default: `localhost`.
+    #[serde(skip)]
     pub default_domain: String,
     /// Bytes of a table in RAM before it is written out; there are four kinds of table. At most a fortieth of the disk. Default: 16777216.
     pub memtable_bytes: u64,
