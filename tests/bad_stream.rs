@@ -284,7 +284,7 @@ fn a_wrong_password_fails_and_the_stream_goes_on_for_some_tries() {
 
 #[test]
 fn silence_before_login_ends() {
-    let scene = Scene::with(Settings::default().set("UNPOLL_XMPP_LOGIN_SECS", "2"));
+    let scene = Scene::with(Settings::default().set("UNPOLL_XMPP_LOGIN_WITHIN_SECS", "2"));
     let within = Duration::from_secs(12);
     let mut wire = scene.stream();
     let said = wire.to_end(within);

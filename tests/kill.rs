@@ -18,6 +18,7 @@ use std::{
 use serde_json::json;
 use support::{Applied, Backend, Device, Service, wait_for};
 
+/// What `tests/all` runs; `tests/long` sets more.
 const KILLS: usize = 20;
 const DEVICES: usize = 6;
 const POSTERS: usize = 4;
@@ -25,6 +26,7 @@ const URGENCIES: [&str; 3] = ["low", "normal", "high"];
 
 #[test]
 fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load() {
+    let kills = std::env::var("KILLS").map_or(KILLS, |kills| kills.parse().expect("KILLS is a number"));
     let service = Service::start();
     let backend = service.backend();
     for device in 0..DEVICES {
@@ -49,7 +51,7 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
         })
         .collect();
 
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         // The load runs again before the next kill: some events were answered since the last one.
         let before = answers.load(Ordering::SeqCst);
         wait_for("the load goes on", Duration::from_secs(60), || {
@@ -65,7 +67,7 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
     posting.store(false, Ordering::SeqCst);
     posters.into_iter().for_each(|poster| poster.join().unwrap());
     let accepted = accepted.lock().unwrap().clone();
-    assert!(accepted.len() >= KILLS * 25);
+    assert!(accepted.len() >= kills * 25);
 
     // Everything drains to its device: no event is pending for ever.
     let mut open: BTreeSet<&String> = accepted.keys().collect();
@@ -87,7 +89,7 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
         assert_eq!(applied.get(event), Some(device), "{event} was accepted for {device}");
     }
     // An event may be applied whose answer the kill swallowed; then it was stored, and its poster retried with its key.
-    println!("{} accepted, {} applied, {KILLS} kills", accepted.len(), applied.len());
+    println!("{} accepted, {} applied, {kills} kills", accepted.len(), applied.len());
 }
 
 /// Posts without pause; on failure retries the same event with the same key, as the backend guide says.

@@ -77,8 +77,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let jid: BareJid = jid.parse()?;
     let mut journal = Journal::open(journal)?;
     // STARTTLS. The client answers <r/> and pings, resumes after a break, and comes back by itself, also after a wrong password.
-    let address = DnsConfig::addr(address);
-    let mut client = Client::new_starttls(jid, std::env::var("UNPOLL_PASSWORD")?, address, Timeouts::tight());
+    let (host, port) = address.rsplit_once(':').ok_or("the address is HOST:PORT")?;
+    let server = DnsConfig::no_srv(host, port.parse()?);
+    let mut client = Client::new_starttls(jid, std::env::var("UNPOLL_PASSWORD")?, server, Timeouts::tight());
     while let Some(event) = client.next().await {
         match event {
             Event::Online { resumed: false, .. } => {
