@@ -298,7 +298,10 @@ mod tests {
     #[test]
     fn every_slug_is_in_the_list_once() {
         let code = include_str!("refusal.rs");
-        let face = code.split("pub fn face").nth(1).and_then(|rest| rest.split("Face { status, slug, title }").next());
+        let face = code
+            .split("pub fn face")
+            .nth(1)
+            .and_then(|rest| rest.split("Face { status, slug, title }").next());
         let used: Vec<&str> = face.unwrap().lines().filter_map(|line| line.split('"').nth(1)).collect();
         assert_eq!(used.len(), Refusal::SLUGS.len());
         for slug in used {

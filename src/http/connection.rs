@@ -102,7 +102,11 @@ where
         watch.enter(Phase::Serving);
         let (router, served) = (router.clone(), Served(Arc::clone(&watch)));
         async move {
-            let response = if full { no_room() } else { answer(router, request, body_allowed).await };
+            let response = if full {
+                no_room()
+            } else {
+                answer(router, request, body_allowed).await
+            };
             Ok::<_, Infallible>(response.map(|body| Answer { body, _served: served }))
         }
     });
@@ -225,11 +229,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[std::io::IoSlice<'_>]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 

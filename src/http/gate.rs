@@ -57,7 +57,8 @@ async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) 
         }
     };
     let slug = response.extensions().get::<Slug>().map(|slug| slug.0);
-    gate.metrics.answered(route.as_ref().map(MatchedPath::as_str), slug, began.elapsed());
+    gate.metrics
+        .answered(route.as_ref().map(MatchedPath::as_str), slug, began.elapsed());
     response
 }
 

@@ -18,7 +18,9 @@ pub fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>,
     if values.next().is_some() {
         return Err(invalid("the header is given twice; give it once"));
     }
-    let value = value.to_str().map_err(|_| invalid("the header has characters outside visible ASCII"))?;
+    let value = value
+        .to_str()
+        .map_err(|_| invalid("the header has characters outside visible ASCII"))?;
     Ok(Some(value.trim()))
 }
 
@@ -38,7 +40,9 @@ impl MediaType {
     /// # Errors
     /// `InvalidField` when the header is there twice or is no text.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
-        Ok(single(headers, header::CONTENT_TYPE.as_str())?.filter(|value| !value.is_empty()).map(Self::parse))
+        Ok(single(headers, header::CONTENT_TYPE.as_str())?
+            .filter(|value| !value.is_empty())
+            .map(Self::parse))
     }
 
     /// Splits a content type.
@@ -77,10 +81,19 @@ mod tests {
     fn a_content_type_is_split_and_folded() {
         let check = |given: &str, essence: &str, json, utf8| {
             let found = MediaType::parse(given);
-            assert_eq!((found.essence.as_str(), found.is_json(), found.is_utf8()), (essence, json, utf8), "{given}");
+            assert_eq!(
+                (found.essence.as_str(), found.is_json(), found.is_utf8()),
+                (essence, json, utf8),
+                "{given}"
+            );
         };
         check("application/json", "application/json", true, true);
-        check("Application/CloudEvents+JSON; charset=\"UTF-8\"", "application/cloudevents+json", true, true);
+        check(
+            "Application/CloudEvents+JSON; charset=\"UTF-8\"",
+            "application/cloudevents+json",
+            true,
+            true,
+        );
         check("application/json;charset=utf-16", "application/json", true, false);
         check("image/png", "image/png", false, true);
     }

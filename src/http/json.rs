@@ -77,7 +77,11 @@ impl<'a> Fields<'a> {
     pub fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
         let at = self.members.iter().position(|(known, _)| known == name)?;
         let (_, raw) = self.members.remove(at);
-        let path = if self.path.is_empty() { Cow::Borrowed(name) } else { join(&self.path, name).into() };
+        let path = if self.path.is_empty() {
+            Cow::Borrowed(name)
+        } else {
+            join(&self.path, name).into()
+        };
         Some(Field { path, raw })
     }
 
@@ -206,7 +210,11 @@ pub fn json(text: &str) -> Result<&RawValue, Refusal> {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 fn wrong_type(path: &str, expected: &str, raw: &str) -> Refusal {

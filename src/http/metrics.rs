@@ -2,31 +2,42 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::domain::Refusal;
 
 /// The label of a request whose path nobody serves.
 const OTHER: &str = "other";
 
-/// Requests, refusals and connections. Cheap to clone.
+/// The paths that have a label of their own, as the parts write them.
+pub const ROUTES: [&str; 12] = [
+    "/v1/events",
+    "/v1/events/{id}",
+    "/v1/events/{id}/deliveries",
+    "/v1/devices",
+    "/v1/devices/{id}",
+    "/v1/devices/{id}/deliveries",
+    "/v1/devices/{id}/presence",
+    "/v1/keys",
+    "/v1/keys/{id}",
+    "/v1/limits",
+    "/v1/reports/polling-avoided",
+    OTHER,
+];
+
+/// Requests and refusals. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpMetrics {
     duration: Arc<HashMap<&'static str, Histogram>>,
     refusals: Arc<HashMap<&'static str, IntCounter>>,
-    /// Connections that are open now, all listeners together.
-    pub(super) connections: IntGauge,
-    /// Connections that found no room.
-    pub(super) turned_away: IntCounter,
 }
 
 impl HttpMetrics {
-    /// Registers `unpoll_request_duration_seconds{route}`, `unpoll_refusals_total{slug}`, `unpoll_http_connections` and
-    /// `unpoll_http_turned_away_total`. `routes` are the paths of all parts, as the parts' `ROUTES` name them.
+    /// Registers `unpoll_request_duration_seconds{route}` and `unpoll_refusals_total{slug}`.
     ///
     /// # Errors
     /// When one of them is registered already.
-    pub fn register(registry: &Registry, routes: &[&'static str]) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let duration = HistogramVec::new(
             HistogramOpts::new(
                 "unpoll_request_duration_seconds",
@@ -35,24 +46,22 @@ impl HttpMetrics {
             .buckets(vec![0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0]),
             &["route"],
         )?;
-        let refusals = IntCounterVec::new(Opts::new("unpoll_refusals_total", "Requests that were refused, by problem."), &["slug"])?;
-        let connections = IntGauge::new("unpoll_http_connections", "HTTP connections that are open now.")?;
-        let turned_away = IntCounter::new("unpoll_http_turned_away_total", "HTTP connections that found no room and were closed.")?;
+        let refusals = IntCounterVec::new(
+            Opts::new("unpoll_refusals_total", "Requests that were refused, by problem."),
+            &["slug"],
+        )?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(refusals.clone()))?;
-        registry.register(Box::new(connections.clone()))?;
-        registry.register(Box::new(turned_away.clone()))?;
-        let routes = routes.iter().copied().chain([OTHER]);
         Ok(Self {
-            duration: Arc::new(routes.map(|route| (route, duration.with_label_values(&[route]))).collect()),
+            duration: Arc::new(ROUTES.map(|route| (route, duration.with_label_values(&[route]))).into()),
             refusals: Arc::new(Refusal::SLUGS.map(|slug| (slug, refusals.with_label_values(&[slug]))).into()),
-            connections,
-            turned_away,
         })
     }
 
     pub(super) fn answered(&self, route: Option<&str>, slug: Option<&str>, took: Duration) {
-        let histogram = route.and_then(|route| self.duration.get(route)).or_else(|| self.duration.get(OTHER));
+        let histogram = route
+            .and_then(|route| self.duration.get(route))
+            .or_else(|| self.duration.get(OTHER));
         if let Some(histogram) = histogram {
             histogram.observe(took.as_secs_f64());
         }

@@ -20,6 +20,8 @@ mod segment;
 mod serve;
 pub mod text;
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 pub use body::read;
@@ -32,10 +34,13 @@ pub use problem::problem;
 pub use segment::Segment;
 pub use serve::serve;
 
-/// How the HTTP listeners treat their connections.
+/// The HTTP listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The address for HTTP without TLS; port 0 takes a free one. Default: "127.0.0.1:8080". HTTPS has a section of its own for its
+    /// address, and shares the settings below.
+    pub listen: SocketAddr,
     /// Connections that a listener serves at once; one more is answered 429 and closed, and far more are closed unheard. Default: 1024.
     pub connections_max: usize,
     /// How long the TLS handshake, and then the head of a request, may take, in seconds. Default: 10.
@@ -53,6 +58,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             connections_max: 1_024,
             head_secs: 10,
             idle_secs: 75,

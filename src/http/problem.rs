@@ -85,9 +85,15 @@ mod tests {
             offset: 7,
         })
         .await;
-        assert_eq!((status, headers["content-type"].as_bytes()), (400, &b"application/problem+json"[..]));
+        assert_eq!(
+            (status, headers["content-type"].as_bytes()),
+            (400, &b"application/problem+json"[..])
+        );
         assert_eq!(body["type"], "/problems/unprintable-text");
-        assert_eq!((&body["status"], &body["field"], &body["offset"]), (&400.into(), &"data".into(), &7.into()));
+        assert_eq!(
+            (&body["status"], &body["field"], &body["offset"]),
+            (&400.into(), &"data".into(), &7.into())
+        );
         assert!(body["detail"].as_str().unwrap().contains("U+FFFE"), "{body}");
     }
 

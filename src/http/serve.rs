@@ -6,26 +6,25 @@ use axum::Router;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Config, HttpMetrics, connection};
+use super::{Config, connection};
 use crate::crew::Crew;
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener`, with TLS when an acceptor is given, until the crew stops: then no connection is accepted any
+/// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
-pub fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, metrics: HttpMetrics, config: Config, crew: &Crew) {
+pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, router: Router, config: Config, crew: &Crew) {
     let listening = Listening {
         router,
-        tls,
-        metrics,
+        tls: tls.map(TlsAcceptor::from),
         // A few more than the bound are told why before they are closed; beyond them nobody is heard.
         spare: Arc::new(Semaphore::new(config.connections_max / 8 + 8)),
         rooms: Arc::new(Semaphore::new(config.connections_max)),
@@ -38,7 +37,6 @@ pub fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, me
 struct Listening {
     router: Router,
     tls: Option<TlsAcceptor>,
-    metrics: HttpMetrics,
     rooms: Arc<Semaphore>,
     spare: Arc<Semaphore>,
     config: Arc<Config>,
@@ -66,22 +64,21 @@ impl Listening {
     fn admit(&self, socket: TcpStream, stop: &CancellationToken) {
         let (room, full) = match Arc::clone(&self.rooms).try_acquire_owned() {
             Ok(room) => (room, false),
-            Err(_) => {
-                self.metrics.turned_away.inc();
-                match Arc::clone(&self.spare).try_acquire_owned() {
-                    Ok(room) => (room, true),
-                    Err(_) => return,
+            Err(_) => match Arc::clone(&self.spare).try_acquire_owned() {
+                Ok(room) => (room, true),
+                Err(_) => {
+                    debug!("an HTTP connection found no room and is closed");
+                    return;
                 }
-            }
+            },
         };
         if let Err(error) = self.tune(&socket) {
             debug!(%error, "an HTTP connection ended as it was accepted");
             return;
         }
-        let open = Open::new(&self.metrics, room);
         let (router, tls, config, stop) = (self.router.clone(), self.tls.clone(), Arc::clone(&self.config), stop.clone());
         self.crew.spawn(async move {
-            let _open = open;
+            let _room = room;
             let Some(tls) = tls else {
                 return connection::run(socket, router, &config, stop, full).await;
             };
@@ -104,26 +101,6 @@ impl Listening {
 fn is_of_the_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-/// A connection's room and its place in the gauge: given back however the connection ends.
-struct Open {
-    gauge: prometheus::IntGauge,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Open {
-    fn new(metrics: &HttpMetrics, room: OwnedSemaphorePermit) -> Self {
-        let gauge = metrics.connections.clone();
-        gauge.inc();
-        Self { gauge, _room: room }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.gauge.dec();
-    }
 }
 
 #[cfg(test)]

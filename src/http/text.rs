@@ -71,7 +71,10 @@ fn escaped(bytes: &[u8], at: usize) -> Option<u32> {
 /// # Errors
 /// `UnprintableText` with `field`.
 pub fn check_plain(field: &str, text: &str) -> Result<(), Refusal> {
-    match text.char_indices().find(|(_, c)| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) {
+    match text
+        .char_indices()
+        .find(|(_, c)| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+    {
         None => Ok(()),
         Some((offset, character)) => Err(Refusal::UnprintableText {
             field: field.to_owned(),
@@ -122,7 +125,10 @@ mod tests {
         assert!(check_plain("collapse_key", "todo list 電").is_ok());
         for (text, offset) in [("a\0", 1), ("\n", 0), ("ab\u{85}", 2), ("\u{ffff}", 0)] {
             let refused = check_plain("collapse_key", text);
-            assert!(matches!(refused, Err(Refusal::UnprintableText { offset: at, .. }) if at == offset), "{text:?}");
+            assert!(
+                matches!(refused, Err(Refusal::UnprintableText { offset: at, .. }) if at == offset),
+                "{text:?}"
+            );
         }
     }
 }

@@ -34,10 +34,10 @@ impl Scene {
                 scope: Scope::Push,
             })
         };
-        let metrics = HttpMetrics::register(&prometheus::Registry::new(), &["/echo", "/panic"]).unwrap();
+        let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, crew) = (listener.local_addr().unwrap(), Crew::default());
-        serve(listener, mount(parts, Arc::new(keys), metrics.clone()), None, metrics, config, &crew);
+        serve(listener, None, mount(parts, Arc::new(keys), metrics), config, &crew);
         Self { address, crew }
     }
 
@@ -77,10 +77,16 @@ async fn requests_are_served_on_one_connection_and_a_panic_is_a_problem() {
     let said = Scene::says(&mut socket, &request("/echo", &"x".repeat(1001)), "}").await;
     assert!(said.starts_with("HTTP/1.1 413"), "{said}");
     let said = Scene::says(&mut scene.connect().await, &request("/nothing", ""), "}").await;
-    assert!(said.starts_with("HTTP/1.1 404") && said.contains("/problems/unknown-path"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 404") && said.contains("/problems/unknown-path"),
+        "{said}"
+    );
     let wrong = request("/echo", "one").replace("right", "wrong");
     let said = Scene::says(&mut scene.connect().await, &wrong, "}").await;
-    assert!(said.starts_with("HTTP/1.1 401") && said.contains("www-authenticate: Bearer"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 401") && said.contains("www-authenticate: Bearer"),
+        "{said}"
+    );
     let get = request("/echo", "").replace("POST", "GET");
     let said = Scene::says(&mut scene.connect().await, &get, "}").await;
     assert!(said.starts_with("HTTP/1.1 405") && said.contains("allow: POST"), "{said}");
@@ -95,8 +101,12 @@ async fn a_slow_head_a_slow_body_and_an_idle_connection_end() {
         ..Config::default()
     };
     let scene = Scene::new(config).await;
-    let (mut silent, mut head, mut body, mut idle) =
-        (scene.connect().await, scene.connect().await, scene.connect().await, scene.connect().await);
+    let (mut silent, mut head, mut body, mut idle) = (
+        scene.connect().await,
+        scene.connect().await,
+        scene.connect().await,
+        scene.connect().await,
+    );
     let began = Instant::now();
     let half = request("/echo", "1234567890");
     let half = half.strip_suffix("67890").unwrap();
