@@ -3,6 +3,8 @@
 //!
 //! Needs to mount a tmpfs of 80 MB, so it needs root. Without that it passes over, except where `CI` is set.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
