@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Shared,
+    device_state::UNKNOWN,
     draft::Draft,
     engine::{Engine, Space},
     journal, keys,
@@ -156,6 +157,9 @@ impl Writer {
 
     /// After a failed write: makes room and opens the engine anew. `true`: it is worth trying again.
     fn recover(&mut self, error: &StoreError) -> bool {
+        for held in self.shared.seats.read().values() {
+            held.waiting.store(UNKNOWN, Ordering::Relaxed);
+        }
         self.book.states.clear();
         self.book.positions.clear();
         self.book.seat_changes.clear();
