@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -24,15 +24,28 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) seat: Seat,
-    /// Events that wait.
+    /// Events that wait, or [`UNKNOWN`].
     pub(super) waiting: AtomicU32,
     /// Last number of the lane of TTL 0, kept when the rest of the state is read back.
     pub(super) now_seq: AtomicU64,
     pub(super) last_seen_at: Option<Timestamp>,
 }
 
+/// Nobody has counted since a commit failed.
+pub(super) const UNKNOWN: u32 = u32::MAX;
+
+impl Held {
+    /// How many events wait, if that is known.
+    pub(super) fn waiting(&self) -> Option<u32> {
+        Some(self.waiting.load(Ordering::Relaxed)).filter(|waiting| *waiting != UNKNOWN)
+    }
+}
+
 /// The seats that are held. Gone after a restart, as are the sessions.
 pub(super) type Seats = HashMap<DeviceKey, Arc<Held>>;
+
+/// Where the waiting event of each collapse key is.
+type Replaceable = HashMap<Arc<str>, (Queue, u64)>;
 
 /// One device.
 pub(super) struct DeviceState {
@@ -44,7 +57,7 @@ pub(super) struct DeviceState {
     pub(super) events: u32,
     pub(super) bytes: u64,
     /// Which waiting event has a collapse key. At most one each.
-    collapse: Option<Box<HashMap<Arc<str>, (Queue, u64)>>>,
+    collapse: Option<Box<Replaceable>>,
     pub(super) held: Option<Arc<Held>>,
     /// The round in which it was last used.
     pub(super) used: u64,
@@ -87,7 +100,7 @@ impl DeviceState {
             }
         }
         if let Some(held) = held {
-            state.now_seq = held.now_seq.load(std::sync::atomic::Ordering::Relaxed);
+            state.now_seq = held.now_seq.load(Ordering::Relaxed);
             state.held = Some(held);
             state.tell();
         }
@@ -120,7 +133,7 @@ impl DeviceState {
     /// Tells those who look how many wait.
     pub(super) fn tell(&self) {
         if let Some(held) = &self.held {
-            held.waiting.store(self.events, std::sync::atomic::Ordering::Relaxed);
+            held.waiting.store(self.events, Ordering::Relaxed);
         }
     }
 }

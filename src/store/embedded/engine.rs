@@ -5,7 +5,8 @@
 //! with a bound, and rotates by itself.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -57,6 +58,10 @@ pub(super) struct Engine {
     database: Database,
     spaces: [Keyspace; 4],
     memtable: u64,
+    /// Bytes of commits after which every memtable is written out, so that no quiet keyspace keeps a journal alive: what is
+    /// read at a start stays short.
+    flush_all: u64,
+    since_flush_all: AtomicU64,
     /// Without background work: commits only append to the journal, which is all that a full disk has room for.
     lean: bool,
 }
@@ -65,6 +70,8 @@ pub(super) struct Engine {
 const SEALED_MAX: usize = 2;
 /// Tables of the first level before commits wait; fjall itself halts at 30 runs.
 const LEVEL0_MAX: usize = 24;
+/// Bytes that the journal adds to a row.
+const ROW_OVERHEAD: usize = 24;
 /// How long a commit waits for background work.
 const STALL_MAX: Duration = Duration::from_secs(20);
 
@@ -94,6 +101,8 @@ impl Engine {
             database,
             spaces,
             memtable: setup.memtable,
+            flush_all: setup.journals * 3 / 8,
+            since_flush_all: AtomicU64::new(0),
             lean,
         })
     }
@@ -154,8 +163,10 @@ impl Engine {
         // event first finds one of the two.
         let mut by_space: Vec<_> = self.spaces.iter().zip(changes).collect();
         by_space.rotate_left(1);
+        let mut bytes = 0;
         for (space, changes) in by_space {
             for (key, value) in changes {
+                bytes += (key.len() + value.as_ref().map_or(0, |value| value.len()) + ROW_OVERHEAD) as u64;
                 match value {
                     Some(value) => batch.insert(space, key, value),
                     None => batch.remove(space, key),
@@ -164,13 +175,16 @@ impl Engine {
         }
         self.await_background(&touched)?;
         batch.commit().map_err(unavailable)?;
-        self.rotate(&touched)
+        self.rotate(&touched, bytes);
+        Ok(())
     }
 
     /// Waits until background work has caught up, so that fjall never halts the writer.
     fn await_background(&self, touched: &[bool; 4]) -> Result<(), StoreError> {
         let started = Instant::now();
-        let behind = |space: &Keyspace| space.sealed_memtable_count() > SEALED_MAX || space.l0_table_count() > LEVEL0_MAX;
+        // Lean, nothing catches up: all that fjall allows is allowed.
+        let sealed_max = SEALED_MAX + usize::from(self.lean);
+        let behind = |space: &Keyspace| space.sealed_memtable_count() > sealed_max || space.l0_table_count() > LEVEL0_MAX;
         while self.spaces.iter().zip(touched).any(|(space, touched)| *touched && behind(space)) {
             // Learns whether a worker died.
             self.database.persist(PersistMode::Buffer).map_err(unavailable)?;
@@ -182,19 +196,23 @@ impl Engine {
         Ok(())
     }
 
-    fn rotate(&self, touched: &[bool; 4]) -> Result<(), StoreError> {
+    /// Hands full memtables to their flush. A failure does not undo the commit: the next one meets it and recovers.
+    fn rotate(&self, touched: &[bool; 4], bytes: u64) {
         if self.lean {
-            return Ok(());
+            return;
+        }
+        let all = self.since_flush_all.fetch_add(bytes, Ordering::Relaxed) + bytes > self.flush_all;
+        if all {
+            self.since_flush_all.store(0, Ordering::Relaxed);
         }
         for (space, touched) in self.spaces.iter().zip(touched) {
-            if *touched && space.tree.active_memtable().size() > self.memtable {
-                // The commit holds. When this fails, the next commit meets the same failure and recovers.
-                if let Err(error) = space.rotate_memtable() {
-                    tracing::warn!(error = %error, "a memtable could not be handed to its flush: {error}");
-                }
+            let size = if all || *touched { space.tree.active_memtable().size() } else { 0 };
+            if (size > self.memtable || all && size > 0)
+                && let Err(error) = space.rotate_memtable()
+            {
+                tracing::warn!(error = %error, "a memtable could not be handed to its flush: {error}");
             }
         }
-        Ok(())
     }
 
     /// Writes what only the operating system has to the disk.
@@ -205,28 +223,4 @@ impl Engine {
 
 pub(super) fn unavailable(error: fjall::Error) -> StoreError {
     StoreError::Unavailable(error.to_string().into())
-}
-
-/// Sets an empty journal behind those that are there. Opening then treats them as sealed: they are flushed into tables and
-/// deleted, which frees their space; and nothing is appended to a file whose sync failed. Only while at most `most` are there,
-/// since each one holds a memtable until it is flushed.
-pub(super) fn seal_journals(path: &Path, most: usize) -> std::io::Result<bool> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let name = entry?.file_name();
-        if let Some(number) = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".jnl"))
-            .and_then(|n| n.parse::<u64>().ok())
-        {
-            numbers.push(number);
-        }
-    }
-    let Some(last) = numbers.iter().max() else { return Ok(false) };
-    if numbers.len() > most {
-        return Ok(false);
-    }
-    std::fs::File::create_new(path.join(format!("{}.jnl", last + 1)))?.sync_all()?;
-    std::fs::File::open(path)?.sync_all()?;
-    Ok(true)
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::{
     EmbeddedStore, Shared,
     codec::damaged,
+    device_state::Held,
     engine::{Engine, Space},
     keys::{self, Place},
     op::Op,
@@ -140,25 +141,32 @@ impl Mailbox for EmbeddedStore {
     }
 
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {
-        if let Some(held) = self.shared.seats.read().get(device) {
-            return Ok(SeatView {
-                seat: Some(held.seat.clone()),
-                last_epoch: held.seat.epoch,
-                last_seen_at: held.last_seen_at,
-                waiting: held.waiting.load(Ordering::Relaxed),
-            });
+        let held = self.shared.seats.read().get(device).cloned();
+        let view = |held: &Held, waiting| SeatView {
+            seat: Some(held.seat.clone()),
+            last_epoch: held.seat.epoch,
+            last_seen_at: held.last_seen_at,
+            waiting,
+        };
+        if let Some(held) = &held
+            && let Some(waiting) = held.waiting()
+        {
+            return Ok(view(held, waiting));
         }
         self.shared.read(|engine| {
             let ordinal = head(engine, device)?.ordinal;
-            let numbers = match engine.get(Space::Rows, &keys::numbers(device.tenant, ordinal))? {
-                Some(row) => Numbers::decode(&row)?,
-                None => Numbers::default(),
-            };
             let mut waiting = 0;
             for row in engine.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal)) {
                 row?;
                 waiting += 1;
             }
+            if let Some(held) = &held {
+                return Ok(view(held, waiting));
+            }
+            let numbers = match engine.get(Space::Rows, &keys::numbers(device.tenant, ordinal))? {
+                Some(row) => Numbers::decode(&row)?,
+                None => Numbers::default(),
+            };
             Ok(SeatView {
                 seat: None,
                 last_epoch: numbers.epoch,
