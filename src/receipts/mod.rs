@@ -1,1 +1,59 @@
-//! receipts
+//! Outcomes back to backends: what became of an event, of its deliveries, and of everything sent to a device.
+//!
+//! What is deliberately absent: any state of its own. The store has the states; `dispatched` (written to a live session) is
+//! known to the session alone, and asked of it at each request.
+
+mod events;
+mod view;
+
+use std::sync::Arc;
+
+use axum::{Router, routing::get};
+
+use crate::{
+    domain::{Clock, DeviceId, EventId, Limits, TenantId},
+    store::Store,
+};
+
+/// Whether an event is written to a live session of this node and not acknowledged yet.
+pub type Dispatched = Arc<dyn Fn(TenantId, &DeviceId, EventId) -> bool + Send + Sync>;
+
+/// Counts deliveries that ended because their backend took them back.
+pub type CountCancelled = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// What the receipts stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct ReceiptsState(Arc<Parts>);
+
+struct Parts {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    dispatched: Dispatched,
+    cancelled: CountCancelled,
+}
+
+impl ReceiptsState {
+    /// `dispatched` is asked about events that wait; `cancelled` is told of every delivery that a DELETE ended.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, limits: Limits, dispatched: Dispatched, cancelled: CountCancelled) -> Self {
+        Self(Arc::new(Parts {
+            store,
+            clock,
+            limits,
+            dispatched,
+            cancelled,
+        }))
+    }
+}
+
+/// `/v1/events/{id}`, its deliveries, and the deliveries of a device, to be mounted behind the gate.
+pub fn routes(state: ReceiptsState) -> Router {
+    Router::new()
+        .route("/v1/events/{id}", get(events::event).delete(events::cancel))
+        .route("/v1/events/{id}/deliveries", get(events::deliveries))
+        .route("/v1/devices/{id}/deliveries", get(events::timeline))
+        .with_state(state)
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 //! What is deliberately absent: callbacks, iterators, and any knowledge of sockets or HTTP.
 
 pub mod embedded;
+mod refusal;
 
 #[cfg(test)]
 pub mod contract;

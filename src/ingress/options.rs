@@ -1,0 +1,140 @@
+//! How an event is to be delivered: the same options in native fields, CloudEvents extensions and headers.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::http::HeaderMap;
+
+use crate::{
+    domain::{DeviceId, Limits, Refusal, Require, Urgency},
+    http::{json::Field, single, text},
+};
+
+/// The options that were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    pub ttl: Option<Duration>,
+    pub urgency: Option<Urgency>,
+    pub collapse_key: Option<Arc<str>>,
+    pub require: Option<Require>,
+}
+
+/// A field of a later version: refused by its name, so that nobody believes it worked.
+pub(super) fn not_available(field: &str) -> Refusal {
+    Refusal::InvalidField {
+        field: field.to_owned(),
+        why: "it is not available in this version".into(),
+    }
+}
+
+impl Options {
+    /// Takes `TTL` and `Urgency` from the headers (RFC 8030 §5.2, §5.3).
+    pub fn merge_headers(&mut self, headers: &HeaderMap, limits: &Limits) -> Result<(), Refusal> {
+        if let Some(text) = single(headers, "TTL")? {
+            let ttl = ttl_of_text("TTL", text, limits)?;
+            let in_body = self.ttl.map(|ttl| ttl.as_secs().to_string());
+            merge("TTL", text, &mut self.ttl, ttl, in_body)?;
+        }
+        if let Some(text) = single(headers, "Urgency")? {
+            let urgency = urgency_of("Urgency", text)?;
+            let in_body = self.urgency.map(|urgency| urgency.to_string());
+            merge("Urgency", text, &mut self.urgency, urgency, in_body)?;
+        }
+        Ok(())
+    }
+}
+
+fn merge<T: PartialEq>(header: &str, text: &str, place: &mut Option<T>, value: T, in_body: Option<String>) -> Result<(), Refusal> {
+    match place {
+        Some(known) if *known != value => Err(Refusal::InvalidField {
+            field: header.to_owned(),
+            why: format!(
+                "the header says {text} and the event says {}; say it once",
+                in_body.unwrap_or_default()
+            ),
+        }),
+        _ => {
+            *place = Some(value);
+            Ok(())
+        }
+    }
+}
+
+/// A TTL in whole seconds, as a JSON number.
+pub(super) fn ttl(field: &Field<'_>, limits: &Limits) -> Result<Duration, Refusal> {
+    let seconds = field.integer()?;
+    in_range(u64::try_from(seconds).ok(), field.raw, limits)
+}
+
+/// A TTL as text: headers and CloudEvents in binary mode know nothing else.
+pub(super) fn ttl_of_text(field: &str, text: &str, limits: &Limits) -> Result<Duration, Refusal> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::InvalidField {
+            field: field.to_owned(),
+            why: format!("{text:?} is not a number of whole seconds"),
+        });
+    }
+    in_range(text.parse().ok(), text, limits)
+}
+
+fn in_range(seconds: Option<u64>, given: &str, limits: &Limits) -> Result<Duration, Refusal> {
+    match seconds {
+        Some(seconds) if seconds <= limits.ttl_max_secs => Ok(Duration::from_secs(seconds)),
+        _ => Err(Refusal::TtlOutOfRange {
+            ttl: given.chars().take(40).collect(),
+            max: limits.ttl_max_secs,
+        }),
+    }
+}
+
+/// A word of RFC 8030.
+pub(super) fn urgency_of(field: &str, word: &str) -> Result<Urgency, Refusal> {
+    Urgency::parse(word).ok_or_else(|| Refusal::InvalidField {
+        field: field.to_owned(),
+        why: format!("{word:?} is none of very-low, low, normal, high"),
+    })
+}
+
+pub(super) fn urgency(field: &Field<'_>) -> Result<Urgency, Refusal> {
+    urgency_of(&field.path, &field.text()?)
+}
+
+pub(super) fn require(field: &Field<'_>) -> Result<Require, Refusal> {
+    let word = field.text()?;
+    match word.as_ref() {
+        "acknowledged" => Ok(Require::Acknowledged),
+        "received" => Ok(Require::Received),
+        "processed" => Err(field.invalid("\"processed\" is not available in this version; acknowledged and received are")),
+        _ => Err(field.invalid(format!("{word:?} is neither acknowledged nor received"))),
+    }
+}
+
+/// It becomes an XML attribute, so it has no control characters.
+pub(super) fn collapse_key(field: &Field<'_>, limits: &Limits) -> Result<Arc<str>, Refusal> {
+    let key = field.text()?;
+    if key.is_empty() || key.len() > limits.collapse_key_max_bytes {
+        let (size, max) = (key.len(), limits.collapse_key_max_bytes);
+        return Err(field.invalid(format!("it has {size} bytes; 1 to {max} are allowed")));
+    }
+    text::check_plain(&field.path, &key)?;
+    Ok(key.into())
+}
+
+/// The one target among those that were named.
+pub(super) fn target(targets: &[Field<'_>]) -> Result<DeviceId, Refusal> {
+    match targets {
+        [] => Err(Refusal::NoTarget),
+        [target] if matches!(target.path.as_ref(), "target.device" | "pushdevice") => {
+            let text = target.text()?;
+            text.parse().map_err(|why| Refusal::InvalidDeviceId {
+                text: text.into_owned(),
+                why,
+            })
+        }
+        [target] => Err(not_available(&target.path)),
+        several => Err(Refusal::TwoTargets {
+            count: several.len(),
+            names: several.iter().map(|target| target.path.as_ref()).collect::<Vec<_>>().join(", "),
+        }),
+    }
+}

@@ -1,0 +1,80 @@
+//! Events and deliveries as backends read them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    domain::{DeliveryState, Epoch, EventId, Reason, Require, Seq, Timestamp, Urgency},
+    store::Delivery,
+};
+
+/// An event with the counts of its deliveries.
+#[derive(Serialize)]
+pub(super) struct EventView {
+    id: EventId,
+    state: DeliveryState,
+    accepted_at: Timestamp,
+    expires_at: Timestamp,
+    urgency: Urgency,
+    collapse_key: Option<String>,
+    require: Require,
+    deliveries: BTreeMap<&'static str, u64>,
+}
+
+impl EventView {
+    pub fn new(delivery: &Delivery, state: DeliveryState) -> Self {
+        let count = |known: DeliveryState| (known.as_str(), u64::from(known == state));
+        Self {
+            id: delivery.id,
+            state,
+            accepted_at: delivery.accepted_at,
+            expires_at: delivery.expires_at,
+            urgency: delivery.urgency,
+            collapse_key: delivery.collapse_key.as_deref().map(str::to_owned),
+            require: delivery.require,
+            deliveries: DeliveryState::ALL.map(count).into(),
+        }
+    }
+}
+
+/// One delivery: one event at one device.
+#[derive(Serialize)]
+pub(super) struct DeliveryView {
+    event: EventId,
+    device: String,
+    state: DeliveryState,
+    reason: Option<Reason>,
+    outcome: Option<&'static str>,
+    replaced_by: Option<EventId>,
+    attempt: u32,
+    lane: String,
+    seq: Seq,
+    urgency: Urgency,
+    accepted_at: Timestamp,
+    expires_at: Timestamp,
+    /// When it came into that state, as far as the store knows: its end, else its acceptance.
+    at: Timestamp,
+    session_epoch: Option<Epoch>,
+}
+
+impl DeliveryView {
+    pub fn new(delivery: Delivery, state: DeliveryState) -> Self {
+        Self {
+            event: delivery.id,
+            device: delivery.device.to_string(),
+            state,
+            reason: delivery.reason,
+            outcome: delivery.outcome,
+            replaced_by: delivery.replaced_by,
+            attempt: delivery.attempt,
+            lane: delivery.lane.to_string(),
+            seq: delivery.seq,
+            urgency: delivery.urgency,
+            accepted_at: delivery.accepted_at,
+            expires_at: delivery.expires_at,
+            at: delivery.ended_at.unwrap_or(delivery.accepted_at),
+            session_epoch: delivery.session_epoch,
+        }
+    }
+}

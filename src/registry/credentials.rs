@@ -1,0 +1,172 @@
+//! Credentials as a request brings them, and as the store keeps them.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    domain::{Credential, Limits, Password, Refusal, ScramSecret, ScramVerifier},
+    http::json::Field,
+};
+
+/// The fewest PBKDF2 rounds (RFC 7677 §4), for secrets that cannot be guessed.
+const ITERATIONS_MIN: u32 = 4_096;
+/// The most: a box of 2010 needs a second for them.
+pub(super) const ITERATIONS_MAX: u32 = 10_000;
+/// The longest password, in bytes.
+const PASSWORD_MAX: usize = 256;
+
+/// A credential of a request, not yet derived.
+#[derive(Debug)]
+pub(super) enum Given {
+    Password(Password),
+    Verifiers(ScramSecret),
+}
+
+/// `credentials`: an array of at most two of a type.
+pub(super) fn parse(field: &Field<'_>, limits: &Limits) -> Result<Vec<Given>, Refusal> {
+    field.array(limits.credentials_max)?.into_iter().map(credential).collect()
+}
+
+/// A password, here or in its short form.
+pub(super) fn password(field: &Field<'_>) -> Result<Given, Refusal> {
+    let text = field.text()?;
+    if text.is_empty() || text.len() > PASSWORD_MAX {
+        return Err(field.invalid(format!("it has {} bytes; 1 to {PASSWORD_MAX} are allowed", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(field.invalid("it has control characters, which SASLprep forbids (RFC 4013 §2.3)"));
+    }
+    Ok(Given::Password(Password(text.into_owned())))
+}
+
+fn credential(field: Field<'_>) -> Result<Given, Refusal> {
+    let mut fields = field.clone().object()?;
+    let kind = fields.need("type")?;
+    let word = kind.text()?;
+    let given = match word.as_ref() {
+        "password" => password(&fields.need("value")?)?,
+        "scram" => Given::Verifiers(ScramSecret {
+            sha256: verifier(fields.need("sha256")?, 32)?,
+            sha1: fields.take("sha1").map(|field| verifier(field, 20)).transpose()?,
+        }),
+        "certificate" => return Err(kind.invalid("\"certificate\" is not available in this version; password and scram are")),
+        _ => return Err(kind.invalid(format!("{word:?} is neither password nor scram"))),
+    };
+    fields.finish()?;
+    Ok(given)
+}
+
+fn verifier(field: Field<'_>, key_len: usize) -> Result<ScramVerifier, Refusal> {
+    let mut fields = field.object()?;
+    let iterations = fields.need("iterations")?;
+    let rounds = u32::try_from(iterations.integer()?).ok();
+    let rounds = rounds.filter(|rounds| (ITERATIONS_MIN..=ITERATIONS_MAX).contains(rounds));
+    let rounds = rounds.ok_or_else(|| iterations.invalid(format!("{ITERATIONS_MIN} to {ITERATIONS_MAX} are allowed")))?;
+    let found = ScramVerifier {
+        salt: bytes(&fields.need("salt")?, 8..=64)?,
+        iterations: rounds,
+        stored_key: bytes(&fields.need("stored_key")?, key_len..=key_len)?,
+        server_key: bytes(&fields.need("server_key")?, key_len..=key_len)?,
+    };
+    fields.finish()?;
+    Ok(found)
+}
+
+fn bytes(field: &Field<'_>, sizes: std::ops::RangeInclusive<usize>) -> Result<Vec<u8>, Refusal> {
+    let decoded = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, field.text()?.as_bytes());
+    let decoded = decoded.map_err(|error| field.invalid(format!("it is not base64 (RFC 4648 §4): {error}")))?;
+    if !sizes.contains(&decoded.len()) {
+        let (from, to) = (sizes.start(), sizes.end());
+        let allowed = if from == to { from.to_string() } else { format!("{from} to {to}") };
+        return Err(field.invalid(format!("it has {} bytes; {allowed} are allowed", decoded.len())));
+    }
+    Ok(decoded)
+}
+
+/// What to store. A password that the device has already keeps its verifiers, so that putting the same again changes nothing.
+pub(super) async fn derive(
+    given: Vec<Given>,
+    existing: Vec<Credential>,
+    iterations: u32,
+    derivations: &Arc<Semaphore>,
+) -> Result<Vec<Credential>, Refusal> {
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |what: &str| Refusal::Internal(format!("credentials: {what}"));
+    let permit = Arc::clone(derivations).acquire_owned().await.map_err(|_| failed("stopped"))?;
+    let derived = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        given
+            .into_iter()
+            .map(|given| one(given, &existing, iterations))
+            .collect::<Option<Vec<_>>>()
+    });
+    derived
+        .await
+        .map_err(|_| failed("panicked"))?
+        .ok_or_else(|| failed("no random bytes"))
+}
+
+fn one(given: Given, existing: &[Credential], iterations: u32) -> Option<Credential> {
+    let password = match given {
+        Given::Verifiers(secret) => return Some(Credential::Scram(secret)),
+        Given::Password(password) => password,
+    };
+    let rounds = if looks_generated(&password.0) {
+        ITERATIONS_MIN
+    } else {
+        iterations.clamp(ITERATIONS_MIN, ITERATIONS_MAX)
+    };
+    let known = existing.iter().find(|known| match known {
+        Credential::Scram(secret) => secret.sha1.is_some() && secret.sha256.iterations == rounds && secret.matches(&password),
+    });
+    match known {
+        Some(known) => Some(known.clone()),
+        None => ScramSecret::derive(&password, rounds).ok().map(Credential::Scram),
+    }
+}
+
+/// Whether a secret has the form of 128 random bits in hexadecimal or base64.
+fn looks_generated(text: &str) -> bool {
+    let has = |test: fn(&u8) -> bool| text.bytes().any(|byte| test(&byte));
+    let hex =
+        text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+    let base64 = text.len() >= 22
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_+/=".contains(&byte))
+        && has(u8::is_ascii_digit)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_uppercase);
+    hex || base64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_looks_random_gets_fewer_rounds() {
+        let check = |text: &str, expected| assert_eq!(looks_generated(text), expected, "{text}");
+        check("secret", false);
+        check("correct horse battery staple", false);
+        check("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false);
+        check("9f86d081884c7d659a2feaa0c55ad015", true);
+        check("W22ZaJ0SNY7soEsUEjb6gQ==", true);
+        check("W22ZaJ0SNY7soEs", false);
+    }
+
+    #[tokio::test]
+    async fn the_same_password_keeps_its_verifiers() {
+        let rooms = Arc::new(Semaphore::new(1));
+        let given = |text: &str| vec![Given::Password(Password(text.into()))];
+        let first = derive(given("pencil"), Vec::new(), 4_096, &rooms).await.unwrap();
+        assert_eq!(derive(given("pencil"), first.clone(), 4_096, &rooms).await.unwrap(), first);
+        assert_ne!(derive(given("pen"), first.clone(), 4_096, &rooms).await.unwrap(), first);
+        assert_ne!(
+            derive(given("pencil"), first.clone(), 5_000, &rooms).await.unwrap(),
+            first,
+            "other rounds"
+        );
+    }
+}
