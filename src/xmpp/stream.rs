@@ -120,10 +120,14 @@ impl ServerStream {
     /// Ends the stream with that error.
     pub fn fail(&mut self, error: &StreamError, _now: Instant) {
         let leaving = *error == StreamError::SystemShutdown && self.stage == Stage::Bound && self.session.is_some();
-        self.fail_with(&Condition::Asked(error.clone()));
-        if leaving {
-            self.stage = Stage::Leaving;
+        if !leaving {
+            return self.fail_with(&Condition::Asked(error.clone()));
         }
+        // Closing drops the parser; what it has half read goes on here.
+        let framer = std::mem::take(&mut self.framer);
+        self.fail_with(&Condition::Asked(error.clone()));
+        self.framer = framer;
+        self.stage = Stage::Leaving;
     }
 
     /// Bytes to send, in order. The caller takes what it wrote off the front (or clears it).
