@@ -159,3 +159,23 @@ fn a_connection_lost_before_login_leaves_nothing() {
     assert_eq!(talk.facts(), ["over"]);
     assert_eq!(talk.output(), "");
 }
+
+#[test]
+fn a_plain_session_that_talks_and_never_answers_a_ping_is_dead_after_a_push() {
+    let mut talk = Talk::bound();
+    talk.send("<presence/>");
+    talk.later(300);
+    assert!(talk.elapse().contains("id='ping-1'"));
+    talk.send(" ");
+    talk.facts();
+    talk.push(1);
+    assert!(!talk.flush().contains("<ping"), "one ping at a time");
+    for _ in 0..2 {
+        talk.later(15);
+        talk.send(" ");
+        talk.later(15);
+        talk.elapse();
+    }
+    assert_eq!(talk.facts(), ["over"]);
+    assert_eq!(talk.stream.session().unwrap().unacknowledged().len(), 1);
+}

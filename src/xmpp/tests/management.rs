@@ -298,9 +298,15 @@ fn the_older_stream_says_conflict_and_nothing_else() {
     talk.push(1);
     talk.flush();
     assert!(talk.stream.take_session().is_some());
-    assert_eq!(talk.send("<message/>"), "");
+    assert_eq!(
+        talk.send("<message/><r xmlns='urn:xmpp:sm:3'/><a xmlns='urn:xmpp:sm:3' h='2'/>"),
+        ""
+    );
     assert!(!talk.push(2));
     assert_eq!(talk.flush(), "");
+    talk.later(1000);
+    assert_eq!(talk.elapse(), "");
+    assert_eq!(talk.facts(), [""; 0]);
     talk.stream.fail(&StreamError::Conflict, talk.now);
     assert!(talk.output().starts_with("<stream:error><conflict "));
 }

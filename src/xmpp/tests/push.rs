@@ -119,9 +119,14 @@ fn the_window_is_bounded_in_bytes_and_one_event_always_fits() {
     talk.send("<a xmlns='urn:xmpp:sm:3' h='2'/>");
     assert!(talk.push_event(&large(2, 40_000), false));
     assert!(!talk.push_event(&large(3, 40_000), false));
+    talk.stream.refused();
+    talk.send(" ");
+    assert_eq!(talk.facts(), ["delivered 1"], "nothing was freed yet");
     assert_eq!(talk.stream.session().unwrap().cursor().rest, 2);
     assert!(talk.push(3));
-    assert_eq!(numbers(&talk.flush()), [2, 3]);
+    assert_eq!(numbers(&talk.flush()), [3]);
+    talk.send("<a xmlns='urn:xmpp:sm:3' h='3'/>");
+    assert_eq!(talk.facts(), ["delivered 2", "ready"]);
 }
 
 #[test]
