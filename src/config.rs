@@ -1,1 +1,101 @@
 //! The settings file: one field for each part's own `Config`.
+//!
+//! Precedence: flag > environment > file > default. `[http] listen` is `UNPOLL_HTTP_LISTEN` in the environment; a key at the
+//! top, such as `data_dir`, is `UNPOLL_DATA_DIR`. A name that is not known, in the file or after `UNPOLL_`, is an error.
+
+mod layers;
+mod sample;
+mod validate;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use layers::{ConfigError, Layers};
+
+/// All settings of the service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The XMPP domain of the default tenant: a device is `id@domain`. Default: "localhost".
+    pub domain: String,
+    /// Where the embedded store, the generated certificate and the first key live. Default: "unpoll-data".
+    pub data_dir: PathBuf,
+    /// How long a stop may take before it is forced, in seconds. Default: 120.
+    pub drain_secs: u64,
+    /// `[http]`: HTTP without TLS.
+    pub http: Listen,
+    /// `[https]`: HTTP over TLS.
+    pub https: Listen,
+    /// `[admin]`: metrics, health and readiness.
+    pub admin: Listen,
+    /// `[xmpp]`: the door for devices.
+    pub xmpp: crate::gateway::Config,
+    /// `[store]`: the embedded store.
+    pub store: crate::store::embedded::Config,
+    /// `[tls]`: the certificate, and what may go without a trusted one.
+    pub tls: Tls,
+    /// `[limits]`: the bounds that `GET /v1/limits` publishes.
+    pub limits: crate::domain::Limits,
+    /// `[dispatch]`: the way from the store to the sessions.
+    pub dispatch: crate::dispatch::Config,
+    /// `[ledger]`: what polling would have cost.
+    pub ledger: crate::ledger::Config,
+    /// `[log]`: the log on stderr.
+    pub log: crate::telemetry::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            domain: "localhost".into(),
+            data_dir: "unpoll-data".into(),
+            drain_secs: 120,
+            http: Listen::loopback(8080),
+            https: Listen::loopback(8443),
+            admin: Listen::loopback(9090),
+            xmpp: crate::gateway::Config::default(),
+            store: crate::store::embedded::Config::default(),
+            tls: Tls::default(),
+            limits: crate::domain::Limits::default(),
+            dispatch: crate::dispatch::Config::default(),
+            ledger: crate::ledger::Config::default(),
+            log: crate::telemetry::Config::default(),
+        }
+    }
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// The address to listen at; port 0 takes a free one. Default: as below, loopback only.
+    pub listen: SocketAddr,
+}
+
+impl Listen {
+    fn loopback(port: u16) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        }
+    }
+}
+
+/// The certificate of all TLS listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// A file with the certificate chain in PEM, the service's own first. Default: "", which makes one and keeps it in the data directory.
+    pub certificate: PathBuf,
+    /// A file with the private key in PEM. Default: "".
+    pub key: PathBuf,
+    /// Serve beyond loopback with the generated certificate: who does not hold its `ca.pem` cannot tell the service from an impostor. Default: false.
+    pub risk_impostors_beyond_loopback: bool,
+    /// Serve HTTP, or the admin listener, without TLS beyond loopback: API keys and events can be read on the way. Default: false.
+    pub risk_readable_keys_beyond_loopback: bool,
+    /// Let devices log in without TLS beyond loopback: passwords and events can be read on the way. Default: false.
+    pub risk_readable_passwords_beyond_loopback: bool,
+}
+
+#[cfg(test)]
+mod tests;

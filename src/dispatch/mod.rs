@@ -1,1 +1,250 @@
-//! dispatch
+//! What goes next, to whom, and when again.
+//!
+//! The dispatcher follows the store's arrivals and offers each to the device's session at once. A session that cannot take
+//! one says so when it can again, and is then refilled from the store, in order. What ends at a device is settled here, and
+//! only here. A lost hint delays an event until the next resync, and never loses it: the store is the truth.
+//!
+//! What is deliberately absent: any queue of events. Events wait in the store.
+
+mod config;
+mod metrics;
+mod poison;
+mod refill;
+mod settle;
+mod sweeper;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use config::Config;
+pub use metrics::DispatchMetrics;
+
+use crate::{
+    crew::Crew,
+    domain::{Clock, DeviceSignal, Epoch, Outcome},
+    gateway::{Links, Offer},
+    store::{Arrival, DeviceKey, Settle, Store},
+};
+use poison::Poison;
+use refill::Refills;
+
+/// Arrivals or signals taken from a channel at once.
+const BURST: usize = 256;
+
+/// Follows arrivals and devices. Clones share everything.
+#[derive(Clone)]
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    store: Arc<dyn Store>,
+    links: Arc<dyn Links>,
+    clock: Arc<dyn Clock>,
+    metrics: DispatchMetrics,
+    paused: AtomicBool,
+    refills: Refills,
+}
+
+/// What the dispatcher listens to.
+pub struct Inputs {
+    /// Events that were just stored for devices whose seat is held.
+    pub arrivals: mpsc::Receiver<Arrival>,
+    /// What devices say.
+    pub signals: mpsc::Receiver<DeviceSignal>,
+}
+
+impl Dispatcher {
+    /// A dispatcher that is not started.
+    pub fn new(config: Config, store: Arc<dyn Store>, links: Arc<dyn Links>, clock: Arc<dyn Clock>, metrics: DispatchMetrics) -> Self {
+        let refills = Refills::new(config.refills_max);
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                store,
+                links,
+                clock,
+                metrics,
+                paused: AtomicBool::new(false),
+                refills,
+            }),
+        }
+    }
+
+    /// Starts its tasks. They stop with the crew; signals that are in the channel by then are still settled.
+    pub fn start(&self, crew: &Crew, inputs: Inputs) {
+        let Inputs { arrivals, signals } = inputs;
+        let shared = self.shared.clone();
+        crew.spawn_vital(move |stop| follow_arrivals(shared, arrivals, stop));
+        let (shared, refill_crew) = (self.shared.clone(), crew.clone());
+        crew.spawn_vital(move |stop| follow_signals(shared, signals, refill_crew, stop));
+        let (shared, refill_crew) = (self.shared.clone(), crew.clone());
+        crew.spawn_vital(move |stop| resync(shared, refill_crew, stop));
+        let shared = self.shared.clone();
+        crew.spawn_vital(move |stop| sweeper::run(shared, stop));
+    }
+
+    /// Sends nothing more; acknowledgements still settle.
+    pub fn pause(&self) {
+        self.shared.paused.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Offers an event that was just stored to the session that held the seat at that moment.
+    fn offer(&self, arrival: &Arrival) {
+        let Some(link) = self.links.link(arrival.event.event.tenant, &arrival.event.event.device) else {
+            return;
+        };
+        if self.paused() || link.epoch() != arrival.epoch {
+            return;
+        }
+        match link.offer(&arrival.event, self.clock.now()) {
+            Offer::Taken => self.metrics.written_at_once.inc(),
+            // It waits in the store: the session will say that it is ready, or the next one will read it.
+            Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
+        }
+    }
+
+    /// Whether a signal comes from the session that is there now.
+    fn is_current(&self, device: &DeviceKey, epoch: Epoch) -> bool {
+        self.links
+            .link(device.tenant, &device.device)
+            .is_some_and(|link| link.epoch() == epoch)
+    }
+}
+
+async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>, stop: CancellationToken) {
+    let mut burst = Vec::with_capacity(BURST);
+    loop {
+        let taken = tokio::select! {
+            () = stop.cancelled() => break,
+            taken = arrivals.recv_many(&mut burst, BURST) => taken,
+        };
+        if taken == 0 {
+            break;
+        }
+        for arrival in burst.drain(..) {
+            shared.offer(&arrival);
+        }
+    }
+}
+
+async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceSignal>, crew: Crew, stop: CancellationToken) {
+    let mut burst = Vec::with_capacity(BURST);
+    let mut poison = Poison::default();
+    loop {
+        let taken = tokio::select! {
+            biased;
+            taken = signals.recv_many(&mut burst, BURST) => taken,
+            // Only once the channel is empty: what devices acknowledged is settled before the crew goes.
+            () = stop.cancelled() => break,
+        };
+        if taken == 0 {
+            break;
+        }
+        let mut ends = Vec::new();
+        for signal in burst.drain(..) {
+            match signal {
+                DeviceSignal::Ready { tenant, device, epoch } => {
+                    let device = DeviceKey { tenant, device };
+                    if shared.is_current(&device, epoch) {
+                        refill::request(&shared, &crew, device);
+                    }
+                }
+                DeviceSignal::Ended {
+                    tenant,
+                    device,
+                    epoch,
+                    events,
+                } => {
+                    poison.forget(tenant, &device);
+                    let at = shared.clock.now();
+                    ends.extend(events.into_iter().map(|(id, located, outcome)| Settle {
+                        device: DeviceKey {
+                            tenant,
+                            device: device.clone(),
+                        },
+                        id,
+                        located,
+                        outcome,
+                        at,
+                        epoch: Some(epoch),
+                    }));
+                }
+                DeviceSignal::Returned {
+                    tenant,
+                    device,
+                    epoch,
+                    events,
+                    at_once,
+                } => {
+                    shared.metrics.returned.inc_by(events.len() as u64);
+                    let Some((id, located)) = poison.returned(tenant, &device, &events, at_once) else {
+                        continue;
+                    };
+                    info!(event.id = %id, device.id = %device, "{device} lost its connection at {id} again and again: the event is given up as poison");
+                    ends.push(Settle {
+                        device: DeviceKey { tenant, device },
+                        id,
+                        located,
+                        outcome: Outcome::Failed(crate::domain::Reason::Poison),
+                        at: shared.clock.now(),
+                        epoch: Some(epoch),
+                    });
+                }
+            }
+        }
+        if !ends.is_empty() {
+            settle::settle(&shared, ends, &stop).await;
+        }
+    }
+}
+
+/// Looks now and then whether something waits for a session that nobody told it about; at once when the store says that
+/// hints were lost.
+async fn resync(shared: Arc<Shared>, crew: Crew, stop: CancellationToken) {
+    let every = Duration::from_secs(shared.config.resync_secs.max(1));
+    let mut missed = shared.store.missed_arrivals();
+    let mut last = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1).min(every)) => {}
+        }
+        let missed_now = shared.store.missed_arrivals();
+        if missed_now == missed && last.elapsed() < every {
+            continue;
+        }
+        (missed, last) = (missed_now, tokio::time::Instant::now());
+        for (index, (tenant, device, link)) in shared.links.all().into_iter().enumerate() {
+            if index % BURST == BURST - 1 {
+                tokio::task::yield_now().await;
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+            let device = DeviceKey { tenant, device };
+            match shared.store.seat(&device).await {
+                Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
+                    refill::request(&shared, &crew, device);
+                }
+                Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
+            }
+        }
+    }
+}

@@ -82,7 +82,7 @@ pub enum Direction {
     Out,
 }
 
-/// One session's account with the ledger. Kept by the session, 40 bytes.
+/// One session's account with the ledger. Kept by the session, 64 bytes.
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The poll interval that is declared for this device, in seconds. At least 1.
@@ -91,6 +91,8 @@ pub struct Account {
     pub polling: Polling,
     /// Its phase on the virtual poll clock, in milliseconds below the interval.
     pub phase_ms: u64,
+    /// When the session opened it. Events accepted before would have come with a poll at start-up: they claim no latency.
+    pub opened_at: Timestamp,
     /// The last proof of life.
     pub proven_until: Timestamp,
     /// The virtual tick of the last event that it got. Zero: none yet.
@@ -118,9 +120,14 @@ pub trait Meter: Send + Sync + 'static {
     /// An event accepted at `accepted_at` was acknowledged at `now`.
     fn delivered(&self, account: &mut Account, accepted_at: Timestamp, now: Timestamp);
 
+    /// An acknowledged event, accepted at `accepted_at`, could be delivered until `expires_at`: counts it when a poll would
+    /// have come too late for it. Called beside [`Meter::delivered`]; a meter that keeps no such count ignores it.
+    fn expiring(&self, _account: &Account, _accepted_at: Timestamp, _expires_at: Timestamp) {}
+
     /// Bytes that push cost: as counted at the socket, TLS records included; packets by the stated packet model.
     fn overhead(&self, kind: Overhead, direction: Direction, bytes: u64, packets: u64);
 
-    /// The session is over: time since the last proof earns nothing.
+    /// The session is over, or hibernates: time since the last proof earns nothing, and the account earns no more. A
+    /// resumption opens a new one.
     fn close(&self, account: &mut Account, now: Timestamp);
 }

@@ -394,6 +394,10 @@ pub trait Mailbox: Send + Sync + 'static {
 
     /// Gauges.
     fn stats(&self) -> StoreStats;
+
+    /// How many arrivals were dropped because nobody took them in time, or were lost on the way. When it rises, sessions are
+    /// compared with the store at once.
+    fn missed_arrivals(&self) -> u64;
 }
 
 /// A device as the registry keeps it.

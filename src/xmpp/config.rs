@@ -6,11 +6,14 @@ use crate::domain::TenantId;
 
 use super::framer::Bounds;
 
+/// Finds the tenant that a domain, in lower case, belongs to.
+pub type Hosts = Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>;
+
 /// Bounds and times of a stream (design §4.5). [`StreamConfig::new`] fills in the defaults.
 #[derive(Clone)]
 pub struct StreamConfig {
     /// Which tenant a `to` of the stream header names, in lower case; `None`: `host-unknown`.
-    pub hosts: Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>,
+    pub hosts: Hosts,
     /// A login without TLS is allowed (`[xmpp] require_tls = false`).
     pub allow_plaintext: bool,
     /// Keepalive: silence after which we ask for a sign of life. Default 300 s.
@@ -41,7 +44,7 @@ pub struct StreamConfig {
 
 impl StreamConfig {
     /// The defaults, for the tenants that `hosts` knows.
-    pub fn new(hosts: Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>) -> Self {
+    pub fn new(hosts: Hosts) -> Self {
         Self {
             hosts,
             allow_plaintext: false,

@@ -32,7 +32,7 @@ mod window;
 mod tests;
 
 pub use action::{Action, Credentials, Ended, SessionEnd};
-pub use config::StreamConfig;
+pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
 pub use session::Session;
 pub use stream::ServerStream;

@@ -1,0 +1,33 @@
+//! Fake devices and a light HTTP backend, to test and to load an unpoll server from outside.
+//!
+//! The device is a reading of the RFCs of its own: it shares no code with the server, so that two readings must agree.
+//! It is checked against a foreign server (Prosody) in `tests/prosody.rs`.
+//!
+//! The way through it: [`transport`] opens the socket, [`frame`] cuts the stream into stanzas, [`xml`] reads one, [`sasl`] proves
+//! the password, [`session`] negotiates the stream, [`event`] understands what arrives, [`record`] keeps what was applied,
+//! [`device`] is what a test holds, [`crowd`] is many of them for little memory, [`raw`] is the bare stream for protocol tests.
+//! [`poster`] is the backend's side, [`server`] starts a server, [`process`] and [`report`] measure.
+
+pub mod crowd;
+pub mod device;
+pub mod error;
+pub mod event;
+pub mod frame;
+pub mod poster;
+pub mod process;
+pub mod raw;
+pub mod record;
+pub mod report;
+pub mod sasl;
+pub mod server;
+pub mod session;
+pub mod transport;
+pub mod xml;
+
+pub use device::{Device, Kill, Resumption};
+pub use error::Error;
+pub use poster::Poster;
+pub use raw::Raw;
+pub use sasl::{Mechanism, Password};
+pub use session::{Acks, Options, Session};
+pub use transport::{Security, Trust};

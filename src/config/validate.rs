@@ -1,0 +1,84 @@
+//! How the settings fit together: above all, what may be open beyond loopback.
+
+use std::net::SocketAddr;
+
+use super::{Config, ConfigError};
+
+impl Config {
+    /// Checks what single values cannot tell: the domain, and that nothing secret is open beyond loopback by accident.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with the setting and the way out.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.check_domain(&mut problems);
+        self.check_certificate(&mut problems);
+        self.check_clear_text(&mut problems);
+        problems.extend(self.log.filter().err().map(|error| error.to_string()));
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    /// Whether the certificate is the one that the service makes itself.
+    pub fn generates_certificate(&self) -> bool {
+        self.tls.certificate.as_os_str().is_empty() && self.tls.key.as_os_str().is_empty()
+    }
+
+    fn check_domain(&self, problems: &mut Vec<String>) {
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if self.domain.len() > 253 || !self.domain.split('.').all(label) {
+            problems.push(format!(
+                "domain = {:?} is no domain name; use lower-case letters, digits and '-', in parts joined by '.'",
+                self.domain
+            ));
+        }
+    }
+
+    fn check_certificate(&self, problems: &mut Vec<String>) {
+        if self.tls.certificate.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
+            problems.push("tls.certificate and tls.key go together: set both, or neither for a generated certificate".into());
+        }
+        if !self.generates_certificate() || self.tls.risk_impostors_beyond_loopback {
+            return;
+        }
+        let mut listeners = vec![("https.listen", self.https.listen), ("xmpp.listen_tls", self.xmpp.listen_tls)];
+        if self.xmpp.require_tls {
+            listeners.push(("xmpp.listen", self.xmpp.listen));
+        }
+        for (setting, address) in beyond_loopback(listeners) {
+            problems.push(format!(
+                "{setting} = {address} is beyond loopback, and the generated certificate proves nothing there: set tls.certificate and \
+                 tls.key, listen on loopback, or set tls.risk_impostors_beyond_loopback = true"
+            ));
+        }
+    }
+
+    fn check_clear_text(&self, problems: &mut Vec<String>) {
+        if !self.tls.risk_readable_keys_beyond_loopback {
+            for (setting, address) in beyond_loopback(vec![("http.listen", self.http.listen), ("admin.listen", self.admin.listen)]) {
+                problems.push(format!(
+                    "{setting} = {address} is beyond loopback without TLS, so API keys could be read on the way: listen on loopback \
+                     (https.listen has TLS), or set tls.risk_readable_keys_beyond_loopback = true"
+                ));
+            }
+        }
+        if !self.xmpp.require_tls && !self.tls.risk_readable_passwords_beyond_loopback {
+            for (setting, address) in beyond_loopback(vec![("xmpp.listen", self.xmpp.listen)]) {
+                problems.push(format!(
+                    "{setting} = {address} is beyond loopback and xmpp.require_tls is false, so passwords could be read on the way: set \
+                     xmpp.require_tls = true, listen on loopback, or set tls.risk_readable_passwords_beyond_loopback = true"
+                ));
+            }
+        }
+    }
+}
+
+fn beyond_loopback(listeners: Vec<(&'static str, SocketAddr)>) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+    listeners
+        .into_iter()
+        .filter(|(_, address)| !address.ip().to_canonical().is_loopback())
+}

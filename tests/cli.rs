@@ -1,0 +1,264 @@
+//! The commands a person types.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+};
+
+use serde_json::{Value, json};
+use support::{Device, SOON, Service, TestDir, unpoll, wait_for, wait_for_presence};
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn done(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn serve_prints_one_line_when_it_can_serve() {
+    let mut service = Service::start();
+    for name in ["http", "https", "admin", "xmpp", "xmpps", "domain", "node"] {
+        assert!(service.ready[name].is_string(), "no {name} in {}", service.ready);
+    }
+    assert_eq!(service.ready["domain"], "localhost");
+    assert_eq!(service.stop(), Some(0), "SIGTERM drains and ends with 0");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_admin_key_is_for_its_owner_only_and_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut service = Service::start();
+    let path = service.data_dir().join("admin.key");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let (key, authority) = (service.admin_key(), std::fs::read(service.ca()).unwrap());
+    service.stop();
+    service.run();
+    assert_eq!(
+        (service.admin_key(), std::fs::read(service.ca()).unwrap()),
+        (key.clone(), authority)
+    );
+    assert!(!service.log().contains(&key), "the key is never logged");
+}
+
+#[test]
+fn a_second_process_cannot_open_the_same_store() {
+    let service = Service::start();
+    let ports = [
+        "--http",
+        "127.0.0.1:0",
+        "--https",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--xmpp",
+        "127.0.0.1:0",
+        "--xmpps",
+        "127.0.0.1:0",
+    ];
+    let second = run(unpoll().arg("serve").arg("--data-dir").arg(service.data_dir()).args(ports));
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    assert!(second.stdout.is_empty(), "{second:?}");
+    assert!(!second.stderr.is_empty());
+}
+
+#[test]
+fn devices_are_added_shown_and_removed() {
+    let service = Service::start();
+    let mut add = service.command();
+    add.args(["device", "add", "box", "--user", "ann", "--attr", "model=stb-7", "--password-stdin"]);
+    done(run_with_input(&mut add, "secret\n"));
+    Device::online(&service, "box", "secret").close();
+    let shown = done(run(service.command().args(["device", "show", "box"])));
+    assert!(
+        shown.contains("box") && shown.contains("ann") && shown.contains("stb-7") && !shown.contains("secret"),
+        "{shown}"
+    );
+    assert!(done(run(service.command().args(["device", "list"]))).contains("box"));
+    let file = service.dir().join("devices.ndjson");
+    std::fs::write(&file, "{\"id\":\"i-1\",\"password\":\"p\"}\n{\"id\":\"i-2\",\"password\":\"p\"}\n").unwrap();
+    done(run(service.command().args(["device", "import"]).arg(&file)));
+    assert!(done(run(service.command().args(["device", "list"]))).contains("i-2"));
+    done(run(service.command().args(["device", "remove", "box"])));
+    let gone = run(service.command().args(["device", "show", "box"]));
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+}
+
+#[test]
+fn push_and_listen_are_the_two_ends() {
+    let service = Service::start();
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let mut listen = service.command();
+    listen
+        .args([
+            "listen",
+            "--device",
+            "box",
+            "--password-stdin",
+            "--server",
+            &service.xmpp.to_string(),
+            "--ca",
+        ])
+        .arg(service.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut listening = listen.spawn().unwrap();
+    listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    let (lines, next) = mpsc::channel();
+    let stdout = listening.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| lines.send(line))
+    });
+    wait_for_presence(&backend, "box", "online");
+    let mut push = service.command();
+    push.args([
+        "push",
+        "--device",
+        "box",
+        "--type",
+        "t",
+        "--ttl",
+        "60",
+        "--urgency",
+        "high",
+        r#"{"title":"電視"}"#,
+    ]);
+    let answer: Value = serde_json::from_str(&done(run(&mut push))).unwrap();
+    let line: Value = serde_json::from_str(&next.recv_timeout(SOON).expect("listen prints the event")).unwrap();
+    assert_eq!(line["id"], answer["id"], "{line}");
+    assert!(line.to_string().contains("電視"), "{line}");
+    let id = answer["id"].as_str().unwrap();
+    wait_for("it is delivered", SOON, || (backend.state(id) == "delivered").then_some(()));
+    // Killed, and back: what it missed, once.
+    listening.kill().unwrap();
+    listening.wait().unwrap();
+    let missed = backend.push("box", &json!("missed"));
+    let mut listening = listen.spawn().unwrap();
+    listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    let (lines, next) = mpsc::channel();
+    let stdout = listening.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| lines.send(line))
+    });
+    let line: Value = serde_json::from_str(&next.recv_timeout(SOON).expect("listen prints what it missed")).unwrap();
+    assert_eq!(line["id"], json!(missed));
+    wait_for("it is delivered", SOON, || (backend.state(&missed) == "delivered").then_some(()));
+    support::terminate(&listening);
+    listening.wait().unwrap();
+}
+
+#[test]
+fn listen_ends_when_the_password_is_wrong() {
+    let service = Service::start();
+    service.backend().add_device("box", "secret");
+    let mut listen = service.command();
+    listen
+        .args([
+            "listen",
+            "--device",
+            "box",
+            "--password-stdin",
+            "--server",
+            &service.xmpp.to_string(),
+            "--ca",
+        ])
+        .arg(service.ca());
+    let ended = run_with_input(&mut listen, "wrong\n");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("not-authorized"), "{ended:?}");
+}
+
+#[test]
+fn keys_are_created_listed_and_revoked() {
+    let service = Service::start();
+    let created = done(run(service.command().args(["key", "create", "--name", "ops", "--scope", "read"])));
+    let listed = done(run(service.command().args(["key", "list"])));
+    assert!(listed.contains("ops"), "{listed}");
+    let key = created
+        .split(|c: char| c.is_whitespace() || c == '"')
+        .find(|word| service.backend().with_key(word).get("/v1/devices").status == 200);
+    let key = key.unwrap_or_else(|| panic!("no key that works in {created:?}"));
+    let keys = service.backend().get("/v1/keys").json();
+    let id = keys["items"].as_array().unwrap().iter().find(|item| item["name"] == "ops").unwrap()["id"].clone();
+    done(run(service.command().args(["key", "revoke", id.as_str().unwrap()])));
+    service.backend().with_key(key).get("/v1/devices").expect(401);
+}
+
+#[test]
+fn report_tells_the_polls_avoided() {
+    let service = Service::start();
+    let text = done(run(service.command().arg("report")));
+    assert!(text.contains("not validated"), "every figure says how it was validated: {text}");
+    let report: Value = serde_json::from_str(&done(run(service.command().args(["report", "--json"])))).unwrap();
+    assert!(report.is_object(), "{report}");
+}
+
+#[test]
+fn check_config_names_the_setting_that_is_wrong() {
+    let dir = TestDir::new();
+    let file = dir.path().join("unpoll.toml");
+    let check = |text: &str, code: i32, named: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = run(unpoll().arg("check-config").arg(&file));
+        assert_eq!(output.status.code(), Some(code), "{text}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(named), "{text}: {output:?}");
+    };
+    check("", 0, "");
+    check("[http]\nlisten = \"127.0.0.1:0\"\n", 0, "");
+    check("[http]\nlisten = \"127.0.0.1:0\"\ncolour = 1\n", 1, "colour");
+    check("[xmpp]\nkeepalive_secs = \"long\"\n", 1, "keepalive_secs");
+    check("[http\n", 1, "line 1");
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    let check = |arguments: &[&str]| assert_eq!(run(unpoll().args(arguments)).status.code(), Some(2), "{arguments:?}");
+    check(&["fly"]);
+    check(&["serve", "--colour", "red"]);
+    check(&["push", "{}"]);
+    check(&["serve", "--http", "nowhere"]);
+    let help = done(run(unpoll().arg("--help")));
+    for command in ["serve", "demo", "device", "key", "push", "listen", "report", "check-config"] {
+        assert!(help.contains(command), "no {command} in {help}");
+    }
+}
+
+#[test]
+fn a_command_without_a_server_fails_with_one_clear_line() {
+    let dir = TestDir::new();
+    let mut push = unpoll();
+    push.env("UNPOLL_KEY", "k")
+        .env("UNPOLL_URL", "http://127.0.0.1:9")
+        .current_dir(dir.path());
+    let output = run(push.args(["push", "--device", "box", "{}"]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:9"), "{output:?}");
+}

@@ -1,0 +1,224 @@
+//! The documents are true: programs in the guides are the ones that run, commands in them work, links lead somewhere, and every
+//! refusal has its heading.
+//!
+//! `BLESS=1 cargo test --test docs` writes the programs into the guides.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use support::{Service, Settings, TestDir, unpoll};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// All pages: README.md and whatever lies below docs/.
+fn pages() -> Vec<PathBuf> {
+    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = vec![root().join("README.md")];
+    below(&root().join("docs"), &mut found);
+    found
+}
+
+/// The fenced blocks of a page: the language, and the text.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let (mut found, mut open): (Vec<(String, String)>, bool) = (Vec::new(), false);
+    for line in page.lines() {
+        match (line.strip_prefix("```"), open) {
+            (Some(language), false) => {
+                found.push((language.to_owned(), String::new()));
+                open = true;
+            }
+            (Some(_), true) => open = false,
+            (None, true) => {
+                let (_, text) = found.last_mut().unwrap();
+                text.push_str(line);
+                text.push('\n');
+            }
+            (None, false) => {}
+        }
+    }
+    assert!(!open, "a block is not closed");
+    found
+}
+
+#[test]
+fn the_programs_in_the_guides_are_those_that_the_tests_run() {
+    let mut shown = 0;
+    for guide in ["docs/guides/device.md", "docs/guides/backend.md"] {
+        let page = read(guide);
+        let mut fresh = String::new();
+        let mut rest = page.as_str();
+        while let Some(at) = rest.find("<!-- tests/clients/") {
+            let name = rest[at..].split(' ').nth(1).unwrap();
+            let fence = at + rest[at..].find("```").unwrap();
+            let begin = fence + rest[fence..].find('\n').unwrap() + 1;
+            let end = begin
+                + if rest[begin..].starts_with("```") {
+                    0
+                } else {
+                    rest[begin..].find("\n```").unwrap() + 1
+                };
+            fresh.push_str(&rest[..begin]);
+            fresh.push_str(&read(name));
+            rest = &rest[end..];
+            shown += 1;
+        }
+        fresh.push_str(rest);
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(root().join(guide), &fresh).unwrap();
+        } else {
+            assert!(
+                page == fresh,
+                "{guide} shows another program than the tests run; BLESS=1 cargo test --test docs"
+            );
+        }
+    }
+    assert_eq!(shown, 5, "three devices and two posting programs");
+}
+
+/// The guide's commands, in order, in one directory with a service that has its data there.
+#[test]
+fn the_commands_of_the_guides_work() {
+    for guide in ["docs/guides/backend.md", "docs/guides/device.md"] {
+        let dir = TestDir::new();
+        let service = Service::start_with(Settings {
+            data_dir: Some(dir.path().join("unpoll-data")),
+            ..Settings::default()
+        });
+        let mut script = String::from("set -euo pipefail\n");
+        let commands: Vec<String> = blocks(&read(guide))
+            .into_iter()
+            .filter(|(language, _)| language == "sh")
+            .map(|block| block.1)
+            .collect();
+        assert!(!commands.is_empty());
+        commands.iter().for_each(|command| script.push_str(command));
+        let script = script.replace("localhost:8080", &service.http.to_string());
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_unpoll"));
+        let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let output = Command::new("bash")
+            .args(["-c", &script])
+            .current_dir(dir.path())
+            .env("PATH", path)
+            .env("UNPOLL_URL", format!("http://{}", service.http))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{guide}: {script}\n{output:?}");
+    }
+}
+
+/// The README's two commands are commands of the binary; `tests/all` runs the demo, the other tests run `serve`.
+#[test]
+fn the_commands_of_the_readme_are_understood() {
+    let commands: Vec<String> = blocks(&read("README.md"))
+        .into_iter()
+        .filter(|(language, _)| language == "sh")
+        .map(|block| block.1)
+        .collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let arguments = command
+            .trim()
+            .strip_prefix("cargo run --release -- ")
+            .expect("cargo run")
+            .split(' ');
+        let output = unpoll().args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+}
+
+#[test]
+fn every_refusal_has_its_heading_and_no_heading_is_left_over() {
+    let code = read("src/domain/refusal.rs");
+    let code = code.split("let (status, slug, title) = match self {").nth(1).unwrap();
+    let code = code.split("Face { status, slug, title }").next().unwrap();
+    let mut faces = BTreeMap::new();
+    for face in code.split("=> (").skip(1) {
+        let mut parts = face.splitn(3, ',').map(str::trim);
+        let (status, slug, rest) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+        let title = rest.trim_start_matches('"').split('"').next().unwrap();
+        faces.insert(slug.trim_matches('"').to_owned(), format!("`{status}` {title}."));
+    }
+    assert!(faces.len() >= 30, "{faces:?}");
+    let page = read("docs/reference/errors.md");
+    let mut documented = BTreeMap::new();
+    for section in page.split("\n## ").skip(1) {
+        let (slug, text) = section.split_once('\n').unwrap();
+        documented.insert(slug.to_owned(), text.trim().to_owned());
+    }
+    assert_eq!(documented.keys().collect::<Vec<_>>(), faces.keys().collect::<Vec<_>>());
+    for (slug, face) in faces {
+        assert!(
+            documented[&slug].starts_with(&face),
+            "{slug}: the page says {:?}, the code {face:?}",
+            documented[&slug]
+        );
+    }
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") || link.starts_with('#') {
+                continue;
+            }
+            let target = page.parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(target.exists(), "{} links to {link}", page.display());
+        }
+    }
+}
+
+#[test]
+fn the_table_of_the_map_is_the_one_that_the_code_is_held_to() {
+    let table = read("docs/ARCHITECTURE.md");
+    let held = read("tests/architecture.rs");
+    let rows = held.split("const MAY_IMPORT").nth(1).unwrap().split("];").next().unwrap();
+    for row in rows.split("(\"").skip(1) {
+        let part = row.split('"').next().unwrap();
+        let allowed: Vec<&str> = row
+            .split("&[")
+            .nth(1)
+            .unwrap()
+            .split(']')
+            .next()
+            .unwrap()
+            .split('"')
+            .filter(|word| word.chars().all(char::is_alphabetic) && !word.is_empty())
+            .collect();
+        let Some(line) = table.lines().find(|line| line.starts_with(&format!("| `{part}` |"))) else {
+            assert!(["telemetry", "crew", "certificate"].contains(&part), "{part} has no row in the map");
+            continue;
+        };
+        let cell = line.split('|').nth(3).unwrap();
+        for name in allowed {
+            assert!(
+                cell.contains(name),
+                "{part} may import {name}, says the test; the map does not: {cell}"
+            );
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The HTTP interface as a backend team meets it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Backend, Device, Service, wait_for, wait_for_presence};
+
+fn service() -> (Service, Backend) {
+    let service = Service::start();
+    let backend = service.backend();
+    (service, backend)
+}
+
+#[track_caller]
+fn becomes(backend: &Backend, event: &str, state: &str) {
+    wait_for(&format!("{event} is {state}"), support::SOON, || {
+        (backend.state(event) == state).then_some(())
+    });
+}
+
+#[test]
+fn an_event_goes_from_a_post_to_its_acknowledgement() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let posted = backend.post(&json!({
+        "id": "rec-88121", "source": "/scheduler", "type": "com.example.recording.scheduled", "time": "2026-11-22T01:30:00Z",
+        "data": { "program": "SH016916860000", "title": "Жалюзи & 電視 <tag> \u{1f4fa}" },
+        "target": { "device": "BOX" }, "ttl": 600, "urgency": "high", "require": "received",
+    }));
+    let posted = posted.expect(202);
+    let body = posted.json();
+    let id = body["id"].as_str().unwrap().to_owned();
+    assert_eq!(posted.header("location"), Some(format!("/v1/events/{id}").as_str()));
+    assert_eq!(posted.header("push-durability"), Some("disk"));
+    assert_eq!((&body["state"], &body["durability"]), (&json!("queued"), &json!("disk")));
+    assert!(
+        id.len() == 32 && id.bytes().all(|c| c.is_ascii_lowercase() || matches!(c, b'2'..=b'7')),
+        "{id}"
+    );
+
+    let mut device = Device::online(&service, "box", "secret");
+    let event = device.expect_event();
+    assert_eq!((&event.id, event.delayed, event.wants_receipt), (&id, true, true));
+    assert!(event.lane.starts_with("high.") && event.seq == 1, "{event:?}");
+    let cloud_event: Value = serde_json::from_str(&event.json).unwrap();
+    assert_eq!(cloud_event["specversion"], "1.0");
+    assert_eq!(
+        (&cloud_event["id"], &cloud_event["source"]),
+        (&json!("rec-88121"), &json!("/scheduler"))
+    );
+    assert_eq!(cloud_event["data"]["title"], "Жалюзи & 電視 <tag> \u{1f4fa}");
+    device.acknowledge();
+    assert_ne!(backend.state(&id), "delivered", "the library has it; the application was asked for");
+    device.received(&event);
+    becomes(&backend, &id, "delivered");
+    let fate = backend.get(&format!("/v1/events/{id}")).expect(200).json();
+    assert_eq!(fate["id"], json!(id));
+}
+
+#[test]
+fn cloud_events_arrive_with_their_attributes() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let mut device = Device::online(&service, "box", "secret");
+    let structured = json!({
+        "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "subject": "box", "traceparent": "00-1-2-01",
+        "pushttl": 60, "data": [1, 2, 3],
+    });
+    let headers = [("content-type", "application/cloudevents+json; charset=utf-8")];
+    backend
+        .request("POST", "/v1/events", &headers, structured.to_string().as_bytes())
+        .expect(202);
+    let got: Value = serde_json::from_str(&device.expect_event().json).unwrap();
+    assert_eq!((&got["traceparent"], &got["data"]), (&json!("00-1-2-01"), &json!([1, 2, 3])));
+    let headers = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "2"),
+        ("ce-source", "/s"),
+        ("ce-type", "t"),
+        ("ce-pushdevice", "box"),
+        ("ce-traceparent", "00-1-2-02"),
+        ("ttl", "60"),
+        ("urgency", "low"),
+    ];
+    backend.request("POST", "/v1/events", &headers, b"{\"a\":1}").expect(202);
+    let event = device.expect_event();
+    let got: Value = serde_json::from_str(&event.json).unwrap();
+    assert!(event.lane.starts_with("low."), "{event:?}");
+    assert_eq!(
+        (&got["id"], &got["traceparent"], &got["data"]),
+        (&json!("2"), &json!("00-1-2-02"), &json!({ "a": 1 }))
+    );
+    let headers: Vec<_> = headers
+        .into_iter()
+        .map(|header| if header.1 == "2" { ("ce-id", "3") } else { header })
+        .collect();
+    let headers: Vec<_> = headers
+        .into_iter()
+        .map(|header| {
+            if header.0 == "content-type" {
+                ("content-type", "image/png")
+            } else {
+                header
+            }
+        })
+        .collect();
+    backend.request("POST", "/v1/events", &headers, b"\x89PNG\x00").expect(202);
+    let got: Value = serde_json::from_str(&device.expect_event().json).unwrap();
+    assert_eq!(
+        (&got["data_base64"], &got["datacontenttype"]),
+        (&json!("iVBORwA="), &json!("image/png"))
+    );
+    // source + id is the key: the same event again is the same event.
+    let again = backend.request(
+        "POST",
+        "/v1/events",
+        &[("content-type", "application/cloudevents+json")],
+        structured.to_string().as_bytes(),
+    );
+    again.expect(200);
+    assert_eq!(device.event(Duration::from_millis(500)), None);
+}
+
+#[test]
+fn an_event_waits_for_its_device_in_order_and_is_cancelled_replaced_and_expired() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let post = |fields: Value| {
+        let mut event = json!({ "target": { "device": "box" }, "type": "t" });
+        event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        backend.post(&event).expect(202).json()["id"].as_str().unwrap().to_owned()
+    };
+    let first = post(json!({ "data": 1 }));
+    let old = post(json!({ "data": 2, "collapse_key": "todo" }));
+    let gone = post(json!({ "data": 3 }));
+    let brief = post(json!({ "data": 4, "ttl": 1 }));
+    let new = post(json!({ "data": 5, "collapse_key": "todo" }));
+    assert_eq!(backend.state(&old), "replaced");
+    let cancelled = backend.delete(&format!("/v1/events/{gone}")).expect(200).json();
+    assert_eq!(cancelled, json!({ "cancelled": 1, "delivered": 0 }));
+    let again = backend.delete(&format!("/v1/events/{gone}")).expect(200).json();
+    assert_eq!(again["delivered"], 0, "idempotent: {again}");
+    assert_eq!(backend.state(&gone), "cancelled");
+    becomes(&backend, &brief, "expired");
+    let mut device = Device::online(&service, "box", "secret");
+    assert_eq!([device.expect_event().id, device.expect_event().id], [first.clone(), new.clone()]);
+    device.acknowledge();
+    becomes(&backend, &first, "delivered");
+    becomes(&backend, &new, "delivered");
+    assert_eq!(device.event(Duration::from_millis(500)), None);
+    let late = backend.delete(&format!("/v1/events/{first}")).expect(200).json();
+    assert_eq!(late, json!({ "cancelled": 0, "delivered": 1 }));
+    let page = backend.get("/v1/devices/box/deliveries").expect(200).json();
+    assert_eq!(page["items"].as_array().unwrap().len(), 5, "the timeline shows all of them: {page}");
+}
+
+#[test]
+fn devices_are_kept_listed_changed_and_removed() {
+    let (_service, backend) = service();
+    let body = json!({ "user": "ann", "attributes": { "model": "stb-7" }, "cohort": "push", "credentials": [{ "type": "password", "value": "secret" }] });
+    let put = backend.send("PUT", "/v1/devices/TSN-746", &body);
+    assert!(matches!(put.status, 200 | 201), "{put:?}");
+    let shown = backend.get("/v1/devices/tsn-746").expect(200);
+    assert!(
+        !shown.body.contains("secret") && !shown.body.contains("stored_key"),
+        "credentials are never echoed: {}",
+        shown.body
+    );
+    let shown = shown.json();
+    assert_eq!((&shown["id"], &shown["user"]), (&json!("tsn-746"), &json!("ann")));
+    assert_eq!(shown["attributes"]["model"], "stb-7");
+    let patched = backend.send("PATCH", "/v1/devices/tsn-746", &json!({ "attributes": { "model": "stb-8" } }));
+    assert!(matches!(patched.status, 200 | 204), "{patched:?}");
+    assert_eq!(backend.get("/v1/devices/tsn-746").json()["attributes"]["model"], "stb-8");
+
+    let lines: String = (0..250)
+        .map(|n| format!("{{\"id\":\"bulk-{n:03}\",\"password\":\"p{n}\"}}\n"))
+        .collect();
+    let bulk = backend.request("POST", "/v1/devices", &[("content-type", "application/x-ndjson")], lines.as_bytes());
+    bulk.expect(200);
+    let (mut found, mut path) = (0, "/v1/devices?limit=100".to_owned());
+    loop {
+        let page = backend.get(&path).expect(200).json();
+        found += page["items"].as_array().unwrap().len();
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/devices?limit=100&cursor={next}");
+    }
+    assert_eq!(found, 251);
+
+    assert!(matches!(backend.delete("/v1/devices/tsn-746").status, 200 | 204));
+    assert_eq!(backend.get("/v1/devices/tsn-746").status, 410);
+    assert_eq!(backend.get("/v1/devices/never-added").status, 404);
+}
+
+#[test]
+fn a_device_has_at_most_two_passwords_and_a_removed_one_cannot_log_in() {
+    let (service, backend) = service();
+    let credential = |value: &str| json!({ "type": "password", "value": value });
+    let put = |values: &[&str]| {
+        let credentials: Vec<Value> = values.iter().map(|value| credential(value)).collect();
+        backend.send("PUT", "/v1/devices/box", &json!({ "credentials": credentials }))
+    };
+    assert!(matches!(put(&["old", "new"]).status, 200 | 201));
+    Device::online(&service, "box", "old").close();
+    Device::online(&service, "box", "new").close();
+    assert!(matches!(put(&["a", "b", "c"]).status, 400 | 409));
+    let online = Device::online(&service, "box", "new");
+    assert!(matches!(put(&["new"]).status, 200 | 201));
+    drop(online);
+    let login = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Device::online(&service, "box", "old")));
+    assert!(login.is_err(), "the old password is gone");
+    Device::online(&service, "box", "new");
+}
+
+#[test]
+fn presence_follows_the_device() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let shown = || backend.get("/v1/devices/box/presence").expect(200).json();
+    assert_eq!(backend.presence("box"), "offline");
+    let device = Device::online(&service, "box", "secret");
+    wait_for_presence(&backend, "box", "online");
+    let first = shown();
+    for field in ["session_epoch", "connected_at", "last_seen_at", "node", "transport"] {
+        assert!(!first[field].is_null(), "no {field} in {first}");
+    }
+    drop(device); // the connection breaks; the session waits for resumption
+    wait_for_presence(&backend, "box", "away");
+    let device = Device::online(&service, "box", "secret");
+    wait_for_presence(&backend, "box", "online");
+    let second = shown();
+    assert!(
+        second["session_epoch"].as_u64() > first["session_epoch"].as_u64(),
+        "{first} {second}"
+    );
+    device.close();
+    wait_for_presence(&backend, "box", "offline");
+}
+
+#[test]
+fn a_newer_connection_takes_the_seat_and_the_older_hears_conflict() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let mut older = Device::online(&service, "box", "secret");
+    let mut newer = Device::online(&service, "box", "secret");
+    let said = older.wire().to_end(support::SOON);
+    assert!(said.contains("<conflict"), "{said}");
+    let id = backend.push("box", &json!("for the newer"));
+    assert_eq!(newer.expect_event().id, id);
+    let sm_id = older.sm_id.clone().unwrap();
+    let refused = Device::resumed(&service, "box", "secret", &sm_id, older.handled());
+    assert!(
+        refused.is_err_and(|answer| answer.raw.contains("item-not-found")),
+        "its resumption ended"
+    );
+}
+
+#[test]
+fn a_broken_connection_resumes_and_gets_what_it_missed_once() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let mut device = Device::online(&service, "box", "secret");
+    let first = backend.push("box", &json!(1));
+    assert_eq!(device.expect_event().id, first);
+    device.acknowledge();
+    becomes(&backend, &first, "delivered");
+    device.answers = false;
+    let second = backend.push("box", &json!(2));
+    let lost = device.expect_event(); // it arrived, and the acknowledgement never left the device
+    let (sm_id, handled) = (device.sm_id.clone().unwrap(), device.handled());
+    drop(device);
+    wait_for_presence(&backend, "box", "away");
+    let third = backend.push("box", &json!(3));
+    let mut device = Device::resumed(&service, "box", "secret", &sm_id, handled).expect("it resumes");
+    assert_eq!(lost.id, second);
+    assert_eq!(
+        device.expect_event().id,
+        third,
+        "the second was handled, says h, so it does not come again"
+    );
+    device.acknowledge();
+    becomes(&backend, &second, "delivered");
+    becomes(&backend, &third, "delivered");
+    // Another device cannot take the session, nor can anybody resume an unknown one.
+    backend.add_device("thief", "secret");
+    for (id, sm_id) in [("thief", sm_id.as_str()), ("box", "00000000000000000000000000000000")] {
+        let refused = Device::resumed(&service, id, "secret", sm_id, 0);
+        assert!(refused.is_err_and(|answer| answer.raw.contains("item-not-found")));
+    }
+}
+
+#[test]
+fn an_event_of_ttl_zero_is_now_or_never() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
+    let post = || {
+        backend
+            .post(&json!({ "target": { "device": "box" }, "type": "t", "data": 1, "ttl": 0 }))
+            .expect(202)
+    };
+    let answer = post();
+    assert_eq!(answer.header("push-durability"), Some("none"));
+    let mut device = Device::online(&service, "box", "secret");
+    assert_eq!(device.event(Duration::from_secs(1)), None, "nobody was there");
+    wait_for_presence(&backend, "box", "online");
+    let id = post().json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(device.expect_event().id, id);
+}
+
+#[test]
+fn keys_have_scopes_and_end_when_revoked() {
+    let (_service, backend) = service();
+    backend.add_device("box", "secret");
+    let made = backend.send("POST", "/v1/keys", &json!({ "name": "scheduler", "scope": "push" }));
+    assert!(matches!(made.status, 200 | 201), "{made:?}");
+    let made = made.json();
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let scheduler = backend.with_key(key);
+    let event = scheduler.push("box", &json!(1));
+    scheduler.get(&format!("/v1/events/{event}")).expect(200);
+    scheduler.send("PUT", "/v1/devices/other", &json!({ "password": "p" })).expect(403);
+    let listed = backend.get("/v1/keys").expect(200).body;
+    assert!(listed.contains("scheduler") && !listed.contains(key), "{listed}");
+    assert!(matches!(backend.delete(&format!("/v1/keys/{id}")).status, 200 | 204));
+    scheduler.get(&format!("/v1/events/{event}")).expect(401);
+}
+
+#[test]
+fn limits_are_published_and_the_operations_side_answers() {
+    let (service, backend) = service();
+    let limits = backend.get("/v1/limits").expect(200).json();
+    let text = limits.to_string();
+    for figure in ["65536", "2000", "86400", "2419200"] {
+        assert!(text.contains(figure), "no {figure} in {text}");
+    }
+    let admin = Backend {
+        address: service.admin,
+        key: String::new(),
+    };
+    admin.get("/healthz").expect(200);
+    admin.get("/readyz").expect(200);
+    let metrics = admin.get("/metrics").expect(200);
+    assert!(
+        metrics.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")),
+        "{metrics:?}"
+    );
+    assert!(
+        metrics
+            .body
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .all(|line| line.starts_with("unpoll_") || line.starts_with("process_"))
+    );
+    assert!(!metrics.body.contains("device="), "no label holds a device");
+}

@@ -1,0 +1,152 @@
+//! `kill -9` under load, again and again: nothing that was answered with 2xx is lost, and a device that follows the guide
+//! applies nothing twice and nothing out of order within a lane.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::json;
+use support::{Applied, Backend, Device, Service, wait_for};
+
+/// What `tests/all` runs; `tests/long` sets more.
+const KILLS: usize = 20;
+const DEVICES: usize = 6;
+const POSTERS: usize = 4;
+const URGENCIES: [&str; 3] = ["low", "normal", "high"];
+
+#[test]
+fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load() {
+    let kills = std::env::var("KILLS").map_or(KILLS, |kills| kills.parse().expect("KILLS is a number"));
+    let service = Service::start();
+    let backend = service.backend();
+    for device in 0..DEVICES {
+        backend.add_device(&format!("box-{device}"), "secret");
+    }
+    // Ports and data directory stay the same over restarts, so the load needs to know nothing of them.
+    let service = Arc::new(RwLock::new(service));
+    let (posting, stop) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let accepted: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
+    let answers = Arc::new(AtomicUsize::new(0));
+
+    let posters: Vec<_> = (0..POSTERS)
+        .map(|poster| {
+            let (backend, posting, accepted, answers) = (backend.clone(), posting.clone(), accepted.clone(), answers.clone());
+            thread::spawn(move || post(poster, &backend, &posting, &accepted, &answers))
+        })
+        .collect();
+    let devices: Vec<_> = (0..DEVICES)
+        .map(|device| {
+            let (service, stop) = (service.clone(), stop.clone());
+            thread::spawn(move || follow_the_guide(&format!("box-{device}"), &service, &stop))
+        })
+        .collect();
+
+    for kill in 0..kills {
+        // The load runs again before the next kill: some events were answered since the last one.
+        let before = answers.load(Ordering::SeqCst);
+        wait_for("the load goes on", Duration::from_secs(60), || {
+            (answers.load(Ordering::SeqCst) >= before + 25).then_some(())
+        });
+        let mut running = service.write().unwrap();
+        running.kill();
+        running.run();
+        drop(running);
+        assert_eq!(backend.get("/v1/limits").status, 200, "healthy again after kill {kill}");
+    }
+
+    posting.store(false, Ordering::SeqCst);
+    posters.into_iter().for_each(|poster| poster.join().unwrap());
+    let accepted = accepted.lock().unwrap().clone();
+    assert!(accepted.len() >= kills * 25);
+
+    // Everything drains to its device: no event is pending for ever.
+    let mut open: BTreeSet<&String> = accepted.keys().collect();
+    wait_for("every accepted event is delivered", Duration::from_secs(120), || {
+        open.retain(|event| backend.state(event) != "delivered");
+        open.is_empty().then_some(())
+    });
+    stop.store(true, Ordering::SeqCst);
+    let mut applied = BTreeMap::new();
+    for (device, thread) in devices.into_iter().enumerate() {
+        let log = thread.join().unwrap();
+        check_one_device(&log);
+        for event in log.events {
+            let twice = applied.insert(event.id.clone(), format!("box-{device}"));
+            assert!(twice.is_none(), "{} was applied twice", event.id);
+        }
+    }
+    for (event, device) in &accepted {
+        assert_eq!(applied.get(event), Some(device), "{event} was accepted for {device}");
+    }
+    // An event may be applied whose answer the kill swallowed; then it was stored, and its poster retried with its key.
+    println!("{} accepted, {} applied, {kills} kills", accepted.len(), applied.len());
+}
+
+/// Posts without pause; on failure retries the same event with the same key, as the backend guide says.
+fn post(poster: usize, backend: &Backend, posting: &AtomicBool, accepted: &Mutex<BTreeMap<String, String>>, answers: &AtomicUsize) {
+    let mut number = 0;
+    while posting.load(Ordering::SeqCst) {
+        number += 1;
+        let device = format!("box-{}", number % DEVICES);
+        let event = json!({
+            "target": { "device": device }, "type": "load", "urgency": URGENCIES[number % 3],
+            "data": { "poster": poster, "number": number },
+        });
+        let key = format!("{poster}-{number}");
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+        let body = event.to_string();
+        loop {
+            match backend.try_request("POST", "/v1/events", &headers, body.as_bytes()) {
+                Ok(answer) if matches!(answer.status, 200 | 202) => {
+                    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+                    accepted.lock().unwrap().insert(id, device);
+                    answers.fetch_add(1, Ordering::SeqCst);
+                    break;
+                }
+                Ok(answer) => assert!(matches!(answer.status, 429 | 503), "{answer:?}"),
+                // Killed before it answered: stored or not, the key makes the retry harmless.
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// Connects, applies, and comes back whenever the connection ends.
+fn follow_the_guide(id: &str, service: &RwLock<Service>, stop: &AtomicBool) -> Applied {
+    let mut applied = Applied::default();
+    while !stop.load(Ordering::SeqCst) {
+        // The lock is held only while logging in, so that a login never meets a kill half way; deliveries do.
+        let mut device = Device::online(&service.read().unwrap(), id, "secret");
+        while !stop.load(Ordering::SeqCst) && !device.wire().has_ended() {
+            if let Some(event) = device.event(Duration::from_millis(200)) {
+                applied.apply(event);
+            }
+        }
+    }
+    applied
+}
+
+/// Each poster's events for this device came in the order in which it posted them, within each lane.
+fn check_one_device(log: &Applied) {
+    let mut last: BTreeMap<(String, u64), u64> = BTreeMap::new();
+    for event in &log.events {
+        let data = event.data();
+        let number = data["number"].as_u64().unwrap();
+        let before = last.insert((event.lane.clone(), data["poster"].as_u64().unwrap()), number);
+        assert!(
+            before.is_none_or(|before| before < number),
+            "out of order in {}: {before:?} then {number}",
+            event.lane
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! Stock XMPP libraries and CloudEvents SDKs against the real binary: the device programs of docs/guides/device.md and the
+//! posting programs of docs/guides/backend.md, run as they are printed there.
+//!
+//! `tests/all` installs what they need: a Python environment and node modules in `target/clients`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use support::{Backend, SOON, Service, wait_for, wait_for_presence};
+
+/// A device program: how to run it, and on which port it starts TLS.
+struct Program {
+    name: &'static str,
+    direct_tls: bool,
+    command: fn() -> Command,
+}
+
+const SLIXMPP: Program = Program {
+    name: "slixmpp",
+    direct_tls: true,
+    command: || with_argument(python(), clients().join("device.py")),
+};
+const XMPP_JS: Program = Program {
+    name: "xmpp-js",
+    direct_tls: true,
+    command: || with_argument(Command::new("node"), node_program("device.mjs")),
+};
+const TOKIO_XMPP: Program = Program {
+    name: "tokio-xmpp",
+    direct_tls: false,
+    command: || Command::new(example()),
+};
+
+#[test]
+fn slixmpp_is_a_device() {
+    is_a_device(&SLIXMPP);
+}
+
+#[test]
+fn xmpp_js_is_a_device() {
+    is_a_device(&XMPP_JS);
+}
+
+#[test]
+fn tokio_xmpp_is_a_device() {
+    is_a_device(&TOKIO_XMPP);
+}
+
+/// TLS, login, an event with unicode, one of 10 KB byte for byte, acknowledgements; killed, and back to what it missed once;
+/// and the same again when the connection breaks instead of the device.
+fn is_a_device(program: &Program) {
+    let mut service = Service::start();
+    let backend = service.backend();
+    backend.add_device(program.name, "secret");
+    let journal = service.dir().join("events.jsonl");
+    let mut device = Running::start(program, &service, &journal);
+    wait_for_presence(&backend, program.name, "online");
+
+    let unicode = json!({ "title": "Жалюзи & 電視 <b>\"'\u{1f4fa}\u{200d}</b> ]]>", "lines": "a\nb\tc" });
+    let text = "0123456789 \u{96fb}\u{8996} & <".repeat(600);
+    assert!((10_000..20_000).contains(&text.len()));
+    let sent = [unicode, json!({ "text": text }), json!(null), json!([])];
+    let mut ids: Vec<String> = sent.iter().map(|data| backend.push(program.name, data)).collect();
+    delivered(&backend, &ids);
+    let applied = read(&journal);
+    let arrived: Vec<&Value> = applied.iter().map(|entry| &entry["event"]["data"]).collect();
+    assert_eq!(arrived, sent.iter().collect::<Vec<_>>());
+    let bytes = applied[1]["event"]["data"]["text"].as_str().unwrap();
+    assert!(bytes.as_bytes() == text.as_bytes(), "10 KB arrived, but not byte for byte");
+
+    // With the receipt of XEP-0184, too.
+    let receipt = json!({ "target": { "device": program.name }, "type": "t", "data": "receipt", "require": "received" });
+    ids.push(backend.post(&receipt).expect(202).json()["id"].as_str().unwrap().to_owned());
+    delivered(&backend, &ids);
+
+    // Killed, and back.
+    device.kill();
+    ids.extend((0..20).map(|n| backend.push(program.name, &json!({ "missed": n }))));
+    device = Running::start(program, &service, &journal);
+    delivered(&backend, &ids);
+    exactly_once(&journal, &ids);
+
+    // The service is killed under it: it comes back by itself to what it missed.
+    service.kill();
+    service.run();
+    ids.extend((0..5).map(|n| backend.push(program.name, &json!({ "meanwhile": n }))));
+    delivered(&backend, &ids);
+    exactly_once(&journal, &ids);
+    device.kill();
+}
+
+#[track_caller]
+fn delivered(backend: &Backend, ids: &[String]) {
+    for id in ids {
+        wait_for("the event is delivered", SOON * 3, || {
+            (backend.state(id) == "delivered").then_some(())
+        });
+    }
+}
+
+/// The journal holds these events, each once, in the order in which they were posted, with rising numbers.
+#[track_caller]
+fn exactly_once(journal: &Path, ids: &[String]) {
+    let entries = read(journal);
+    let applied: Vec<&str> = entries.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+    assert_eq!(applied, ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let numbers: Vec<u64> = entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+fn read(journal: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(journal).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A running device program, killed at the end.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(program: &Program, service: &Service, journal: &Path) -> Self {
+        let port = if program.direct_tls {
+            service.xmpps.port()
+        } else {
+            service.xmpp.port()
+        };
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(service.dir().join("device.log"))
+            .unwrap();
+        let child = (program.command)()
+            .args([format!("{}@localhost", program.name), format!("localhost:{port}")])
+            .arg(journal)
+            .env("UNPOLL_PASSWORD", "secret")
+            .env("SSL_CERT_FILE", service.ca())
+            .env("NODE_EXTRA_CA_CERTS", service.ca())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start ({error}); tests/all installs what it needs", program.name));
+        Self { child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_cloudevents_sdk_for_python_posts() {
+    posts(|| with_argument(python(), clients().join("post.py")));
+}
+
+#[test]
+fn the_cloudevents_sdk_for_javascript_posts() {
+    posts(|| with_argument(Command::new("node"), node_program("post.mjs")));
+}
+
+/// Structured and binary, each with its extension attributes; the device gets what was posted.
+fn posts(command: impl Fn() -> Command) {
+    let service = Service::start();
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let mut device = support::Device::online(&service, "box", "secret");
+    for mode in ["structured", "binary"] {
+        let event = json!({
+            "attributes": {
+                "id": mode, "source": "/sdk", "type": "com.example.test", "subject": "Жалюзи",
+                "pushdevice": "box", "pushttl": "600", "pushurgency": "high", "traceparent": "00-1-2-01",
+            },
+            "data": { "title": "Жалюзи & 電視", "text": "x\u{e9}".repeat(3_500) },
+        });
+        let mut child = command()
+            .args([&format!("http://{}", service.http), mode])
+            .env("UNPOLL_KEY", service.admin_key())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tests/all installs what it needs");
+        child.stdin.take().unwrap().write_all(event.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{mode}: {output:?}");
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let pushed = device.expect_event();
+        assert_eq!(json!(pushed.id), answer["id"]);
+        assert!(pushed.lane.starts_with("high."), "{pushed:?}");
+        let got: Value = serde_json::from_str(&pushed.json).unwrap();
+        for name in ["id", "source", "type", "subject", "traceparent"] {
+            assert_eq!(got[name], event["attributes"][name], "{mode}: {name}");
+        }
+        assert_eq!(got["data"], event["data"], "{mode}");
+        device.acknowledge();
+        delivered(&backend, &[pushed.id]);
+    }
+}
+
+#[test]
+fn curl_posts_over_https_and_learns_the_fate() {
+    let service = Service::start();
+    service.backend().add_device("box", "secret");
+    let mut device = support::Device::online(&service, "box", "secret");
+    let address = service.ready["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
+    let header = format!("authorization: Bearer {}", service.admin_key());
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl")
+            .args(["-sS", "--fail-with-body", "--cacert"])
+            .arg(service.ca())
+            .args(["-H", &header])
+            .args(arguments)
+            .output();
+        let output = output.expect("curl is installed");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let event = r#"{"target":{"device":"box"},"type":"t","data":{"title":"電視"}}"#;
+    let posted = curl(&[
+        "-H",
+        "content-type: application/json",
+        "-d",
+        event,
+        &format!("https://{address}/v1/events"),
+    ]);
+    let pushed = device.expect_event();
+    assert_eq!(
+        (json!(pushed.id), pushed.data()),
+        (posted["id"].clone(), json!({ "title": "電視" }))
+    );
+    device.acknowledge();
+    let path = format!("https://{address}/v1/events/{}/deliveries", pushed.id);
+    wait_for("curl reads that it is delivered", SOON, || {
+        (curl(&[&path])["items"][0]["state"] == "delivered").then_some(())
+    });
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn clients() -> PathBuf {
+    root().join("tests/clients")
+}
+
+/// Where `tests/all` installs what the programs need; it tells when that is not `target/clients`.
+fn installed() -> PathBuf {
+    std::env::var_os("TEST_CLIENTS_DIR").map_or_else(|| root().join("target/clients"), PathBuf::from)
+}
+
+fn python() -> Command {
+    Command::new(installed().join("python/bin/python"))
+}
+
+/// Node looks for modules beside the program, so the program is copied there.
+fn node_program(name: &str) -> PathBuf {
+    let path = installed().join("node").join(name);
+    // Under a name of its own and renamed: another test may be starting the same program.
+    let fresh = path.with_extension(format!("{:?}.new", std::thread::current().id()));
+    fs::copy(clients().join(name), &fresh).expect("tests/all makes target/clients/node");
+    fs::rename(&fresh, &path).unwrap();
+    path
+}
+
+/// Cargo builds the examples together with the tests, two folders above this one.
+fn example() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    this.ancestors().nth(2).unwrap().join("examples/device")
+}
+
+fn with_argument(mut command: Command, argument: PathBuf) -> Command {
+    command.arg(argument);
+    command
+}
