@@ -22,8 +22,6 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::target::{Place, Protection, Target};
 
-/// How long a poster waits for its event to reach the device, before it is counted as late and the next is posted.
-const DEVICE_WITHIN: Duration = Duration::from_secs(30);
 /// Accepted events whose state is asked for at the end.
 const SETTLED_SAMPLE: usize = 100;
 
@@ -56,6 +54,10 @@ pub struct Arguments {
     /// Bytes of the event's data.
     #[arg(long, default_value_t = 300)]
     bytes: usize,
+    /// Seconds an event may take to its device: a poster that waits for it then posts the next, and at the end what is still
+    /// missing is lost.
+    #[arg(long, default_value_t = 30)]
+    patience: u64,
     /// What a poster waits for.
     #[arg(long, value_enum, default_value_t = Wait::Device)]
     wait: Wait,
@@ -64,6 +66,7 @@ pub struct Arguments {
 /// What posters and devices of this process share: one clock.
 struct Board {
     start: Instant,
+    patience: Duration,
     stop: AtomicBool,
     next: AtomicU64,
     tally: Mutex<Tally>,
@@ -244,6 +247,7 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     target.provision(arguments.devices).await?;
     let board = Arc::new(Board {
         start: Instant::now(),
+        patience: Duration::from_secs(arguments.patience),
         stop: AtomicBool::new(false),
         next: AtomicU64::new(0),
         tally: Mutex::default(),
@@ -397,11 +401,11 @@ async fn arrived(board: &Board, index: usize, number: u64) -> bool {
             slot.arrived.notified().await;
         }
     };
-    tokio::time::timeout(DEVICE_WITHIN, wait).await.is_ok()
+    tokio::time::timeout(board.patience, wait).await.is_ok()
 }
 
 async fn everything_received(board: &Board) {
-    let end = Instant::now() + DEVICE_WITHIN;
+    let end = Instant::now() + board.patience;
     let missing = || {
         let tally = board.tally();
         tally.accepted.without(&tally.received)
