@@ -1,20 +1,272 @@
 //! Composition root: bind, run, drain. It knows every part; no part knows it.
 
-use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+mod bootstrap;
+mod error;
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
+pub use error::StartError;
+
 use crate::{
-    admin, certificate,
+    admin::{self, AdminState, Check, StoreGauges},
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Clock, DeviceId, Epoch, EventId, Scope, SystemClock, TenantId},
-    gateway::{self, Gateway, Links},
-    http, ingress, ledger, presence, receipts, registry,
-    store::{self, Store, embedded::EmbeddedStore},
-    telemetry,
+    domain::{Caller, Clock, DeviceId, Epoch, EventId, SystemClock, TenantId},
+    gateway::{self, Gateway, GatewayMetrics},
+    http::{self, HttpMetrics, Keys},
+    ingress, ledger,
+    ledger::Ledger,
+    presence::{self, Presence, Rules},
+    receipts, registry,
+    store::{Mailbox, Registry, Store, embedded::EmbeddedStore},
+    telemetry::Metrics,
 };
+
+/// The name of the only node of the embedded shape.
+const NODE: &str = "n1";
+
+/// How long the last acknowledgements may take at a stop, out of the whole drain.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The whole service, bound and not yet serving.
+pub struct App {
+    store: Arc<EmbeddedStore>,
+    gateway: Gateway,
+    dispatcher: Dispatcher,
+    inputs: Inputs,
+    ledger: Arc<Ledger>,
+    doors: Vec<Door>,
+    admin: Door,
+    draining: Arc<AtomicBool>,
+    drain_within: Duration,
+    ready: Value,
+}
+
+/// One HTTP listener and what it serves.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    config: http::Config,
+}
+
+impl Door {
+    async fn bind(section: &'static str, address: SocketAddr, config: http::Config) -> Result<Self, StartError> {
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { section, address, source })?;
+        Ok(Self { listener, tls: None, router: Router::new(), config })
+    }
+
+    fn address(&self) -> Result<SocketAddr, StartError> {
+        self.listener.local_addr().map_err(|source| StartError::Listen { section: "http", address: SocketAddr::from(([0; 4], 0)), source })
+    }
+
+    fn open(self, crew: &Crew) {
+        http::serve(self.listener, self.tls, self.router, self.config, crew);
+    }
+}
+
+impl App {
+    /// Opens the store and binds every listener. On return all addresses are known and nothing serves yet.
+    ///
+    /// # Errors
+    /// Each says which setting, file or address is at fault.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let clock = SystemClock::shared();
+        let (store, arrivals) = bootstrap::store(&config, clock.clone()).await?;
+        let parts: Arc<dyn Store> = store.clone();
+        bootstrap::first_key(&config, &*parts, clock.now()).await?;
+        let certificate = bootstrap::certificate(&config)?;
+
+        let metrics = Metrics::new()?;
+        let prometheus = metrics.registry();
+        let dispatch_metrics = DispatchMetrics::register(prometheus)?;
+        let ledger = Ledger::new(config.ledger.clone(), store.clone(), clock.clone(), prometheus, NODE.into())?;
+        let rules = Rules { keepalive: config.xmpp.keepalive(), resume_within: config.xmpp.resume_within() };
+        let presence = Presence::new(parts.clone(), clock.clone(), NODE.into(), rules);
+        let (signals, from_devices) = mpsc::channel(config.dispatch.signals_max.max(1));
+        let gateway = Gateway::bind(
+            config.xmpp.clone(),
+            Arc::new(gateway::tls_config(certificate.chain.clone(), certificate.key.clone_key())?),
+            gateway::Parts {
+                store: parts.clone(),
+                presence: presence.clone(),
+                signals,
+                meter: ledger.clone(),
+                clock: clock.clone(),
+                metrics: GatewayMetrics::register(prometheus, NODE)?,
+                node: NODE.into(),
+                hosts: hosts(parts.clone()),
+            },
+        )
+        .await?;
+        let dispatcher =
+            Dispatcher::new(config.dispatch.clone(), parts.clone(), gateway.links(), clock.clone(), dispatch_metrics.clone());
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let http_metrics = HttpMetrics::register(prometheus)?;
+        let (written, ended) = (written_here(&gateway), ends_session(&gateway));
+        let routes = Router::new()
+            .merge(ingress::routes(ingress::IngressState::new(
+                parts.clone(),
+                clock.clone(),
+                config.limits.clone(),
+                config.ingress.clone(),
+                draining.clone(),
+                ingress::IngressMetrics::register(prometheus)?,
+                dispatch_metrics.clone(),
+            )))
+            .merge(receipts::routes(receipts::ReceiptsState::new(parts.clone(), clock.clone(), config.limits.clone(), written)))
+            .merge(registry::routes(registry::RegistryState::new(parts.clone(), clock.clone(), config.limits.clone(), config.registry.clone(), ended)))
+            .merge(presence::routes(presence))
+            .merge(ledger::routes(ledger.clone()));
+        let routes = http::mount(routes, keys(parts.clone()), http_metrics.clone());
+
+        let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
+        http_door.router = routes.clone();
+        let mut https_door = Door::bind("https", config.https.listen, config.http.clone()).await?;
+        https_door.router = routes;
+        https_door.tls = Some(Arc::new(bootstrap::https(&certificate)?));
+
+        let gauges = store.clone();
+        let missed = store.clone();
+        StoreGauges::register(prometheus, Arc::new(move || gauges.stats()), Arc::new(move || missed.missed_arrivals()), clock)?;
+        let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
+        let state = AdminState {
+            metrics: metrics.clone(),
+            readiness: readiness(store.clone(), draining.clone()),
+            domain: config.domain.as_str().into(),
+            node: NODE.into(),
+        };
+        admin.router = admin::routes(state);
+        if !config.admin.listen.ip().is_loopback() {
+            admin.router = http::mount(admin.router, admin_keys(parts), http_metrics);
+        }
+
+        let devices = gateway.addresses();
+        let ready = json!({
+            "ready": true,
+            "http": http_door.address()?.to_string(),
+            "https": https_door.address()?.to_string(),
+            "admin": admin.address()?.to_string(),
+            "xmpp": devices.xmpp.to_string(),
+            "xmpps": devices.xmpps.to_string(),
+            "domain": config.domain,
+            "node": NODE,
+        });
+        bootstrap::write_ready(&config, &ready)?;
+        Ok(Self {
+            store,
+            gateway,
+            dispatcher,
+            inputs: Inputs { arrivals, signals: from_devices },
+            ledger,
+            doors: vec![http_door, https_door],
+            admin,
+            draining,
+            drain_within: Duration::from_secs(config.drain_secs.max(1)),
+            ready,
+        })
+    }
+
+    /// The ready line: where it serves.
+    pub fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// Runs until `shutdown`, or until a vital task ends; then drains in the order in which data flows.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
+        self.ledger.start(&books);
+        self.dispatcher.start(&delivery, self.inputs);
+        self.gateway.start(&links);
+        self.doors.into_iter().for_each(|door| door.open(&intake));
+        self.admin.open(&watch);
+        tokio::select! {
+            () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
+            () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),
+            () = delivery.stopped() => warn!("stopping: a task of the dispatcher ended"),
+            () = links.stopped() => warn!("stopping: a task of the gateway ended"),
+            () = books.stopped() => warn!("stopping: a task of the ledger ended"),
+        }
+
+        self.draining.store(true, Ordering::Relaxed);
+        let by = Instant::now() + self.drain_within; // one budget, to match the orchestrator's
+        // A client that keeps a connection open without a request does not hold up the stop.
+        let mut late = intake.dismiss(by.min(Instant::now() + LAST_WORDS)).await; // 1. no new events; those accepted are in the store
+        self.dispatcher.pause(); // 2. nothing more is sent, acknowledgements still settle
+        late += links.dismiss(by).await; // 3. devices hear <system-shutdown/>, last acknowledgements are read
+        late += delivery.dismiss(by).await; // 4. all that was acknowledged is settled; the rest waits in the store
+        late += books.dismiss(by).await;
+        late += watch.dismiss(by.min(Instant::now() + LAST_WORDS)).await;
+        if late > 0 {
+            warn!("{late} tasks did not end in time and are dropped");
+        }
+        let store = self.store;
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            warn!("the store did not close cleanly; the next start reads its journal");
+        }
+    }
+}
+
+/// Which tenant an XMPP domain belongs to.
+fn hosts(store: Arc<dyn Store>) -> gateway::Hosts {
+    Arc::new(move |domain| store.tenants().iter().find(|tenant| tenant.domain == domain).map(|tenant| TenantId(tenant.id)))
+}
+
+/// Who a key belongs to.
+fn keys(store: Arc<dyn Store>) -> Keys {
+    Arc::new(move |hash| {
+        let key = store.key(hash)?;
+        let tenant = store.tenants().into_iter().find(|tenant| tenant.id == key.tenant)?;
+        Some(Caller {
+            tenant: TenantId(key.tenant),
+            domain: tenant.domain.as_str().into(),
+            key_name: key.name.as_str().into(),
+            scope: key.scope,
+        })
+    })
+}
+
+/// The admin listener beyond loopback: admin keys only.
+fn admin_keys(store: Arc<dyn Store>) -> Keys {
+    let all = keys(store);
+    Arc::new(move |hash| all(hash).filter(|caller| caller.scope.covers(crate::domain::Scope::Admin)))
+}
+
+/// Whether an event is written to a live session of this node: the state `dispatched`.
+fn written_here(gateway: &Gateway) -> receipts::Dispatched {
+    let links = gateway.links();
+    Arc::new(move |tenant: TenantId, device: &DeviceId, event: EventId| links.link(tenant, device).is_some_and(|link| link.holds(event)))
+}
+
+/// Ends the session of a removed device.
+fn ends_session(gateway: &Gateway) -> registry::EndSession {
+    let links = gateway.links();
+    Arc::new(move |tenant: TenantId, device: &DeviceId, epoch: Epoch| links.dismiss(tenant, device, epoch))
+}
+
+/// What the service needs to take traffic.
+fn readiness(store: Arc<EmbeddedStore>, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
+    Arc::new(move || {
+        let stats = store.stats();
+        let draining = draining.load(Ordering::Relaxed);
+        vec![
+            Check::new("store", stats.writable, if stats.writable { "takes events" } else { "takes no events: look at its disk" }),
+            Check::new("drain", !draining, if draining { "stopping" } else { "not stopping" }),
+        ]
+    })
+}

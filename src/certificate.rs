@@ -209,16 +209,13 @@ fn lasts(identity: &Identity, now: SystemTime, days: u32) -> bool {
 }
 
 fn names_domain(identity: &Identity, domain: &str) -> bool {
-    let Some(leaf) = leaf(identity) else { return false };
-    let Ok(Some(names)) = leaf.subject_alternative_name() else {
-        return false;
-    };
-    let found = names
-        .value
-        .general_names
-        .iter()
-        .any(|name| matches!(name, GeneralName::DNSName(name) if *name == domain));
-    found
+    leaf(identity).is_some_and(|leaf| match leaf.subject_alternative_name() {
+        Ok(Some(names)) => {
+            let mut names = names.value.general_names.iter();
+            names.any(|name| matches!(name, GeneralName::DNSName(name) if *name == domain))
+        }
+        _ => false,
+    })
 }
 
 fn leaf(identity: &Identity) -> Option<X509Certificate<'_>> {

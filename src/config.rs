@@ -30,13 +30,19 @@ pub struct Config {
     /// `[admin]`: metrics, health and readiness.
     pub admin: Listen,
     /// `[xmpp]`: the door for devices.
-    pub xmpp: XmppListen,
+    pub xmpp: crate::gateway::Config,
+    /// `[store]`: the embedded store.
+    pub store: crate::store::embedded::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
     pub tls: Tls,
     /// `[limits]`: the bounds that `GET /v1/limits` publishes.
     pub limits: crate::domain::Limits,
     /// `[dispatch]`: the way from the store to the sessions.
     pub dispatch: crate::dispatch::Config,
+    /// `[ledger]`: what polling would have cost.
+    pub ledger: crate::ledger::Config,
+    /// `[log]`: the log on stderr.
+    pub log: crate::telemetry::Config,
 }
 
 impl Default for Config {
@@ -48,10 +54,13 @@ impl Default for Config {
             http: Listen::loopback(8080),
             https: Listen::loopback(8443),
             admin: Listen::loopback(9090),
-            xmpp: XmppListen::default(),
+            xmpp: crate::gateway::Config::default(),
+            store: crate::store::embedded::Config::default(),
             tls: Tls::default(),
             limits: crate::domain::Limits::default(),
             dispatch: crate::dispatch::Config::default(),
+            ledger: crate::ledger::Config::default(),
+            log: crate::telemetry::Config::default(),
         }
     }
 }
@@ -68,28 +77,6 @@ impl Listen {
     fn loopback(port: u16) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
-        }
-    }
-}
-
-/// The listeners for devices.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct XmppListen {
-    /// The address for streams that start in clear and turn to TLS (STARTTLS, RFC 6120 §5). Default: "127.0.0.1:5222".
-    pub listen: SocketAddr,
-    /// The address for streams that start with TLS (XEP-0368). Default: "127.0.0.1:5223".
-    pub listen_tls: SocketAddr,
-    /// Whether a device must use TLS before it logs in. Default: true. False suits a proxy that ends TLS, or a bench on loopback.
-    pub require_tls: bool,
-}
-
-impl Default for XmppListen {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 5222)),
-            listen_tls: SocketAddr::from(([127, 0, 0, 1], 5223)),
-            require_tls: true,
         }
     }
 }

@@ -382,6 +382,11 @@ async fn attend(
     mut orders: mpsc::Receiver<Command>,
 ) -> (Session, Error) {
     let mut late: VecDeque<Instant> = VecDeque::new();
+    // What came in one read with the end of the login: after a resumption the server sends at once what was missed.
+    if let Err(reason) = handle(&mut session, &options, &record, &inbox, &mut late).await {
+        inbox.arrived.notify_waiters();
+        return (session, reason);
+    }
     loop {
         let end = tokio::select! {
             biased;

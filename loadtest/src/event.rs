@@ -128,10 +128,9 @@ pub fn understand(header: &[u8], frame: &Frame, reading: Reading) -> Result<Inco
             from: element.attribute("from").map(str::to_owned),
         });
     }
-    if element.is("message", NS_CLIENT) && element.attribute("type") != Some("error") {
-        if let Some(event) = pushed(&element)? {
-            return Ok(Incoming::Event(Box::new(event)));
-        }
+    let message = element.is("message", NS_CLIENT) && element.attribute("type") != Some("error");
+    if message && let Some(event) = pushed(&element)? {
+        return Ok(Incoming::Event(Box::new(event)));
     }
     Ok(Incoming::Other(Box::new(element)))
 }

@@ -72,7 +72,7 @@ impl Framer {
     ///
     /// # Errors
     /// A comment, a processing instruction or a DTD (RFC 6120 §11.1), text between stanzas, or a frame beyond [`FRAME_MAX`].
-    pub fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub fn take(&mut self) -> Result<Option<Frame>, Error> {
         while let Some(&byte) = self.held.get(self.scanned) {
             self.scanned += 1;
             match self.inside {
@@ -185,7 +185,7 @@ mod tests {
         let (mut framer, mut found) = (Framer::default(), Vec::new());
         for piece in input.as_bytes().chunks(chunk) {
             framer.feed(piece);
-            while let Some(frame) = framer.next()? {
+            while let Some(frame) = framer.take()? {
                 found.push(match frame {
                     Frame::Header(bytes) | Frame::Stanza(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
                     Frame::End => "END".into(),

@@ -1,1 +1,58 @@
-fn main() {}
+//! Load runs against an unpoll server: `loadtest connect` and `loadtest push`.
+
+mod runs;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use loadtest::Error;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Fake devices and backends that measure an unpoll server from outside.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Run {
+    /// Log in many devices: memory of a session, CPU and time of a login; then hold them, and push to some.
+    Connect(runs::connect::Arguments),
+    /// Post events to connected devices: CPU of an event, times from POST to device, losses and repeats.
+    Push(runs::push::Arguments),
+    /// A share of the devices of `connect --processes`, driven over stdin.
+    #[command(hide = true)]
+    Crowd,
+}
+
+fn main() -> ExitCode {
+    let run = Arguments::parse().run;
+    match perform(run) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True when the server did everything that it should.
+fn perform(run: Run) -> Result<bool, Error> {
+    if matches!(&run, Run::Connect(arguments) if arguments.place.pin) || matches!(&run, Run::Push(arguments) if arguments.place.pin) {
+        loadtest::process::pin(runs::DRIVER_CORE)?;
+    }
+    // One thread, so that the driver has one core at most and the server keeps the others.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match run {
+            Run::Connect(arguments) => runs::connect::run(arguments).await,
+            Run::Push(arguments) => runs::push::run(arguments).await,
+            Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
+        }
+    })
+}

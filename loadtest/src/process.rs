@@ -112,6 +112,22 @@ impl Machine {
     }
 }
 
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            cpu,
+            cores,
+            kernel,
+            memory_mib,
+            load_average,
+        } = self;
+        write!(
+            f,
+            "{cpu}, {cores} cores, {memory_mib} MiB, Linux {kernel}, load average {load_average}"
+        )
+    }
+}
+
 fn read(path: &str) -> Result<String, Error> {
     fs::read_to_string(path).map_err(|e| Error::Machine(format!("{path}: {e}")))
 }

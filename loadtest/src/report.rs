@@ -26,10 +26,18 @@ impl Times {
         }
     }
 
-    /// Forgets what was counted.
-    pub fn clear(&mut self) {
+    /// (microseconds, how many), to be added up elsewhere by [`Times::add_counts`].
+    pub fn counts(&self) -> Vec<(u64, u64)> {
+        let all = self.0.iter().flat_map(|histogram| histogram.iter_recorded());
+        all.map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+    }
+
+    /// Adds the counts of another.
+    pub fn add_counts(&mut self, counts: &[(u64, u64)]) {
         if let Some(histogram) = &mut self.0 {
-            histogram.reset();
+            for (micros, count) in counts {
+                histogram.saturating_record_n(*micros, *count);
+            }
         }
     }
 
@@ -82,8 +90,12 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_what_was_counted() {
-        let mut times = Times::default();
-        (1..=1000).for_each(|ms| times.add(Duration::from_millis(ms)));
+        let (mut parts, mut times) = ([Times::default(), Times::default()], Times::default());
+        for ms in 1..=1000 {
+            let [even, odd] = &mut parts;
+            if ms % 2 == 0 { even } else { odd }.add(Duration::from_millis(ms));
+        }
+        parts.iter().for_each(|part| times.add_counts(&part.counts()));
         let summary = times.summary();
         assert_eq!(summary.count, 1000);
         for (got, expected) in [(summary.p50_us, 500_000), (summary.p99_us, 990_000), (summary.max_us, 1_000_000)] {

@@ -489,7 +489,7 @@ impl Session {
     /// # Errors
     /// As [`understand`], and an acknowledgement of what was never sent.
     pub fn take(&mut self) -> Result<Option<Incoming>, Error> {
-        let Some(frame) = self.framer.next()? else {
+        let Some(frame) = self.framer.take()? else {
             return Ok(None);
         };
         let incoming = understand(&self.header, &frame, self.options.reading)?;
@@ -563,7 +563,7 @@ impl Session {
     async fn frame_in_time(&mut self, what: &'static str) -> Result<Frame, Error> {
         in_time(what, self.options.step_within, async {
             loop {
-                if let Some(frame) = self.framer.next()? {
+                if let Some(frame) = self.framer.take()? {
                     return Ok(frame);
                 }
                 self.fill().await?;

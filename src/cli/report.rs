@@ -8,13 +8,14 @@ use super::{
     client::{ServerArguments, segment},
     say,
 };
+use crate::ledger;
 
 /// Which period, and how to print it.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// The beginning (RFC 3339, such as 2026-11-22T00:00:00Z) [default: as far back as the ledger goes].
+    /// The beginning (RFC 3339, such as 2026-11-22T00:00:00Z) [default: 24 hours before the end].
     #[arg(long, value_name = "T")]
     from: Option<String>,
     /// The end [default: now].
@@ -41,58 +42,10 @@ pub async fn run(arguments: Arguments) -> Outcome {
     say(words(&report))
 }
 
-/// The report as text: every field under its name, nested ones indented, so that nothing the ledger says is left out.
+/// The report in the ledger's words. A report of another version of the server is printed as it is.
 pub(super) fn words(report: &Value) -> String {
-    let mut text = String::from("Polling avoided\n");
-    describe(&mut text, report, 1);
-    text.trim_end().to_owned()
-}
-
-fn describe(text: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let name = name.replace('_', " ");
-                match value {
-                    Value::Object(inner) if !inner.is_empty() => {
-                        text.push_str(&format!("{indent}{name}:\n"));
-                        describe(text, value, depth + 1);
-                    }
-                    Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_string()) => {
-                        text.push_str(&format!("{indent}{name}:\n"));
-                        for item in items {
-                            match item {
-                                Value::Object(_) => {
-                                    describe(text, item, depth + 1);
-                                    text.push('\n');
-                                }
-                                _ => text.push_str(&format!("{indent}  - {}\n", plain(item))),
-                            }
-                        }
-                    }
-                    value => text.push_str(&format!("{indent}{name}: {}\n", plain(value))),
-                }
-            }
-        }
-        value => text.push_str(&format!("{indent}{}\n", plain(value))),
-    }
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "none".into(),
-        value => value.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn nothing_the_ledger_says_is_left_out() {
-        let report = serde_json::json!({"devices": 3, "net": {"bytes": -5}, "assumptions": ["interval 2 s"], "validated": null});
-        let expected = "Polling avoided\n  devices: 3\n  net:\n    bytes: -5\n  assumptions:\n    - interval 2 s\n  validated: none";
-        assert_eq!(super::words(&report), expected);
+    match serde_json::from_value::<ledger::Report>(report.clone()) {
+        Ok(report) => ledger::words(&report).trim_end().to_owned(),
+        Err(_) => format!("{report:#}"),
     }
 }

@@ -8,6 +8,7 @@ use super::{Failure, Outcome, say};
 use crate::{
     app::App,
     config::{Config, Layers},
+    telemetry,
 };
 
 /// Every setting is also in the settings file and in the environment; a flag beats both.
@@ -72,6 +73,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
     let config = arguments.settings(environment).map_err(|error| Failure::Usage(error.to_string()))?;
+    telemetry::init_logging(&config.log).map_err(Failure::failed)?;
     super::block_on(async move {
         // Before the ready line: whoever reads it may send a signal at once.
         let handler = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be handled: {error}")));

@@ -117,6 +117,7 @@ fn beyond_loopback_nothing_secret_is_open_by_accident() {
     check("[tls]\ncertificate = 'c.pem'", &["tls.certificate and tls.key go together"]);
     check("domain = 'Example.com'", &["domain = "]);
     check("domain = ''", &["domain = "]);
+    check("[log]\nlevel = 'info,=='", &["[log] level"]);
 }
 
 #[test]

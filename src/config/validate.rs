@@ -14,6 +14,7 @@ impl Config {
         self.check_domain(&mut problems);
         self.check_certificate(&mut problems);
         self.check_clear_text(&mut problems);
+        problems.extend(self.log.filter().err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
 

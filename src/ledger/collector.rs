@@ -45,11 +45,11 @@ const FROM_EXPIRY: (&str, &str) = (
 );
 const BYTES: (&str, &str) = (
     "unpoll_overhead_bytes_total",
-    "Bytes that push cost, payload of events left out: as counted at the socket.",
+    "Bytes that push cost, payload of events left out: as counted at the socket, and TCP/IP headers by the packet model.",
 );
 const PACKETS: (&str, &str) = (
     "unpoll_overhead_packets_total",
-    "Packets that push cost, by the stated packet model.",
+    "Packets that push cost, by the packet model: one for each read or write at the socket, and its TCP acknowledgement.",
 );
 
 /// Turns the accumulators into metric families.

@@ -53,6 +53,8 @@ pub struct Config {
     pub efficient_poll_bytes_in: u64,
     /// Bytes out of one empty poll done efficiently. Default: 176.
     pub efficient_poll_bytes_out: u64,
+    /// Bytes of TCP/IP headers of one packet, charged to push. Default: 52 (IPv4, TCP with timestamps), as in the sizes of polls.
+    pub packet_header_bytes: u32,
     /// How long the polled server takes to answer, in milliseconds; added to the latency that polling would have had.
     /// Default: 0, which claims nothing.
     pub poll_service_ms: u32,
@@ -72,6 +74,7 @@ impl Default for Config {
             poll_bytes_out: 2_615,
             efficient_poll_bytes_in: 657,
             efficient_poll_bytes_out: 176,
+            packet_header_bytes: 52,
             poll_service_ms: 0,
             grace_secs: 30,
             flush_secs: 10,
@@ -220,8 +223,16 @@ impl Meter for Ledger {
     }
 
     fn overhead(&self, kind: Overhead, direction: Direction, bytes: u64, packets: u64) {
-        self.tally.add(Cell::Bytes(kind, direction), bytes);
+        let headers = packets.saturating_mul(self.config.packet_header_bytes.into());
+        self.tally.add(Cell::Bytes(kind, direction), bytes.saturating_add(headers));
         self.tally.add(Cell::Packets(kind, direction), packets);
+        // The other side's TCP acknowledgement: counted for every packet, although many ride on an answer.
+        let back = match direction {
+            Direction::In => Direction::Out,
+            Direction::Out => Direction::In,
+        };
+        self.tally.add(Cell::Bytes(kind, back), headers);
+        self.tally.add(Cell::Packets(kind, back), packets);
     }
 
     fn close(&self, account: &mut Account, now: Timestamp) {

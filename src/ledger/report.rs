@@ -190,6 +190,10 @@ impl Ledger {
                 "efficient: an empty poll costs {} B in and {} B out; the number of polls is the same.",
                 warm.0, warm.1
             ),
+            format!(
+                "push: bytes as counted at the socket, TLS included, and {} B of headers for every packet and its TCP acknowledgement.",
+                config.packet_header_bytes
+            ),
             format!("A poll is answered in {service} ms. Intervals do not vary; if they did, polling would be slower than shown."),
             "The payload of events is on neither side, and neither are polls at start-up, although push pays for every connect.".to_owned(),
             "Events accepted while the device was away claim no latency. Not seen: radio and battery, middleboxes, CDN costs, CPU."

@@ -1,1 +1,384 @@
+//! The ledger as sessions, the store and readers see it.
 
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::{
+    domain::{ManualClock, Uncredited},
+    store::{Receipt, StoreError},
+};
+
+/// A store of minutes that fails as told.
+#[derive(Default)]
+struct Minutes {
+    rows: Mutex<BTreeMap<(u64, String), BTreeMap<String, f64>>>,
+    faults: Mutex<VecDeque<Fault>>,
+    unreadable: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    /// Nothing is stored.
+    Busy,
+    /// It is stored, but the answer is lost.
+    AnswerLost,
+    /// It is not stored, and nobody knows.
+    RequestLost,
+}
+
+#[async_trait]
+impl Records for Minutes {
+    async fn receipts(&self, _: TenantId, _: u64, _: usize) -> Result<Vec<Receipt>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn add_ledger_minute(&self, minute: u64, node: &str, figures: &[(String, f64)]) -> Result<(), StoreError> {
+        let fault = self.faults.lock().pop_front();
+        match fault {
+            Some(Fault::Busy) => return Err(StoreError::Busy),
+            Some(Fault::RequestLost) => return Err(StoreError::Unavailable("request lost".into())),
+            Some(Fault::AnswerLost) | None => {}
+        }
+        let mut rows = self.rows.lock();
+        let row = rows.entry((minute, node.to_owned())).or_default();
+        for (name, amount) in figures {
+            *row.entry(name.clone()).or_default() += amount;
+        }
+        match fault {
+            Some(_) => Err(StoreError::Unavailable("answer lost".into())),
+            None => Ok(()),
+        }
+    }
+
+    async fn ledger(&self, from: u64, to: u64) -> Result<BTreeMap<String, f64>, StoreError> {
+        if self.unreadable.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("unreadable".into()));
+        }
+        let mut sum = BTreeMap::new();
+        for ((minute, _), row) in self.rows.lock().iter() {
+            if (from..to).contains(minute) {
+                for (name, amount) in row {
+                    *sum.entry(name.clone()).or_default() += amount;
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
+struct Bench {
+    ledger: Arc<Ledger>,
+    minutes: Arc<Minutes>,
+    clock: Arc<ManualClock>,
+    registry: prometheus::Registry,
+}
+
+/// 2026-11-22T00:00:00Z.
+const START: Timestamp = Timestamp(1_795_305_600_000);
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+fn bench() -> Bench {
+    let (minutes, clock, registry) = (Arc::new(Minutes::default()), ManualClock::at(START), prometheus::Registry::new());
+    let ledger = Ledger::new(Config::default(), minutes.clone(), clock.clone(), &registry, "n1".into()).expect("no metric twice");
+    Bench {
+        ledger,
+        minutes,
+        clock,
+        registry,
+    }
+}
+
+impl Bench {
+    fn open(&self, device: &str, interval: Option<u32>, polling: Polling) -> Account {
+        let device = device.parse().expect("a device id");
+        self.ledger.open(TenantId(0), &device, interval, polling, KEEPALIVE, START)
+    }
+
+    /// The sum over all label sets that have these labels.
+    fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let families = self.registry.gather();
+        let family = families
+            .iter()
+            .find(|family| family.name() == name)
+            .unwrap_or_else(|| panic!("no {name}"));
+        let fits = |metric: &&prometheus::proto::Metric| {
+            let has = |(name, value): &(&str, &str)| metric.get_label().iter().any(|pair| pair.name() == *name && pair.value() == *value);
+            labels.iter().all(has)
+        };
+        family
+            .get_metric()
+            .iter()
+            .filter(fits)
+            .map(|metric| metric.get_counter().get_value())
+            .sum()
+    }
+
+    async fn report(&self) -> Report {
+        self.ledger
+            .report(START, Timestamp(START.0 + 30 * 86_400_000))
+            .await
+            .expect("the store answers")
+    }
+}
+
+fn after(secs: u64) -> Timestamp {
+    START.plus(Duration::from_secs(secs))
+}
+
+#[tokio::test]
+async fn a_half_open_connection_earns_nothing_after_what_its_last_proof_vouches_for() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", None, Polling::Off);
+    bench.ledger.proof(&mut account, after(300));
+    bench.ledger.proof(&mut account, after(10_000));
+    bench.ledger.close(&mut account, after(10_100));
+    bench.ledger.proof(&mut account, after(10_200)); // after its end an account earns no more
+    assert_eq!(bench.metric("unpoll_credited_connected_seconds_total", &[]), 630.0);
+    let no_proof = bench.metric("unpoll_uncredited_connected_seconds_total", &[("reason", "no_proof")]);
+    assert_eq!(no_proof, 9_370.0 + 100.0 + 100.0);
+    assert!((bench.metric("unpoll_polls_avoided_total", &[("baseline", "declared")]) - 0.7).abs() < 1e-5);
+    assert_eq!(bench.metric("unpoll_polls_avoided_total", &[("baseline", "measured")]), 0.0);
+}
+
+#[test]
+fn a_clock_that_lags_earns_nothing_twice() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", None, Polling::Off);
+    for secs in [300, 100, 300] {
+        bench.ledger.proof(&mut account, after(secs));
+    }
+    assert_eq!(bench.metric("unpoll_credited_connected_seconds_total", &[]), 300.0);
+}
+
+#[tokio::test]
+async fn who_polls_or_may_poll_earns_nothing() {
+    let bench = bench();
+    for (polling, why) in [(Polling::On, Uncredited::PollingOn), (Polling::Unknown, Uncredited::ModeUnknown)] {
+        let mut account = bench.open("tsn-1", None, polling);
+        bench.ledger.proof(&mut account, after(300));
+        bench.ledger.delivered(&mut account, after(10), after(11));
+        bench.ledger.expiring(&account, after(10), after(11));
+        let reason = tally::UNCREDITED.iter().find(|(reason, _)| *reason == why).expect("listed").1;
+        assert_eq!(
+            bench.metric("unpoll_uncredited_connected_seconds_total", &[("reason", reason)]),
+            300.0
+        );
+    }
+    let report = bench.report().await;
+    assert_eq!((report.credited_seconds, report.coverage), (0.0, Some(0.0)));
+    assert_eq!((report.latency_saved.deliveries, report.latency_saved.mean_seconds), (0.0, None));
+    assert_eq!(report.events_saved_from_expiry, 0.0);
+}
+
+#[test]
+fn a_device_with_an_interval_of_its_own_counts_under_attribute() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", Some(60), Polling::Off);
+    bench.ledger.proof(&mut account, after(300));
+    let polls = |policy| bench.metric("unpoll_polls_avoided_total", &[("baseline", "efficient"), ("policy", policy)]);
+    assert_eq!((polls("attribute"), polls("900s")), (5.0, 0.0));
+}
+
+#[tokio::test]
+async fn an_event_from_before_the_session_claims_no_latency() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", None, Polling::Off);
+    bench.ledger.delivered(&mut account, Timestamp(START.0 - 1), after(1));
+    assert_eq!(bench.report().await.latency_saved.deliveries, 0.0);
+}
+
+#[tokio::test]
+async fn push_that_is_slower_than_polling_shows_as_negative() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", Some(10), Polling::Off);
+    bench.ledger.delivered(&mut account, after(1), after(500));
+    bench.ledger.overhead(Overhead::Connect, Direction::In, 5_000, 8);
+    bench.ledger.overhead(Overhead::Connect, Direction::Out, 6_000, 8);
+    let report = bench.report().await;
+    assert!(report.latency_saved.sum_seconds < -480.0, "{report:?}");
+    let declared = report.baselines["declared"].as_ref().expect("there");
+    assert_eq!(
+        (declared.gross_bytes.total(), declared.overhead_bytes, declared.net_bytes),
+        (0.0, 12_664.0, -12_664.0)
+    );
+    // 16 packets and 16 acknowledgements of 52 bytes each.
+    assert_eq!(report.overhead_packets, 32.0);
+    assert!(words(&report).contains("net -12.66 kB"), "{}", words(&report));
+}
+
+#[test]
+fn an_event_that_a_poll_would_have_missed_is_counted() {
+    let bench = bench();
+    let account = bench.open("tsn-1", None, Polling::Off);
+    let tick = clock::tick(after(10), account.phase_ms, 900);
+    bench.ledger.expiring(&account, after(10), Timestamp(tick.at_ms + 1)); // the poll would have come in time
+    assert_eq!(bench.metric("unpoll_events_saved_from_expiry_total", &[]), 0.0);
+    bench.ledger.expiring(&account, after(10), Timestamp(tick.at_ms));
+    assert_eq!(bench.metric("unpoll_events_saved_from_expiry_total", &[]), 1.0);
+}
+
+#[test]
+fn every_label_set_exists_from_the_start() {
+    let bench = bench();
+    let sets: BTreeMap<String, usize> = bench
+        .registry
+        .gather()
+        .iter()
+        .map(|family| (family.name().to_owned(), family.get_metric().len()))
+        .collect();
+    let expected = [
+        ("unpoll_credited_connected_seconds_total", 2),
+        ("unpoll_events_saved_from_expiry_total", 1),
+        ("unpoll_overhead_bytes_total", 14),
+        ("unpoll_overhead_packets_total", 14),
+        ("unpoll_poll_avoided_bytes_total", 12),
+        ("unpoll_poll_latency_saved_seconds", 3),
+        ("unpoll_polls_avoided_total", 12),
+        ("unpoll_uncredited_connected_seconds_total", 3),
+        ("unpoll_virtual_poll_wait_seconds", 1),
+    ];
+    assert_eq!(sets, expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+#[tokio::test]
+async fn each_amount_reaches_the_store_once_whatever_the_store_answers() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", None, Polling::Off);
+    let faults = [
+        vec![],
+        vec![Fault::Busy],
+        vec![Fault::AnswerLost],
+        vec![],
+        vec![Fault::RequestLost],
+        vec![Fault::AnswerLost],
+        vec![Fault::RequestLost, Fault::AnswerLost],
+        vec![Fault::Busy, Fault::RequestLost],
+    ];
+    let mut proven = 0;
+    for (round, faults) in faults.into_iter().enumerate() {
+        bench.minutes.faults.lock().extend(faults);
+        proven += 20;
+        bench.clock.advance(Duration::from_secs(20));
+        bench.ledger.proof(&mut account, after(proven));
+        bench.ledger.flush().await;
+        let report = bench.report().await;
+        assert_eq!(report.credited_seconds, proven as f64, "round {round}");
+    }
+    while !bench.minutes.faults.lock().is_empty() {
+        bench.ledger.flush().await;
+    }
+    bench.ledger.flush().await;
+    let stored: f64 = bench.minutes.rows.lock().values().map(|row| row["credited_seconds"]).sum();
+    assert_eq!(stored, proven as f64);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_for_long_costs_bounded_memory_and_no_credit() {
+    let bench = bench();
+    let mut account = bench.open("tsn-1", None, Polling::Off);
+    let rounds = 2_000;
+    bench.minutes.faults.lock().extend(vec![Fault::Busy; rounds]);
+    for round in 1..=rounds {
+        bench.clock.advance(Duration::from_secs(60));
+        bench.ledger.proof(&mut account, after(round as u64 * 60));
+        bench.ledger.flush().await;
+    }
+    bench.ledger.flush().await;
+    assert!(bench.minutes.rows.lock().len() <= 1_440);
+    assert_eq!(bench.report().await.credited_seconds, rounds as f64 * 60.0);
+}
+
+#[tokio::test]
+async fn a_report_of_a_store_that_does_not_answer_is_refused() {
+    let bench = bench();
+    bench.minutes.unreadable.store(true, Ordering::Relaxed);
+    assert!(bench.ledger.report(START, after(60)).await.is_err());
+}
+
+/// SplitMix64: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    /// Evenly in (0, 1].
+    fn even(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (((bits ^ (bits >> 31)) >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Exponential with this mean.
+    fn waiting_time(&mut self, mean: f64) -> f64 {
+        -self.even().ln() * mean
+    }
+}
+
+/// 400 devices for 7 days, poll interval 900 s, events as a Poisson process.
+async fn simulate(events_a_day: f64) -> Report {
+    const DAYS: u64 = 7;
+    let bench = bench();
+    let mut random = Random(746);
+    for device in 0..400 {
+        let mut account = bench.open(&format!("tsn-{device}"), None, Polling::Off);
+        let mut next_event = random.waiting_time(86_400.0 / events_a_day);
+        for proof in 1..=DAYS * 86_400 / 300 {
+            while next_event < (proof * 300) as f64 {
+                let accepted = Timestamp(START.0 + (next_event * 1e3) as u64);
+                bench.ledger.delivered(&mut account, accepted, Timestamp(accepted.0 + 100));
+                next_event += random.waiting_time(86_400.0 / events_a_day);
+            }
+            bench.ledger.proof(&mut account, after(proof * 300));
+        }
+    }
+    bench.clock.advance(Duration::from_secs(DAYS * 86_400));
+    bench.report().await
+}
+
+#[tokio::test]
+async fn the_virtual_clock_agrees_with_the_theory_of_polling() {
+    // (events a day, share of polls that find something: 1 − e^(−λT))
+    for (events_a_day, share) in [(4.0, 0.0408), (96.0, 0.632)] {
+        let report = simulate(events_a_day).await;
+        let declared = report.baselines["declared"].as_ref().expect("there");
+        assert!((declared.requests_avoided - 400.0 * 7.0 * 96.0).abs() < 1.0, "{declared:?}");
+        let found = declared.requests_with_events / declared.requests_avoided;
+        assert!((found / share - 1.0).abs() < 0.03, "{found} of the polls, not {share}");
+        let wait = report.virtual_wait.mean_seconds.expect("deliveries");
+        assert!((wait - 450.0).abs() < 9.0, "mean wait {wait}");
+        let saved = report.latency_saved.mean_seconds.expect("deliveries");
+        assert!((wait - saved - 0.1).abs() < 0.01, "{saved} of {wait}");
+        assert_eq!(report.coverage, Some(1.0));
+    }
+}
+
+#[test]
+fn a_fixed_interval_is_the_careful_choice() {
+    // Events meet a renewal process of polls: the mean wait is T/2 · (1 + c²), so a fixed interval (c = 0) claims least.
+    let mut random = Random(900);
+    let mut mean_wait = |interval: &mut dyn FnMut(&mut Random) -> f64| {
+        let (mut weighted, mut time) = (0.0, 0.0);
+        for _ in 0..400_000 {
+            let interval = interval(&mut random);
+            weighted += interval * interval / 2.0;
+            time += interval;
+        }
+        weighted / time
+    };
+    let mut check = |interval: &mut dyn FnMut(&mut Random) -> f64, expected: f64| {
+        let found = mean_wait(interval);
+        assert!((found / expected - 1.0).abs() < 0.01, "{found}, not {expected}");
+    };
+    check(&mut |_| 900.0, 450.0);
+    // Evenly within ±0.3·√3 of the mean: c = 0.3.
+    check(
+        &mut |random| 900.0 * (1.0 + 0.3 * 3_f64.sqrt() * (2.0 * random.even() - 1.0)),
+        450.0 * 1.09,
+    );
+    check(&mut |random| random.waiting_time(900.0), 900.0);
+}

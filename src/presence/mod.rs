@@ -1,1 +1,252 @@
-//! presence
+//! Sessions as the world sees them: is a device there, since when, last seen when.
+
+mod routes;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
+use serde::Serialize;
+
+use crate::{
+    domain::{Clock, DeviceId, Epoch, TenantId, Timestamp},
+    store::{DeviceKey, Registered, Store, StoreError, Transport},
+};
+
+pub use routes::routes;
+
+/// Whether a device can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It has a connection that proved to be alive lately.
+    Online,
+    /// Its connection was lost, and its session waits to be resumed.
+    Away,
+    /// Neither.
+    Offline,
+}
+
+/// What keeps a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It has a connection.
+    Connected,
+    /// The device's side closed or reset the connection without a goodbye. That was a proof of life.
+    Lost {
+        /// When.
+        at: Timestamp,
+    },
+    /// The connection was given up: no answer, or no progress.
+    Silent {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// One session, as a door tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// The seat it holds.
+    pub epoch: Epoch,
+    /// When it was bound.
+    pub connected_at: Timestamp,
+    /// Its last proof of life.
+    pub last_heard: Timestamp,
+    /// How it is or was connected.
+    pub transport: Transport,
+    /// What keeps it.
+    pub phase: Phase,
+}
+
+/// The sessions of this node. The doors implement it: nothing is kept twice.
+pub trait Sessions: Send + Sync + 'static {
+    /// The live or hibernating session of a device.
+    fn session(&self, tenant: TenantId, device: &DeviceId) -> Option<SessionView>;
+}
+
+/// How long a proof of life lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Silence after which a device is asked for a sign of life.
+    pub keepalive: Duration,
+    /// How long a lost session may be resumed, and so reads `away`.
+    pub resume_within: Duration,
+}
+
+/// A device reads `offline` at the latest this long after keepalive, counted from its last proof of life (design §2, 3).
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Rules {
+    /// What a session makes of its device at `now`. Pure.
+    pub fn state(&self, session: &SessionView, now: Timestamp) -> State {
+        let vouched = self.keepalive + GRACE;
+        let (proof, kept, state) = match session.phase {
+            Phase::Connected => (session.last_heard, vouched, State::Online),
+            Phase::Lost { at } => (at.max(session.last_heard), vouched.min(self.resume_within), State::Away),
+            Phase::Silent { at } => {
+                let resumable = at.plus(self.resume_within).since(session.last_heard);
+                (session.last_heard, vouched.min(resumable), State::Away)
+            }
+        };
+        if now < proof.plus(kept) { state } else { State::Offline }
+    }
+}
+
+/// Presence of one device, as `GET /v1/devices/{id}/presence` answers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DevicePresence {
+    /// Its id.
+    pub device: String,
+    /// Whether it can be reached.
+    pub state: State,
+    /// The session's epoch; offline, the last one there was.
+    pub session_epoch: Option<Epoch>,
+    /// When the session was bound. `null` while offline.
+    pub connected_at: Option<Timestamp>,
+    /// Its last proof of life.
+    pub last_seen_at: Option<Timestamp>,
+    /// The node where the session is. `null` while offline.
+    pub node: Option<String>,
+    /// How it is connected. `null` while offline.
+    pub transport: Option<Transport>,
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is registered.
+    Device(DevicePresence),
+    /// It was removed.
+    Removed,
+    /// It never was.
+    Unknown,
+}
+
+/// Tells who is there. A view: sessions are asked, and for those who are not there the store.
+#[derive(Clone)]
+pub struct Presence {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    node: Arc<str>,
+    rules: Rules,
+    doors: RwLock<Vec<Arc<dyn Sessions>>>,
+}
+
+impl Presence {
+    /// Presence over `store`; doors attach themselves.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, node: Arc<str>, rules: Rules) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                clock,
+                node,
+                rules,
+                doors: RwLock::default(),
+            }),
+        }
+    }
+
+    /// Adds a door whose sessions count.
+    pub fn attach(&self, door: Arc<dyn Sessions>) {
+        self.inner.doors.write().push(door);
+    }
+
+    /// The session of a device on this node, with what it makes of the device now. No store, no waiting.
+    pub fn here(&self, tenant: TenantId, device: &DeviceId) -> Option<(SessionView, State)> {
+        let session = self.inner.doors.read().iter().find_map(|door| door.session(tenant, device))?;
+        let state = self.inner.rules.state(&session, self.inner.clock.now());
+        Some((session, state))
+    }
+
+    /// Presence of one device.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn of(&self, key: &DeviceKey) -> Result<Found, StoreError> {
+        match self.inner.store.device(key).await? {
+            Registered::Present(_) => {}
+            Registered::Removed(_) => return Ok(Found::Removed),
+            Registered::Unknown => return Ok(Found::Unknown),
+        }
+        let device = key.device.to_string();
+        let here = self.here(key.tenant, &key.device);
+        if let Some((session, state @ (State::Online | State::Away))) = here {
+            return Ok(Found::Device(DevicePresence {
+                device,
+                state,
+                session_epoch: Some(session.epoch),
+                connected_at: Some(session.connected_at),
+                last_seen_at: Some(session.last_heard),
+                node: Some(self.inner.node.to_string()),
+                transport: Some(session.transport),
+            }));
+        }
+        let seat = match self.inner.store.seat(key).await {
+            Ok(seat) => seat,
+            Err(StoreError::UnknownDevice) => return Ok(Found::Unknown),
+            Err(StoreError::RemovedDevice) => return Ok(Found::Removed),
+            Err(error) => return Err(error),
+        };
+        // A seat without a session here is what a node left behind that was killed: nobody sits on it.
+        let left_at = seat.seat.map(|seat| seat.connected_at);
+        Ok(Found::Device(DevicePresence {
+            device,
+            state: State::Offline,
+            session_epoch: Some(seat.last_epoch).filter(|epoch| epoch.0 > 0),
+            connected_at: None,
+            last_seen_at: here.map(|(session, _)| session.last_heard).max(seat.last_seen_at).max(left_at),
+            node: None,
+            transport: None,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_counts_as_long_as_its_last_proof_of_life() {
+        let rules = |keepalive| Rules {
+            keepalive: Duration::from_secs(keepalive),
+            resume_within: Duration::from_secs(300),
+        };
+        let secs = |secs: u64| Timestamp(secs * 1000);
+        let check = |keepalive, heard, phase, now, expected| {
+            let session = SessionView {
+                epoch: Epoch(1),
+                connected_at: secs(0),
+                last_heard: secs(heard),
+                transport: Transport::Xmpps,
+                phase,
+            };
+            let found = rules(keepalive).state(&session, secs(now));
+            assert_eq!(found, expected, "{keepalive} s, heard {heard}, {phase:?}, now {now}");
+        };
+        let lost = |at| Phase::Lost { at: secs(at) };
+        let silent = |at| Phase::Silent { at: secs(at) };
+        // Connected: as long as the last proof vouches.
+        check(300, 1000, Phase::Connected, 1000, State::Online);
+        check(300, 1000, Phase::Connected, 1329, State::Online);
+        check(300, 1000, Phase::Connected, 1330, State::Offline);
+        check(5, 1000, Phase::Connected, 1035, State::Offline);
+        // Lost by FIN or RST: the device's kernel spoke, so the time counts from there.
+        check(300, 1000, lost(1200), 1200, State::Away);
+        check(300, 1000, lost(1200), 1499, State::Away);
+        check(300, 1000, lost(1200), 1500, State::Offline);
+        check(5, 1000, lost(1003), 1037, State::Away);
+        check(5, 1000, lost(1003), 1038, State::Offline);
+        // Declared dead by a missed probe: its proof is used up.
+        check(300, 1000, silent(1330), 1330, State::Offline);
+        check(5, 1000, silent(1035), 1035, State::Offline);
+        // Declared dead early, by an acknowledgement that did not come: away until the proof is used up.
+        check(300, 1000, silent(1040), 1041, State::Away);
+        check(300, 1000, silent(1040), 1329, State::Away);
+        check(300, 1000, silent(1020), 1319, State::Away);
+        check(300, 1000, silent(1020), 1320, State::Offline);
+    }
+}

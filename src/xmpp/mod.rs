@@ -2,7 +2,38 @@
 //!
 //! [`ServerStream`] is one connection's stream (RFC 6120); [`Session`] is what outlives a connection (XEP-0198 §5). The
 //! socket loop around it (`gateway`) is short and dull: it feeds what it read, answers [`Action`]s, and writes `output`.
+//!
+//! Inside, bytes become [`framer`] frames, these become calls of the stage the stream is in: [`header`] and [`login`]
+//! before the session, [`stanza`] and [`management`] in it. [`liveness`] has the timers.
 
+mod action;
+mod bind;
+mod config;
+mod element;
+mod error;
+mod event;
+mod framer;
+mod header;
+mod liveness;
+mod login;
+mod management;
+mod namespaces;
+mod ns;
+mod push;
+mod scram;
+mod session;
+mod stanza;
 pub mod stream;
+mod text;
+mod traffic;
+mod window;
 
-pub use stream::{Action, Credentials, Ended, LifeSign, ServerStream, Session, SessionEnd, StreamConfig, StreamError, Traffic};
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, Credentials, Ended, SessionEnd};
+pub use config::{Hosts, StreamConfig};
+pub use error::StreamError;
+pub use session::Session;
+pub use stream::ServerStream;
+pub use traffic::{LifeSign, Traffic};

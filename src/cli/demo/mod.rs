@@ -1,10 +1,207 @@
-//! demo
-use super::{Failure, Outcome};
+//! `unpoll demo`: the whole story on one machine. A server, boxes and a backend, as separate processes over real sockets; some
+//! boxes drop off and come back; at the end every accepted event is accounted for.
+
+mod backend;
 pub mod boxes;
-/// Args.
+mod fleet;
+mod metrics;
+mod stage;
+mod tally;
+mod view;
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use self::{backend::Backend, fleet::Fleet, stage::Stage, tally::Tally, view::View};
+use super::{Failure, Outcome, client::segment, device, secret};
+
+/// The poll interval that the demo declares: short, so that some seconds show something.
+const POLL_INTERVAL_SECS: u64 = 2;
+/// How long all boxes may take to be online.
+const ONLINE_WITHIN: Duration = Duration::from_secs(60);
+/// How long the last events may take to arrive after the backend has stopped.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// The view's pace.
+const REDRAW: Duration = Duration::from_millis(250);
+/// Reports and answers that may wait for the tally.
+const NEWS_MAX: usize = 65_536;
+/// Devices a request of the provisioning adds.
+const DEVICES_A_REQUEST: usize = 500;
+
+/// How large, and how long.
 #[derive(clap::Args)]
-pub struct Arguments {}
-/// Run.
-pub async fn run(_a: Arguments) -> Outcome {
-    Err(Failure::Failed("not yet".into()))
+pub struct Arguments {
+    /// How many boxes.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    devices: u32,
+    /// How long the backend posts, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+/// Tells the story; a signal ends it early.
+pub async fn run(arguments: Arguments) -> Outcome {
+    let handler = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be handled: {error}")));
+    let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let mut stage = Stage::set(POLL_INTERVAL_SECS).await?;
+    let told = tokio::select! {
+        told = tell(&arguments, &stage) => told,
+        _ = terminate.recv() => Err(Failure::Failed("the demo was stopped".into())),
+        _ = interrupt.recv() => Err(Failure::Failed("the demo was stopped".into())),
+    };
+    let told = told.map_err(|failure| stage.explain(failure));
+    stage.clear().await;
+    told
+}
+
+async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
+    let boxes = provision(stage, arguments.devices).await?;
+    let (report, mut reports) = mpsc::channel(NEWS_MAX);
+    let (answer, mut answers) = mpsc::channel(NEWS_MAX);
+    let ids: Vec<String> = boxes.iter().map(|(id, _)| id.clone()).collect();
+    let mut view = View::new(arguments.devices, arguments.seconds, POLL_INTERVAL_SECS);
+    let mut tally = Tally::new(ids.len());
+    let mut fleet = Fleet::start(stage, boxes, report).await?;
+
+    // The boxes connect.
+    let connected = timeout(ONLINE_WITHIN, async {
+        while tally.online() < ids.len() {
+            match reports.recv().await {
+                Some(report) => tally.report(report)?,
+                None => return Err(Failure::Failed("the processes of the boxes ended".into())),
+            }
+        }
+        Ok(())
+    });
+    connected.await.unwrap_or_else(|_| {
+        Err(Failure::Failed(format!(
+            "only {} of {} boxes came online",
+            tally.online(),
+            ids.len()
+        )))
+    })?;
+
+    // The backend posts, boxes come and go.
+    let mut backend = Backend::new(stage.client.clone(), ids.clone(), answer);
+    let began = Instant::now();
+    let ends = began + Duration::from_secs(arguments.seconds);
+    let mut post = ticks(backend.pace());
+    let mut trouble = ticks(Duration::from_secs(1));
+    let mut redraw = ticks(REDRAW);
+    let mut ledger = ticks(Duration::from_secs(1));
+    let mut turn = 0;
+    let unsettled = |backend: &Backend, tally: &Tally| !backend.is_idle() || tally.waiting() > 0;
+    while Instant::now() < ends || unsettled(&backend, &tally) && Instant::now() < ends + SETTLED_WITHIN {
+        let posting = Instant::now() < ends;
+        tokio::select! {
+            Some(report) = reports.recv() => tally.report(report)?,
+            Some(posted) = answers.recv() => tally.posted(posted),
+            _ = post.tick(), if posting => backend.post(),
+            _ = trouble.tick(), if posting => {
+                for _ in 0..(ids.len() / 40).max(1) {
+                    turn += 1;
+                    tally.troubled(fleet.trouble(&ids, turn).await?);
+                }
+            }
+            _ = redraw.tick() => view.show(&tally, began.elapsed(), posting),
+            _ = ledger.tick() => tally.polls_avoided = stage.polls_avoided().await,
+        }
+    }
+    view.show(&tally, began.elapsed(), false);
+    while let Ok(posted) = answers.try_recv() {
+        tally.posted(posted);
+    }
+
+    // The boxes say goodbye, which closes the ledger's account of their connected time.
+    fleet.dismiss().await;
+    while let Ok(report) = reports.try_recv() {
+        tally.report(report)?;
+    }
+    summary(stage, &tally, view).await
+}
+
+/// Adds the boxes through the API, as an operator would.
+async fn provision(stage: &Stage, devices: u32) -> Result<Vec<(String, String)>, Failure> {
+    let mut boxes = Vec::new();
+    for number in 1..=devices {
+        boxes.push((format!("box-{number:04}"), secret::generate_password()?));
+    }
+    for some in boxes.chunks(DEVICES_A_REQUEST) {
+        let mut lines = String::new();
+        for (id, password) in some {
+            lines.push_str(&json!({"id": id, "password": password, "cohort": "push"}).to_string());
+            lines.push('\n');
+        }
+        let body = Some(("application/x-ndjson", lines.into_bytes()));
+        let answer = stage.client.ask(Method::POST, "/v1/devices", body).await?;
+        if device::refused(&answer) > 0 {
+            return Err(Failure::Failed(format!("the server refused boxes: {answer}")));
+        }
+    }
+    Ok(boxes)
+}
+
+/// What became of everything that was accepted; a failure when something was lost or applied twice.
+async fn summary(stage: &Stage, tally: &Tally, view: View) -> Outcome {
+    let (mut pending, mut lost) = (0_u64, Vec::new());
+    for id in tally.missing() {
+        match state(stage, id).await {
+            Ok(state) if ["accepted", "scheduled", "queued", "dispatched"].contains(&state.as_str()) => pending += 1,
+            Ok(state) => lost.push(format!("{id} ({state})")),
+            Err(error) => lost.push(format!("{id} ({error})")),
+        }
+    }
+    let metrics = stage.metrics().await?;
+    let report = stage.client.ask(Method::GET, "/v1/reports/polling-avoided", None).await?;
+    view.summary(tally, pending, &lost, &metrics, &report)?;
+    match (lost.len(), tally.applied_twice()) {
+        (0, 0) => Ok(()),
+        (lost, twice) => Err(Failure::Failed(format!(
+            "{lost} accepted events were lost and {twice} were applied twice"
+        ))),
+    }
+}
+
+/// The state of an event's only delivery.
+async fn state(stage: &Stage, id: &str) -> Result<String, Failure> {
+    let event = stage.client.ask(Method::GET, &format!("/v1/events/{}", segment(id)), None).await?;
+    let counted = |counts: &Value| {
+        let counts = counts.as_object()?;
+        Some(
+            counts
+                .iter()
+                .find(|(_, count)| count.as_u64().is_some_and(|count| count > 0))?
+                .0
+                .clone(),
+        )
+    };
+    event
+        .get("state")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .or_else(|| {
+            ["deliveries", "states", "counts"]
+                .iter()
+                .find_map(|field| counted(event.get(field)?))
+        })
+        .ok_or_else(|| Failure::Failed(format!("the server does not tell its state: {event}")))
+}
+
+fn ticks(pace: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(pace);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Microseconds since 1970: backend and boxes are on one machine, so their times compare.
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -101,7 +101,9 @@ pub struct Endpoint {
 pub fn tls_trusting(ca: &Path) -> Result<Arc<rustls::ClientConfig>, String> {
     let shown = ca.display();
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| format!("the file {shown} cannot be read: {error}"))? {
+    for certificate in CertificateDer::pem_file_iter(ca)
+        .map_err(|error| format!("the file {shown} cannot be read: {error}; name the right one with --ca"))?
+    {
         certificate
             .map_err(|error| error.to_string())
             .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))

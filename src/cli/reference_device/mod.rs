@@ -103,6 +103,17 @@ pub enum DeviceError {
     },
 }
 
+/// Cuts the connection of a device.
+#[derive(Clone)]
+pub struct Switch(Arc<Cutter>);
+
+impl Switch {
+    /// Cuts it as a failing network does, and lets the device away for a while; then it resumes.
+    pub fn cut(&self, away: Duration) {
+        self.0.cut(away);
+    }
+}
+
 /// A device that is connected, or becomes so. Dropped without [`ReferenceDevice::close`] it is like one that lost its power.
 pub struct ReferenceDevice {
     stream: Option<StanzaStream>,
@@ -229,9 +240,9 @@ impl ReferenceDevice {
         }
     }
 
-    /// Cuts the connection as a failing network does and stays away for a while; then it resumes.
-    pub fn cut(&self, away: Duration) {
-        self.cutter.cut(away);
+    /// A way to cut its connection from outside.
+    pub fn switch(&self) -> Switch {
+        Switch(self.cutter.clone())
     }
 
     /// Loses its power: the connection ends without a goodbye. What it remembers is the answer.
@@ -257,3 +268,6 @@ impl ReferenceDevice {
         DeviceError::Ended { jid: self.account.jid() }
     }
 }
+
+#[cfg(test)]
+mod tests;

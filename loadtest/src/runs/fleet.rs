@@ -1,0 +1,229 @@
+//! The devices of a run, here or in child processes (a process may have 20,000 files open).
+
+use std::{
+    collections::HashSet,
+    ops::Range,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+};
+
+use loadtest::{Error, crowd::Crowd, report::Times};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
+};
+
+use super::target::Recipe;
+
+/// What the devices have seen, over all processes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Count {
+    pub up: u64,
+    pub dropped: u64,
+    pub applied: u64,
+    pub repeats: u64,
+    /// Devices that applied at least one event.
+    pub reached: u64,
+    /// Why the first sessions ended.
+    pub reasons: Vec<String>,
+}
+
+/// What a child is asked to do; one line of JSON each, answered by one line.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    LogIn { first: u64, last: u64, at_once: usize },
+    Count,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    Times(Vec<(u64, u64)>),
+    Count(Count),
+    Failed(String),
+}
+
+/// Devices in this process.
+struct Share {
+    crowd: Crowd,
+    reached: Arc<Mutex<HashSet<u64>>>,
+}
+
+impl Share {
+    fn new(recipe: &Recipe) -> Result<Self, Error> {
+        let reached: Arc<Mutex<HashSet<u64>>> = Arc::default();
+        let reach = reached.clone();
+        let crowd = Crowd::new(
+            recipe.template()?,
+            &recipe.prefix,
+            Arc::new(move |number, _| {
+                reach.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+            }),
+        );
+        Ok(Self { crowd, reached })
+    }
+
+    fn count(&self) -> Count {
+        let seen = self.crowd.seen();
+        let reasons = seen.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        Count {
+            up: seen.up.load(Relaxed),
+            dropped: seen.dropped.load(Relaxed),
+            applied: seen.applied.load(Relaxed),
+            repeats: seen.repeats.load(Relaxed),
+            reached: self.reached.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            reasons: reasons.iter().map(|(reason, times)| format!("{times} x {reason}")).collect(),
+        }
+    }
+}
+
+struct Helper {
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    _process: Child,
+}
+
+/// All devices of a run.
+pub struct Fleet {
+    here: Option<Share>,
+    helpers: Vec<Helper>,
+}
+
+impl Fleet {
+    /// No device yet; `processes` above 1 starts that many children.
+    pub async fn new(recipe: &Recipe, processes: u64) -> Result<Self, Error> {
+        if processes <= 1 {
+            return Ok(Self {
+                here: Some(Share::new(recipe)?),
+                helpers: Vec::new(),
+            });
+        }
+        let mut helpers = Vec::new();
+        for _ in 0..processes {
+            let mut process = Command::new(std::env::current_exe()?)
+                .arg("crowd")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+                return Err(Error::Machine("a child without pipes".into()));
+            };
+            let mut helper = Helper {
+                input,
+                output: BufReader::new(output).lines(),
+                _process: process,
+            };
+            helper.write(&serde_json::to_string(recipe).map_err(json)?).await?;
+            helpers.push(helper);
+        }
+        Ok(Self { here: None, helpers })
+    }
+
+    /// Logs in the devices of the range, at most `at_once` at the same time over all processes.
+    pub async fn log_in(&mut self, range: Range<u64>, at_once: usize) -> Result<Times, Error> {
+        if let Some(share) = &mut self.here {
+            return share.crowd.log_in(range, at_once).await;
+        }
+        let parts = self.helpers.len() as u64;
+        let each = (range.end - range.start).div_ceil(parts.max(1));
+        let at_once = (at_once / self.helpers.len().max(1)).max(1);
+        let mut first = range.start;
+        for helper in &mut self.helpers {
+            let last = (first + each).min(range.end);
+            helper.order(&Order::LogIn { first, last, at_once }).await?;
+            first = last;
+        }
+        let mut times = Times::default();
+        for helper in &mut self.helpers {
+            if let Reply::Times(counts) = helper.reply().await? {
+                times.add_counts(&counts);
+            }
+        }
+        Ok(times)
+    }
+
+    /// What they have seen so far.
+    pub async fn count(&mut self) -> Result<Count, Error> {
+        if let Some(share) = &self.here {
+            return Ok(share.count());
+        }
+        let mut total = Count::default();
+        for helper in &mut self.helpers {
+            helper.order(&Order::Count).await?;
+            if let Reply::Count(part) = helper.reply().await? {
+                total.up += part.up;
+                total.dropped += part.dropped;
+                total.applied += part.applied;
+                total.repeats += part.repeats;
+                total.reached += part.reached;
+                total.reasons.extend(part.reasons);
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl Helper {
+    async fn write(&mut self, line: &str) -> Result<(), Error> {
+        self.input.write_all(line.as_bytes()).await?;
+        self.input.write_all(b"\n").await?;
+        Ok(self.input.flush().await?)
+    }
+
+    async fn order(&mut self, order: &Order) -> Result<(), Error> {
+        self.write(&serde_json::to_string(order).map_err(json)?).await
+    }
+
+    async fn reply(&mut self) -> Result<Reply, Error> {
+        let line = self
+            .output
+            .next_line()
+            .await?
+            .ok_or_else(|| Error::Machine("a child process ended".into()))?;
+        match serde_json::from_str(&line).map_err(json)? {
+            Reply::Failed(reason) => Err(Error::Machine(format!("in a child process: {reason}"))),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// The life of a child process: takes the recipe and then orders from stdin, until stdin ends.
+pub async fn serve_parent() -> Result<(), Error> {
+    let mut lines = stdin_lines();
+    let recipe = lines.recv().await.ok_or_else(|| Error::Machine("no recipe".into()))?;
+    loadtest::process::allow_files(0)?;
+    let mut share = Share::new(&serde_json::from_str(&recipe).map_err(json)?)?;
+    while let Some(line) = lines.recv().await {
+        let reply = match serde_json::from_str(&line).map_err(json)? {
+            Order::LogIn { first, last, at_once } => match share.crowd.log_in(first..last, at_once).await {
+                Ok(times) => Reply::Times(times.counts()),
+                Err(reason) => Reply::Failed(reason.to_string()),
+            },
+            Order::Count => Reply::Count(share.count()),
+        };
+        // Short, and the parent reads: it does not block the devices.
+        println!("{}", serde_json::to_string(&reply).map_err(json)?);
+    }
+    Ok(())
+}
+
+/// Lines of stdin, read by a thread of their own. Ends with stdin.
+fn stdin_lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn json(error: serde_json::Error) -> Error {
+    Error::Machine(error.to_string())
+}

@@ -1,0 +1,11 @@
+//! The runs: each prints what was asked for, what was got, and the machine.
+
+pub mod connect;
+pub mod fleet;
+pub mod push;
+pub mod target;
+
+/// Core of a server that we started, with `--pin`.
+pub const SERVER_CORE: usize = 0;
+/// Core of the driver, with `--pin`.
+pub const DRIVER_CORE: usize = 1;

@@ -1,0 +1,520 @@
+//! `loadtest push`: what one event costs the server, from POST to settled, and how long it takes to its device.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use loadtest::{
+    Error, Poster,
+    crowd::Crowd,
+    event::Pushed,
+    process::{self, Machine},
+    report::{Summary, Times},
+};
+use serde::Serialize;
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::target::{Place, Protection, Target};
+
+/// How long a poster waits for its event to reach the device, before it is counted as late and the next is posted.
+const DEVICE_WITHIN: Duration = Duration::from_secs(30);
+/// Accepted events whose state is asked for at the end.
+const SETTLED_SAMPLE: usize = 100;
+
+/// What a poster waits for before its next request.
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Wait {
+    /// The answer, and the event at the device: at most one event under way for each poster.
+    Device,
+    /// The answer only.
+    Answer,
+}
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: Place,
+    /// How many devices are connected; events go to them in turn.
+    #[arg(long, default_value_t = 1000)]
+    devices: u64,
+    /// How many posters, each with a kept connection.
+    #[arg(long, default_value_t = 32)]
+    posters: usize,
+    /// Seconds that are measured.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 2)]
+    warmup: u64,
+    /// Bytes of the event's data.
+    #[arg(long, default_value_t = 300)]
+    bytes: usize,
+    /// What a poster waits for.
+    #[arg(long, value_enum, default_value_t = Wait::Device)]
+    wait: Wait,
+}
+
+/// What posters and devices of this process share: one clock.
+struct Board {
+    start: Instant,
+    stop: AtomicBool,
+    next: AtomicU64,
+    tally: Mutex<Tally>,
+    slots: Vec<Slot>,
+}
+
+/// Which event a poster waits for.
+struct Slot {
+    expects: AtomicU64,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Tally {
+    measured: bool,
+    post: Times,
+    device: Times,
+    accepted: Bits,
+    received: Bits,
+    accepted_count: u64,
+    received_count: u64,
+    repeats: u64,
+    late: u64,
+    refused: BTreeMap<u16, u64>,
+    failed: BTreeMap<String, u64>,
+    ids: Vec<String>,
+    refusal: Option<String>,
+}
+
+/// A set of numbers from 0.
+#[derive(Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Adds one; false when it was there.
+    fn insert(&mut self, number: u64) -> bool {
+        let at = usize::try_from(number / 64).unwrap_or(usize::MAX);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(at) else { return false };
+        let fresh = *word & (1 << (number % 64)) == 0;
+        *word |= 1 << (number % 64);
+        fresh
+    }
+
+    fn contains(&self, number: u64) -> bool {
+        usize::try_from(number / 64)
+            .ok()
+            .and_then(|at| self.0.get(at))
+            .is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
+    /// How many of ours the other lacks.
+    fn without(&self, other: &Self) -> u64 {
+        let theirs = other.0.iter().copied().chain(std::iter::repeat(0));
+        self.0
+            .iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| u64::from((ours & !theirs).count_ones()))
+            .sum()
+    }
+}
+
+impl Board {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A device applied an event.
+    fn arrived(&self, event: &Pushed) {
+        let now = self.start.elapsed();
+        let Some((poster, number, posted)) = marker(&event.json) else {
+            return;
+        };
+        let mut tally = self.tally();
+        if !tally.received.insert(number) {
+            tally.repeats += 1;
+            return;
+        }
+        tally.received_count += 1;
+        if tally.measured {
+            tally.device.add(now.saturating_sub(Duration::from_nanos(posted)));
+        }
+        drop(tally);
+        if let Some(slot) = self.slots.get(poster).filter(|slot| slot.expects.load(Relaxed) == number) {
+            slot.arrived.notify_one();
+        }
+    }
+}
+
+/// Reads `~poster.number.nanoseconds~` from an event's data.
+fn marker(json: &str) -> Option<(usize, u64, u64)> {
+    let mut parts = json.split('~').nth(1)?.split('.');
+    Some((
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+    ))
+}
+
+/// A native event whose data has `bytes` bytes of JSON, if the marker leaves room for that.
+fn body(into: &mut String, device: &str, marker: &str, bytes: usize) {
+    let data = format!("{{\"m\":\"{marker}\",\"p\":\"");
+    let pad = bytes.saturating_sub(data.len() + 2);
+    into.clear();
+    into.push_str("{\"target\":{\"device\":\"");
+    into.push_str(device);
+    into.push_str("\"},\"type\":\"load.push\",\"data\":");
+    into.push_str(&data);
+    into.extend(std::iter::repeat_n('x', pad));
+    into.push_str("\"}}");
+}
+
+#[derive(Serialize)]
+struct Report {
+    asked: Asked,
+    seconds: f64,
+    events: u64,
+    events_per_second: f64,
+    cpu_us_per_event: f64,
+    driver_cpu_us_per_event: f64,
+    post: Summary,
+    post_to_device: Summary,
+    accepted: u64,
+    received: u64,
+    lost: u64,
+    repeats: u64,
+    late: u64,
+    refused: BTreeMap<u16, u64>,
+    refusal: Option<String>,
+    failed: BTreeMap<String, u64>,
+    settled_asked: usize,
+    settled: usize,
+    sessions_up: u64,
+    acknowledgements: u64,
+    memory_bytes: u64,
+    server_stopped_cleanly: bool,
+    passed: bool,
+    machine: Machine,
+}
+
+#[derive(Serialize)]
+struct Asked {
+    devices: u64,
+    transport: Protection,
+    posters: usize,
+    seconds: u64,
+    warmup: u64,
+    bytes: usize,
+    wait: Wait,
+    pinned: bool,
+}
+
+struct Mark {
+    at: Instant,
+    server: Duration,
+    driver: Duration,
+    received: u64,
+}
+
+impl Mark {
+    fn now(target: &Target, board: &Board) -> Result<Self, Error> {
+        let received = board.tally().received_count;
+        Ok(Self {
+            at: Instant::now(),
+            server: process::cpu(target.pid)?,
+            driver: process::cpu(std::process::id())?,
+            received,
+        })
+    }
+}
+
+/// Runs it. False when an event or a session was lost, or a POST refused.
+pub async fn run(arguments: Arguments) -> Result<bool, Error> {
+    process::allow_files(arguments.devices + arguments.posters as u64)?;
+    let target = arguments.place.target().await?;
+    target.provision(arguments.devices).await?;
+    let board = Arc::new(Board {
+        start: Instant::now(),
+        stop: AtomicBool::new(false),
+        next: AtomicU64::new(0),
+        tally: Mutex::default(),
+        slots: (0..arguments.posters)
+            .map(|_| Slot {
+                expects: AtomicU64::new(u64::MAX),
+                arrived: Notify::new(),
+            })
+            .collect(),
+    });
+    let seen = board.clone();
+    let mut crowd = Crowd::new(
+        target.recipe.template()?,
+        &target.recipe.prefix,
+        Arc::new(move |_, event| seen.arrived(event)),
+    );
+    crowd.log_in(0..arguments.devices, arguments.place.at_once).await?;
+
+    let mut posters = JoinSet::new();
+    for index in 0..arguments.posters {
+        let (poster, board, prefix) = (target.poster()?, board.clone(), target.recipe.prefix.clone());
+        posters.spawn(post(
+            index,
+            poster,
+            board,
+            prefix,
+            arguments.devices,
+            arguments.bytes,
+            arguments.wait,
+        ));
+    }
+    tokio::time::sleep(Duration::from_secs(arguments.warmup)).await;
+    board.tally().measured = true;
+    let from = Mark::now(&target, &board)?;
+    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    let to = Mark::now(&target, &board)?;
+    board.stop.store(true, Relaxed);
+    while posters.join_next().await.is_some() {}
+    everything_received(&board).await;
+    let (settled_asked, settled) = settled(&target, &board).await?;
+    let end = Mark::now(&target, &board)?;
+
+    let memory_bytes = process::memory(target.pid)?;
+    let (sessions_up, acknowledgements) = (crowd.seen().up.load(Relaxed), crowd.seen().acks.load(Relaxed));
+    let repeats_dropped = crowd.seen().repeats.load(Relaxed);
+    let transport = target.recipe.transport();
+    drop(crowd);
+    let server_stopped_cleanly = target.stop().await?;
+    let tally = board.tally();
+    let (seconds, events) = ((to.at - from.at).as_secs_f64(), to.received - from.received);
+    let complete = (end.received - from.received).max(1) as f64;
+    let lost = tally.accepted.without(&tally.received);
+    let report = Report {
+        asked: Asked {
+            devices: arguments.devices,
+            transport,
+            posters: arguments.posters,
+            seconds: arguments.seconds,
+            warmup: arguments.warmup,
+            bytes: arguments.bytes,
+            wait: arguments.wait,
+            pinned: arguments.place.pin,
+        },
+        seconds,
+        events,
+        events_per_second: events as f64 / seconds,
+        cpu_us_per_event: end.server.saturating_sub(from.server).as_secs_f64() * 1e6 / complete,
+        driver_cpu_us_per_event: end.driver.saturating_sub(from.driver).as_secs_f64() * 1e6 / complete,
+        post: tally.post.summary(),
+        post_to_device: tally.device.summary(),
+        accepted: tally.accepted_count,
+        received: tally.received_count,
+        lost,
+        repeats: tally.repeats + repeats_dropped,
+        late: tally.late,
+        refused: tally.refused.clone(),
+        refusal: tally.refusal.clone(),
+        failed: tally.failed.clone(),
+        settled_asked,
+        settled,
+        sessions_up,
+        acknowledgements,
+        memory_bytes,
+        server_stopped_cleanly,
+        passed: lost == 0
+            && events > 0
+            && tally.repeats == 0
+            && tally.refused.is_empty()
+            && tally.failed.is_empty()
+            && settled == settled_asked
+            && sessions_up == arguments.devices
+            && server_stopped_cleanly,
+        machine: Machine::here(),
+    };
+    report.print(arguments.place.json)?;
+    Ok(report.passed)
+}
+
+async fn post(index: usize, mut poster: Poster, board: Arc<Board>, prefix: String, devices: u64, bytes: usize, wait: Wait) {
+    let mut request = String::with_capacity(bytes + 200);
+    while !board.stop.load(Relaxed) {
+        let number = board.next.fetch_add(1, Relaxed);
+        if let Some(slot) = board.slots.get(index) {
+            slot.expects.store(number, Relaxed);
+        }
+        let posted = board.start.elapsed();
+        let device = format!("{prefix}{}", number % devices);
+        body(&mut request, &device, &format!("~{index}.{number}.{}~", posted.as_nanos()), bytes);
+        let answer = poster.post("/v1/events", request.as_bytes()).await;
+        let took = board.start.elapsed().saturating_sub(posted);
+        let accepted = {
+            let mut tally = board.tally();
+            match answer {
+                Ok(answer) if answer.status == 202 => {
+                    tally.accepted.insert(number);
+                    tally.accepted_count += 1;
+                    if tally.measured {
+                        tally.post.add(took);
+                    }
+                    if number.is_multiple_of(97)
+                        && let Some(id) = answer.json().ok().and_then(|json| Some(json.get("id")?.as_str()?.to_owned()))
+                    {
+                        tally.ids.push(id);
+                    }
+                    true
+                }
+                Ok(answer) => {
+                    *tally.refused.entry(answer.status).or_default() += 1;
+                    tally.refusal.get_or_insert_with(|| answer.text());
+                    false
+                }
+                Err(error) => {
+                    *tally.failed.entry(error.to_string()).or_default() += 1;
+                    false
+                }
+            }
+        };
+        if !accepted {
+            // A server that refuses is not hammered.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        } else if matches!(wait, Wait::Device) && !arrived(&board, index, number).await {
+            board.tally().late += 1;
+        }
+    }
+}
+
+async fn arrived(board: &Board, index: usize, number: u64) -> bool {
+    let Some(slot) = board.slots.get(index) else { return false };
+    let wait = async {
+        while !board.tally().received.contains(number) {
+            slot.arrived.notified().await;
+        }
+    };
+    tokio::time::timeout(DEVICE_WITHIN, wait).await.is_ok()
+}
+
+async fn everything_received(board: &Board) {
+    let end = Instant::now() + DEVICE_WITHIN;
+    let missing = || {
+        let tally = board.tally();
+        tally.accepted.without(&tally.received)
+    };
+    while missing() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Asks for the state of a sample of the accepted events until all are delivered, at most 10 s: how many were asked, how many are.
+async fn settled(target: &Target, board: &Board) -> Result<(usize, usize), Error> {
+    let ids = board.tally().ids.clone();
+    let step = ids.len().div_ceil(SETTLED_SAMPLE).max(1);
+    let sample: Vec<&String> = ids.iter().rev().step_by(step).collect();
+    let (mut poster, end) = (target.poster()?, Instant::now() + Duration::from_secs(10));
+    let mut settled = 0;
+    for id in &sample {
+        loop {
+            let answer = poster.get(&format!("/v1/events/{id}")).await?;
+            if answer.status == 200 && delivered(&answer.json()?) {
+                settled += 1;
+                break;
+            }
+            if Instant::now() > end {
+                eprintln!("loadtest: event {id} is not delivered: {} {}", answer.status, answer.text());
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok((sample.len(), settled))
+}
+
+/// Whether the state, or the count per state, of an event for one device says that it was delivered.
+fn delivered(event: &serde_json::Value) -> bool {
+    let count = |of: &serde_json::Value| of.get("delivered").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let states = ["counts", "states", "deliveries"].iter().filter_map(|name| event.get(name));
+    event.get("state").and_then(serde_json::Value::as_str) == Some("delivered") || states.map(count).sum::<u64>() > 0
+}
+
+impl Report {
+    fn print(&self, json: bool) -> Result<(), Error> {
+        if json {
+            let text = serde_json::to_string_pretty(self).map_err(|e| Error::Machine(e.to_string()))?;
+            println!("{text}");
+            return Ok(());
+        }
+        let asked = &self.asked;
+        println!(
+            "asked     {} devices, {:?}, {} posters, {} s after {} s, {} bytes of data, waits for {:?}{}",
+            asked.devices,
+            asked.transport,
+            asked.posters,
+            asked.seconds,
+            asked.warmup,
+            asked.bytes,
+            asked.wait,
+            if asked.pinned { ", server on core 0, driver on core 1" } else { "" }
+        );
+        println!(
+            "got       {} events in {:.1} s: {:.0}/s",
+            self.events, self.seconds, self.events_per_second
+        );
+        println!(
+            "cpu       {:.1} µs of the server's an event (posted, on disk, at the device, acknowledged, settled); the driver's {:.1} µs",
+            self.cpu_us_per_event, self.driver_cpu_us_per_event
+        );
+        println!("post      {}", self.post);
+        println!("to device {}", self.post_to_device);
+        println!(
+            "events    {} accepted, {} received, {} lost, {} repeats, {} late; {} of {} asked for are settled",
+            self.accepted, self.received, self.lost, self.repeats, self.late, self.settled, self.settled_asked
+        );
+        println!(
+            "sessions  {} up, {} acknowledgements, {:.1} MiB RssAnon",
+            self.sessions_up,
+            self.acknowledgements,
+            self.memory_bytes as f64 / 1048576.0
+        );
+        if !self.refused.is_empty() || !self.failed.is_empty() {
+            println!("refused   {:?} {:?} {:?}", self.refused, self.refusal, self.failed);
+        }
+        println!("machine   {}", self.machine);
+        println!("{}", if self.passed { "passed" } else { "FAILED" });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_has_the_asked_size_and_the_marker_comes_back() {
+        let mut request = String::new();
+        body(&mut request, "load-7", "~3.99.123456789~", 300);
+        let event: serde_json::Value = serde_json::from_str(&request).unwrap();
+        assert_eq!(event["data"].to_string().len(), 300);
+        assert_eq!(marker(&event.to_string()), Some((3, 99, 123_456_789)));
+        assert_eq!(marker("{}"), None);
+    }
+
+    #[test]
+    fn losses_are_what_was_accepted_and_never_came() {
+        let (mut accepted, mut received) = (Bits::default(), Bits::default());
+        for number in 0..200 {
+            assert!(accepted.insert(number));
+            assert!(number == 7 || number > 190 || received.insert(number));
+        }
+        assert!(!received.insert(3));
+        assert_eq!(
+            (accepted.without(&received), received.contains(8), received.contains(7)),
+            (10, true, false)
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! The server under test: one that runs, or one of our own.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use aws_lc_rs::rand;
+use clap::Args;
+use loadtest::{
+    Error, Options, Password, Poster, Security, Trust,
+    server::{Launch, Server},
+};
+use serde::{Deserialize, Serialize};
+
+use super::SERVER_CORE;
+
+/// Rounds of the verifiers: the least that RFC 7677 allows, as for any generated secret.
+const ITERATIONS: u32 = 4096;
+/// Devices a request when they are provisioned.
+const PROVISION_BATCH: u64 = 1000;
+
+/// Where the server is, and how devices reach it.
+#[derive(Args, Clone)]
+pub struct Place {
+    /// Start this `unpoll` binary, on free ports and in a temporary directory, instead of using a running server.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["server", "url", "pid", "ca", "key_file"])]
+    spawn: Option<PathBuf>,
+    /// Data directory of the server that is started; a temporary one by default.
+    #[arg(long, value_name = "DIR", requires = "spawn")]
+    data_dir: Option<PathBuf>,
+    /// XMPP address of a running server.
+    #[arg(long, value_name = "ADDR", required_unless_present = "spawn")]
+    server: Option<SocketAddr>,
+    /// Its HTTP address: `http://127.0.0.1:8080`.
+    #[arg(long, required_unless_present_any = ["spawn", "password_file"])]
+    url: Option<String>,
+    /// Its admin key.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["spawn", "password_file"])]
+    key_file: Option<PathBuf>,
+    /// Its process, to measure.
+    #[arg(long, required_unless_present = "spawn")]
+    pid: Option<u32>,
+    /// The certificate to trust; needed unless `--plain`.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["spawn", "plain"])]
+    ca: Option<PathBuf>,
+    /// The domain of the devices.
+    #[arg(long, default_value = "load.test")]
+    domain: String,
+    /// Connect without TLS.
+    #[arg(long, conflicts_with_all = ["tls", "starttls"])]
+    plain: bool,
+    /// Connect with TLS from the first byte (the default).
+    #[arg(long, conflicts_with = "starttls")]
+    tls: bool,
+    /// Connect with STARTTLS.
+    #[arg(long)]
+    starttls: bool,
+    /// Pin a server that we start to core 0, and the driver to core 1.
+    #[arg(long)]
+    pub pin: bool,
+    /// Names of devices begin with this.
+    #[arg(long, default_value = "load-")]
+    pub prefix: String,
+    /// Logins at the same time.
+    #[arg(long, default_value_t = 64)]
+    pub at_once: usize,
+    /// Use devices that exist already, with the password in this file, and provision none.
+    #[arg(long, value_name = "FILE", conflicts_with = "spawn")]
+    password_file: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a device needs to connect; also what a child process is told.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Recipe {
+    server: SocketAddr,
+    domain: String,
+    transport: Protection,
+    ca: Option<PathBuf>,
+    password: String,
+    pub prefix: String,
+}
+
+/// How devices connect.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protection {
+    Plain,
+    Tls,
+    Starttls,
+}
+
+impl Recipe {
+    /// The options that all devices share.
+    pub fn template(&self) -> Result<Options, Error> {
+        let trust = || {
+            let ca = self.ca.as_ref().ok_or_else(|| Error::Tls("no CA file".into()))?;
+            Trust::ca_file(ca)
+        };
+        let security = match self.transport {
+            Protection::Plain => Security::Plain,
+            Protection::Tls => Security::Tls(trust()?),
+            Protection::Starttls => Security::StartTls(trust()?),
+        };
+        Ok(Options::new(
+            self.server,
+            security,
+            &self.domain,
+            "",
+            Arc::new(Password::new(&self.password)),
+        ))
+    }
+
+    /// How devices connect.
+    pub fn transport(&self) -> Protection {
+        self.transport
+    }
+}
+
+/// The server under test.
+pub struct Target {
+    own: Option<Server>,
+    pub pid: u32,
+    http: Option<(SocketAddr, String)>,
+    pub recipe: Recipe,
+    provisions: bool,
+}
+
+impl Place {
+    fn transport(&self) -> Protection {
+        match (self.plain, self.starttls) {
+            (true, _) => Protection::Plain,
+            (_, true) => Protection::Starttls,
+            _ => Protection::Tls,
+        }
+    }
+
+    /// Starts the server, or finds the running one.
+    pub async fn target(&self) -> Result<Target, Error> {
+        let transport = self.transport();
+        let recipe = |server, domain: &str, ca, password| Recipe {
+            server,
+            domain: domain.to_owned(),
+            transport,
+            ca,
+            password,
+            prefix: self.prefix.clone(),
+        };
+        let missing = |what: &str| Error::Machine(format!("{what} is missing"));
+        if let Some(program) = &self.spawn {
+            let launch = Launch {
+                data: self.data_dir.clone(),
+                core: self.pin.then_some(SERVER_CORE),
+                plain: self.plain,
+                domain: self.domain.clone(),
+                ..Launch::new(program)
+            };
+            let server = Server::start(&launch).await?;
+            let ready = server.ready().clone();
+            let address = if matches!(transport, Protection::Tls) {
+                ready.xmpps
+            } else {
+                ready.xmpp
+            };
+            let recipe = recipe(address, &ready.domain, Some(server.ca()), random_password()?);
+            let key = read(&server.key())?;
+            return Ok(Target {
+                pid: server.pid()?,
+                http: Some((ready.http, key)),
+                recipe,
+                provisions: true,
+                own: Some(server),
+            });
+        }
+        let http = match (&self.url, &self.key_file) {
+            (Some(url), Some(key)) => Some((resolve(url).await?, read(key)?)),
+            _ => None,
+        };
+        let password = self.password_file.as_ref().map_or_else(random_password, read)?;
+        let server = self.server.ok_or_else(|| missing("--server"))?;
+        Ok(Target {
+            own: None,
+            pid: self.pid.ok_or_else(|| missing("--pid"))?,
+            http,
+            recipe: recipe(server, &self.domain, self.ca.clone(), password),
+            provisions: self.password_file.is_none(),
+        })
+    }
+}
+
+impl Target {
+    /// A poster of its own connection.
+    pub fn poster(&self) -> Result<Poster, Error> {
+        let (address, key) = self
+            .http
+            .as_ref()
+            .ok_or_else(|| Error::Machine("--url and --key-file are needed to post".into()))?;
+        Ok(Poster::new(*address, Some(key.clone())))
+    }
+
+    /// The name of a device.
+    pub fn device(&self, number: u64) -> String {
+        format!("{}{number}", self.recipe.prefix)
+    }
+
+    /// Registers the devices, all with one password given as SCRAM verifiers: nobody pays for PBKDF2 again.
+    pub async fn provision(&self, devices: u64) -> Result<(), Error> {
+        if !self.provisions {
+            return Ok(());
+        }
+        let mut salt = [0; 16];
+        rand::fill(&mut salt).map_err(|_| Error::Machine("no random bytes".into()))?;
+        let credential = Password::new(&self.recipe.password).credential(&salt, ITERATIONS).to_string();
+        let mut poster = self.poster()?;
+        for first in (0..devices).step_by(usize::try_from(PROVISION_BATCH).unwrap_or(usize::MAX)) {
+            let last = (first + PROVISION_BATCH).min(devices);
+            let line = |number| format!("{{\"id\":\"{}\",\"credentials\":[{credential}]}}\n", self.device(number));
+            let body: String = (first..last).map(line).collect();
+            let answer = poster
+                .request("POST", "/v1/devices", &[("content-type", "application/x-ndjson")], body.as_bytes())
+                .await?;
+            let failed = answer
+                .json()
+                .ok()
+                .and_then(|json| json.get("failed").and_then(serde_json::Value::as_u64))
+                .unwrap_or(0);
+            if !(200..300).contains(&answer.status) || failed > 0 {
+                return Err(Error::Http(format!(
+                    "POST /v1/devices answered {}: {}",
+                    answer.status,
+                    answer.text()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops a server of our own. True when there was none, or it stopped as it should.
+    pub async fn stop(self) -> Result<bool, Error> {
+        match self.own {
+            Some(server) => server.stop().await,
+            None => Ok(true),
+        }
+    }
+}
+
+fn random_password() -> Result<String, Error> {
+    let mut random = [0; 16];
+    rand::fill(&mut random).map_err(|_| Error::Machine("no random bytes".into()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn read(path: &PathBuf) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::Machine(format!("{}: {e}", path.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+async fn resolve(url: &str) -> Result<SocketAddr, Error> {
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let mut found = tokio::net::lookup_host(host)
+        .await
+        .map_err(|e| Error::Machine(format!("{url}: {e}")))?;
+    found.next().ok_or_else(|| Error::Machine(format!("{url}: no address")))
+}

@@ -1,0 +1,54 @@
+//! Why the service does not start.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use crate::{certificate::CertificateError, gateway, store};
+
+/// Why the service could not start. Each message names what is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The certificate and its key do not fit TLS.
+    #[error("the certificate and its key cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The store does not open.
+    #[error("the store in {} does not open: {source}", .dir.display())]
+    Store {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        source: store::embedded::OpenError,
+    },
+    /// The store opened and does not answer.
+    #[error("the store does not answer: {0}")]
+    Registry(#[from] store::StoreError),
+    /// An HTTP listener.
+    #[error("{section}.listen = \"{address}\" cannot be listened on: {source}")]
+    Listen {
+        /// The section of the setting.
+        section: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A listener for devices.
+    #[error(transparent)]
+    Gateway(#[from] gateway::BindError),
+    /// A file in the data directory.
+    #[error("{} cannot be written: {source}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random(#[from] aws_lc_rs::error::Unspecified),
+    /// A metric of one name twice: a bug.
+    #[error("the metrics do not register: {0}")]
+    Metrics(#[from] prometheus::Error),
+}

@@ -1,0 +1,181 @@
+//! What the demo shows: a few lines redrawn on a terminal, else a line a second; and the summary.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{metrics::Metrics, tally::Tally};
+use crate::cli::{Failure, Outcome, report, say};
+
+/// The poll interval that a fleet in the field is compared with, in seconds (the ledger's default).
+const USUAL_INTERVAL_SECS: u64 = 900;
+/// Lost events that are named.
+const LOST_SHOWN: usize = 10;
+
+/// The view of one run.
+pub struct View {
+    devices: u32,
+    seconds: u64,
+    interval_secs: u64,
+    terminal: bool,
+    /// Lines drawn on the terminal, to be drawn over.
+    drawn: usize,
+    /// The second that was logged last.
+    logged: Option<u64>,
+}
+
+impl View {
+    /// A view on what stdout is.
+    pub fn new(devices: u32, seconds: u64, interval_secs: u64) -> Self {
+        Self {
+            devices,
+            seconds,
+            interval_secs,
+            terminal: std::io::stdout().is_terminal(),
+            drawn: 0,
+            logged: None,
+        }
+    }
+
+    /// Shows how things stand. A stdout that is gone is told by the summary.
+    pub fn show(&mut self, tally: &Tally, elapsed: Duration, posting: bool) {
+        let mut out = std::io::stdout().lock();
+        let facts = self.facts(tally);
+        if self.terminal {
+            let phase = if posting {
+                format!("{} s of {} s", elapsed.as_secs(), self.seconds)
+            } else {
+                "the last events arrive".into()
+            };
+            let head = format!("unpoll demo: {} boxes over TLS, {phase}", self.devices);
+            let up = if self.drawn > 0 {
+                format!("\x1b[{}A", self.drawn)
+            } else {
+                String::new()
+            };
+            let lines: String = std::iter::once(&head)
+                .chain(&facts)
+                .map(|line| format!("\x1b[2K{line}\n"))
+                .collect();
+            self.drawn = facts.len() + 1;
+            let _ = write!(out, "{up}{lines}");
+        } else if self.logged != Some(elapsed.as_secs()) {
+            self.logged = Some(elapsed.as_secs());
+            let _ = writeln!(out, "{:>3} s  {}", elapsed.as_secs(), facts.join("  |  "));
+        }
+        let _ = out.flush();
+    }
+
+    fn facts(&self, tally: &Tally) -> [String; 4] {
+        let latency = tally.latency().map_or_else(
+            || "-".into(),
+            |latency| format!("p50 {} p99 {}", milliseconds(latency.p50), milliseconds(latency.p99)),
+        );
+        let polls = tally.polls_avoided.map_or_else(|| "-".into(), |polls| format!("{polls:.0}"));
+        [
+            format!(
+                "boxes: {} of {} online, {} cuts, {} power losses, {} sessions resumed",
+                tally.online(),
+                tally.devices,
+                tally.cuts,
+                tally.power_losses,
+                tally.resumed
+            ),
+            format!(
+                "events: {} accepted, {} applied, {} refused",
+                tally.accepted(),
+                tally.applied(),
+                tally.refused().0
+            ),
+            format!("POST to applied: {latency}"),
+            format!("polls avoided: {polls} (declared interval {} s)", self.interval_secs),
+        ]
+    }
+
+    /// The last words. Each figure says who measured it.
+    pub fn summary(&self, tally: &Tally, pending: u64, lost: &[String], metrics: &Metrics, ledger: &Value) -> Outcome {
+        let (refused, why) = tally.refused();
+        say(format!(
+            "\nEvents\n  {} accepted (each with a 2xx answer: durable on disk), {} applied, {pending} still pending, {} lost, {} applied twice",
+            tally.accepted(),
+            tally.applied(),
+            lost.len(),
+            tally.applied_twice()
+        ))?;
+        if refused > 0 {
+            say(format!(
+                "  {refused} POSTs were refused; the last one: {}",
+                why.unwrap_or("no reason")
+            ))?;
+        }
+        for event in lost.iter().take(LOST_SHOWN) {
+            say(format!("  lost: {event}"))?;
+        }
+        say(format!(
+            "Boxes\n  {} boxes, {} connections cut, {} power losses, {} sessions resumed",
+            tally.devices, tally.cuts, tally.power_losses, tally.resumed
+        ))?;
+        say("Time, with the boxes that were away")?;
+        if let Some(latency) = tally.latency() {
+            say(format!(
+                "  from the POST sent to the event applied by its box, measured by backend and boxes: p50 {}, p99 {}",
+                milliseconds(latency.p50),
+                milliseconds(latency.p99)
+            ))?;
+        }
+        let bound = |quantile| {
+            let secs = metrics.quantile_at_most("unpoll_delivery_latency_seconds", quantile)?;
+            Some(if secs.is_finite() {
+                format!("at most {:.1} ms", secs * 1_000.0)
+            } else {
+                "beyond the last bucket".into()
+            })
+        };
+        if let (Some(p50), Some(p99)) = (bound(0.5), bound(0.99)) {
+            say(format!(
+                "  from accepted to acknowledged, from the buckets of the server's histogram: p50 {p50}, p99 {p99}"
+            ))?;
+        }
+        self.polls(metrics, ledger)
+    }
+
+    fn polls(&self, metrics: &Metrics, ledger: &Value) -> Outcome {
+        let Some(polls) = metrics.polls_avoided() else {
+            return Err(Failure::Failed("the server's metrics tell no unpoll_polls_avoided_total".into()));
+        };
+        let scale = USUAL_INTERVAL_SECS / self.interval_secs.max(1);
+        say(format!(
+            "Polls\n  {polls:.0} polls avoided, by the server's ledger, if each box had asked every {} s (declared, not validated).\n  \
+             The demo's interval is short to show something: boxes that ask every {USUAL_INTERVAL_SECS} s would have asked {scale} times less often.",
+            self.interval_secs
+        ))?;
+        say(report::words(ledger))
+    }
+}
+
+fn milliseconds(us: u64) -> String {
+    let (ms, tenths) = (us / 1_000, us % 1_000 / 100);
+    format!("{ms}.{tenths} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_tenth_of_a_millisecond() {
+        assert_eq!(milliseconds(0), "0.0 ms");
+        assert_eq!(milliseconds(12_345), "12.3 ms");
+    }
+
+    #[test]
+    fn the_facts_say_what_is_not_known_yet() {
+        let facts = View::new(3, 20, 2).facts(&Tally::new(3));
+        assert_eq!(facts[0], "boxes: 0 of 3 online, 0 cuts, 0 power losses, 0 sessions resumed");
+        assert_eq!(facts[2], "POST to applied: -");
+        assert_eq!(facts[3], "polls avoided: - (declared interval 2 s)");
+    }
+}

@@ -1,0 +1,203 @@
+//! Settings of the XMPP doors: addresses, times, bounds.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::NoServerSessionStorage,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{domain::TenantId, xmpp::StreamConfig};
+
+/// Which tenant a domain belongs to.
+pub type Hosts = Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>;
+
+/// The settings of `[xmpp]`. Times in seconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where devices connect with STARTTLS. Default: 127.0.0.1:5222. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where devices connect with direct TLS (XEP-0368). Default: 127.0.0.1:5223. Port 0 takes a free one.
+    pub listen_tls: SocketAddr,
+    /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
+    /// TLS-terminating proxy on the same host, or a bench on loopback.
+    pub require_tls: bool,
+    /// Silence after which a device is asked for a sign of life. Default: 300.
+    pub keepalive_secs: u64,
+    /// An acknowledgement or an answer to a probe is overdue after this, and the connection is dead. Default: 30.
+    pub overdue_secs: u64,
+    /// Time to finish TLS and login. Default: 10.
+    pub login_within_secs: u64,
+    /// How long a lost session waits for its device to resume it, at most. Default: 300.
+    pub resume_within_secs: u64,
+    /// Largest stanza before login. Default: 16384.
+    pub stanza_max_bytes_before_login: usize,
+    /// Largest stanza after login. Default: 262144.
+    pub stanza_max_bytes: usize,
+    /// Deepest nesting of elements. Default: 32.
+    pub depth_max: usize,
+    /// Most attributes of one element. Default: 64.
+    pub attributes_max: usize,
+    /// Events written to a session and not acknowledged. Default: 32.
+    pub window_max_events: usize,
+    /// Bytes of events written to a session and not acknowledged. Default: 65536. One event always fits.
+    pub window_max_bytes: usize,
+    /// What XEP-0478 tells devices about silence after login. Default: 600.
+    pub idle_secs: u32,
+    /// Tries to log in on one connection. Default: 3.
+    pub login_tries_max: u8,
+    /// A connection that takes none of the bytes that wait for it is dead after this. Default: 30.
+    pub write_stalled_secs: u64,
+    /// TCP_USER_TIMEOUT: sent data that is not acknowledged by the peer's TCP ends the connection after this. Default: 60.
+    pub tcp_user_timeout_secs: u64,
+    /// Connections that wait to be accepted, in the kernel. Default: 4096. `net.core.somaxconn` bounds it, too.
+    pub backlog: u32,
+    /// Sessions of this node. Default: 1000000. About 8 KiB of memory each with TLS, kernel not counted.
+    pub sessions_max: usize,
+    /// Connections that have not logged in. Default: 10000. More are refused.
+    pub unauthenticated_max: usize,
+    /// TLS handshakes that are under way at once. Default: 1024. More wait their turn.
+    pub handshakes_max: usize,
+    /// Passwords that are checked at once (PLAIN only: each costs about a millisecond of CPU). Default: 0, which means two a core.
+    pub password_checks_max: usize,
+    /// Changes of seat a minute and device, after which its logins are slowed. Default: 5.
+    pub seat_changes_max: u32,
+    /// What a device that is refused for lack of room is told to wait. Default: 30.
+    pub retry_after_secs: u32,
+    /// At a stop, sessions that are ended a second. Default: 5000.
+    pub drain_per_second: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5222),
+            listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
+            require_tls: true,
+            keepalive_secs: 300,
+            overdue_secs: 30,
+            login_within_secs: 10,
+            resume_within_secs: 300,
+            stanza_max_bytes_before_login: 16 * 1024,
+            stanza_max_bytes: 256 * 1024,
+            depth_max: 32,
+            attributes_max: 64,
+            window_max_events: 32,
+            window_max_bytes: 64 * 1024,
+            idle_secs: 600,
+            login_tries_max: 3,
+            write_stalled_secs: 30,
+            tcp_user_timeout_secs: 60,
+            backlog: 4096,
+            sessions_max: 1_000_000,
+            unauthenticated_max: 10_000,
+            handshakes_max: 1024,
+            password_checks_max: 0,
+            seat_changes_max: 5,
+            retry_after_secs: 30,
+            drain_per_second: 5_000,
+        }
+    }
+}
+
+impl Config {
+    /// What the protocol needs of these settings.
+    pub fn stream_config(&self, hosts: Hosts) -> StreamConfig {
+        StreamConfig {
+            hosts,
+            allow_plaintext: !self.require_tls,
+            keepalive: self.keepalive(),
+            overdue: self.overdue(),
+            login_within: self.login_within(),
+            resume_within: self.resume_within(),
+            stanza_max_bytes_before_login: self.stanza_max_bytes_before_login,
+            stanza_max_bytes: self.stanza_max_bytes,
+            depth_max: self.depth_max,
+            attributes_max: self.attributes_max,
+            window_max_events: self.window_max_events,
+            window_max_bytes: self.window_max_bytes,
+            idle_secs: self.idle_secs,
+            login_tries_max: self.login_tries_max,
+        }
+    }
+
+    /// [`Self::keepalive_secs`] as a duration.
+    pub fn keepalive(&self) -> Duration {
+        Duration::from_secs(self.keepalive_secs.max(1))
+    }
+
+    /// [`Self::overdue_secs`] as a duration.
+    pub fn overdue(&self) -> Duration {
+        Duration::from_secs(self.overdue_secs.max(1))
+    }
+
+    /// [`Self::login_within_secs`] as a duration.
+    pub fn login_within(&self) -> Duration {
+        Duration::from_secs(self.login_within_secs.max(1))
+    }
+
+    /// [`Self::resume_within_secs`] as a duration.
+    pub fn resume_within(&self) -> Duration {
+        Duration::from_secs(self.resume_within_secs)
+    }
+
+    /// [`Self::write_stalled_secs`] as a duration.
+    pub fn write_stalled(&self) -> Duration {
+        Duration::from_secs(self.write_stalled_secs.max(1))
+    }
+
+    /// [`Self::password_checks_max`], with two a core for zero.
+    pub fn password_checks(&self) -> usize {
+        match self.password_checks_max {
+            0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            some => some,
+        }
+    }
+}
+
+/// TLS for devices: 1.2 and 1.3, stateless tickets, ALPN `xmpp-client` (a client without ALPN is taken, too; one that offers
+/// only other protocols is not: XEP-0368 §3).
+///
+/// X25519 goes before X25519MLKEM768: it saves 14 µs of the 92 µs that a handshake costs the server, and logins come in storms.
+/// A client that insists on the hybrid gets it.
+///
+/// # Errors
+/// When the key does not fit the certificate, or the system gives no random bytes.
+pub fn tls_config(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::SECP256R1,
+        aws_lc_rs::kx_group::SECP384R1,
+    ];
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)?;
+    config.alpn_protocols = vec![b"xmpp-client".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_name_some_settings_and_no_unknown_ones() {
+        let config: Config = toml::from_str("listen = '0.0.0.0:0'\nkeepalive_secs = 5").unwrap();
+        assert_eq!((config.keepalive(), config.overdue_secs), (Duration::from_secs(5), 30));
+        assert!(toml::from_str::<Config>("keep_alive = 5").is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! The end of a connection: what becomes of its session, and a close that lets the device read why.
+
+use std::{
+    io::Read as _,
+    net::Shutdown,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    buffers,
+    connection::{Closing, Connection, Seated, State},
+    metrics::{Reason, SessionEvent},
+    session::{Carried, Hibernated},
+    sessions::Entry,
+    shared::Over,
+};
+use crate::{
+    domain::{DeviceSignal, Timestamp},
+    presence::Phase,
+    xmpp::{Session, SessionEnd},
+};
+
+/// How long and how much is read from a peer that is to read our last words: a close with unread input would make TCP send
+/// RST, and the peer would never see them (RFC 6120 §4.4).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_MAX_BYTES: usize = 64 * 1024;
+
+/// Ends a connection: settles what becomes of its session, then closes the socket.
+pub(super) async fn close(connection: Arc<Connection>) {
+    let (reason, signals, over) = settle(&connection);
+    for signal in signals {
+        // An error means that the dispatcher has ended: what it would do is done at the next start, from the store.
+        let _ = connection.shared.signals.send(signal).await;
+    }
+    if let Some(over) = over {
+        connection.shared.finish(over).await;
+    }
+    let gone = matches!(reason, Reason::Lost | Reason::Stalled);
+    let within = if gone { Duration::ZERO } else { LINGER };
+    // Past its time it is closed as it is.
+    let _ = tokio::time::timeout(within, farewell(&connection)).await;
+}
+
+/// Decides in one step what becomes of the session.
+fn settle(connection: &Arc<Connection>) -> (Reason, Vec<DeviceSignal>, Option<Over>) {
+    let shared = &connection.shared;
+    let now = Instant::now();
+    let mut state = connection.state.lock();
+    let state = &mut *state;
+    let Closing { end, reason } = *state.closing.get_or_insert(Closing {
+        end: SessionEnd::Over,
+        reason: Reason::Bug,
+    });
+    let last_heard = shared.time_of(state.stream.last_heard());
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        connection.report(state, shared.clock.now(), Duration::ZERO);
+        state.stream.take_session()
+    }));
+    let session = ended.ok().flatten();
+    let signals = std::mem::take(&mut state.signals);
+    let Some(mut seated) = state.seated.take() else {
+        return (reason, signals, None);
+    };
+    shared.close_account(&mut seated);
+    shared.metrics.sessions(connection.transport).dec();
+    shared.metrics.session(SessionEvent::Closed(reason));
+    tracing::debug!(
+        device.id = %seated.key.device,
+        reason = reason.as_str(),
+        "the connection of {} ended: {}",
+        seated.key.device,
+        reason.as_str()
+    );
+    let me = Entry::Live(connection.clone());
+    let Some(session) = session else {
+        shared.sessions.remove(&seated.key, &me);
+        return (reason, signals, None);
+    };
+    let at_once = Connection::at_once(state, reason, now);
+    let over = match end {
+        SessionEnd::Hibernate(within) if !within.is_zero() => {
+            hibernate(connection, state, *seated, session, last_heard, (reason, now, within))
+        }
+        _ => {
+            let displaced = !shared.sessions.remove(&seated.key, &me);
+            Some(Over {
+                key: seated.key,
+                session,
+                last_seen_at: last_heard,
+                at_once,
+                displaced,
+            })
+        }
+    };
+    (reason, signals, over)
+}
+
+/// Puts the session in the place of its connection, to wait. `Some`: a newer one has the seat, so it is over.
+fn hibernate(
+    connection: &Arc<Connection>,
+    state: &mut State,
+    seated: Seated,
+    session: Box<Session>,
+    last_heard: Timestamp,
+    (reason, now, within): (Reason, Instant, Duration),
+) -> Option<Over> {
+    let shared = &connection.shared;
+    let at = shared.clock.now();
+    let lost = matches!(reason, Reason::Lost | Reason::Stream);
+    let hibernated = Arc::new(Hibernated {
+        shared: shared.clone(),
+        key: seated.key.clone(),
+        epoch: session.epoch(),
+        transport: connection.transport,
+        connected_at: seated.connected_at,
+        last_heard,
+        phase: if lost { Phase::Lost { at } } else { Phase::Silent { at } },
+        at_once: Connection::at_once(state, reason, now),
+        until: now + within,
+        carried: Mutex::new(Some(Carried {
+            session,
+            connected_at: seated.connected_at,
+            account: seated.account,
+            written: std::mem::take(&mut state.written),
+            signals: Vec::new(),
+        })),
+    });
+    shared.metrics.hibernating.inc();
+    let (live, away) = (Entry::Live(connection.clone()), Entry::Away(hibernated.clone()));
+    if shared.sessions.exchange(&seated.key, &live, away) {
+        let weak = Arc::downgrade(&hibernated);
+        shared.timers.arm(weak, now + within, now);
+        return None;
+    }
+    let carried = hibernated.take(None)?;
+    Some(Over {
+        key: seated.key,
+        session: carried.session,
+        last_seen_at: last_heard,
+        at_once: false,
+        displaced: true,
+    })
+}
+
+/// Writes what waits, says goodbye, closes our side and reads until the peer closes his.
+async fn farewell(connection: &Connection) {
+    {
+        let mut state = connection.state.lock();
+        let state = &mut *state;
+        if state.wire.established() {
+            connection.write_output(state, Instant::now());
+            let mut goodbye = buffers::take();
+            state.wire.goodbye(&mut goodbye);
+            state.queue.extend_from_slice(&goodbye);
+            buffers::keep(goodbye);
+        }
+    }
+    loop {
+        {
+            let mut state = connection.state.lock();
+            match connection.socket.try_write(&state.queue) {
+                Ok(written) => {
+                    state.queue.drain(..written);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+            if state.queue.is_empty() {
+                break;
+            }
+        }
+        if connection.socket.writable().await.is_err() {
+            return;
+        }
+    }
+    let socket = socket2::SockRef::from(&connection.socket);
+    if socket.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut left = LINGER_MAX_BYTES;
+    while left > 0 && connection.socket.readable().await.is_ok() {
+        let read = buffers::reading(|buffer| connection.socket.try_io(tokio::io::Interest::READABLE, || (&*socket).read(buffer)));
+        match read {
+            Ok(0) => return,
+            Ok(read) => left = left.saturating_sub(read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

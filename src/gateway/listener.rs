@@ -1,0 +1,218 @@
+//! Accepting connections: socket options, admission, and the task of each connection.
+
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{Closing, Connection, Next},
+    linger::close,
+    login::{Step, deliver, login, random, secured},
+    metrics::{Reason, Refused},
+    shared::Shared,
+    wire::Wire,
+};
+use crate::{
+    store::Transport,
+    xmpp::{ServerStream, SessionEnd, StreamError},
+};
+
+/// After a failed accept that no descriptor helps.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client reads that finds no file descriptor left, on the port where it can read it before TLS.
+const NO_FILES: &[u8] =
+    b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>\
+<stream:error><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
+
+/// Binds a listening socket.
+pub(super) fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`.
+pub(super) async fn serve(listener: TcpListener, transport: Transport, shared: Arc<Shared>, stop: CancellationToken) {
+    let mut reserve = File::open("/dev/null").ok();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => admit(socket, transport, &shared),
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                tracing::warn!(error = %error, "no file descriptor is left for a connection: {error}");
+                // Without this the listener would stay readable, and the loop would spin.
+                drop(reserve.take());
+                if let Ok(Ok((socket, _))) = tokio::time::timeout(PAUSE, listener.accept()).await {
+                    shared.metrics.refused(Refused::Files);
+                    if transport == Transport::Xmpp {
+                        // Best effort: the socket is closed at once in any case.
+                        let _ = SockRef::from(&socket).send(NO_FILES);
+                    }
+                }
+                reserve = File::open("/dev/null").ok();
+                if reserve.is_none() {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            // The peer gave up between its connect and our accept.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection was not accepted: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
+/// Takes a connection, or tells it why not.
+fn admit(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) {
+    if let Err(error) = configure(&socket, shared) {
+        tracing::debug!(error = %error, "a connection was gone before it was served: {error}");
+        return;
+    }
+    let refused = match shared.unauthenticated.clone().try_acquire_owned() {
+        Ok(permit) if !shared.full() => {
+            shared.spawn(run(socket, transport, shared.clone(), permit));
+            return;
+        }
+        Ok(_) => Refused::Sessions,
+        Err(_) => Refused::Unauthenticated,
+    };
+    shared.metrics.refused(refused);
+    if transport == Transport::Xmpp
+        && let Ok(permit) = shared.refusals.clone().try_acquire_owned()
+    {
+        shared.spawn(refuse(socket, shared.clone(), permit));
+    }
+}
+
+fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let config = &shared.config;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(config.tcp_user_timeout_secs)))?;
+    // A backstop only: the stream asks for signs of life itself, and a device should not wake up twice.
+    let keepalive = TcpKeepalive::new()
+        .with_time(config.keepalive() * 2)
+        .with_interval(config.overdue());
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+fn open(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
+    let secured = secured(transport);
+    let wire = if secured {
+        Wire::tls(shared.tls.clone()).ok()?
+    } else {
+        Wire::Plain
+    };
+    let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
+    Some(Connection::new(socket, transport, shared.clone(), stream, wire))
+}
+
+/// The task of one connection. Its future stays small: what is large is boxed, and gone when the session is idle.
+async fn run(socket: TcpStream, transport: Transport, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
+    let Some(connection) = open(socket, transport, &shared) else {
+        tracing::error!("a connection was dropped: TLS or the random generator failed to start");
+        return;
+    };
+    let guard = Guard(Some(connection));
+    if let Some(connection) = &guard.0 {
+        shared.metrics.unauthenticated.inc();
+        let counted = Counted(&shared);
+        let logged_in = Box::pin(login(connection)).await;
+        drop((counted, permit));
+        if logged_in {
+            live(connection).await;
+        }
+    }
+    if let Some(connection) = guard.finished() {
+        Box::pin(close(connection)).await;
+    }
+}
+
+/// Serves a session until it ends.
+async fn live(connection: &Arc<Connection>) {
+    loop {
+        match Step(connection).await {
+            Next::Close => return,
+            Next::Deliver => Box::pin(deliver(connection)).await,
+            Next::Ask => {
+                connection.guarded(|connection, state| {
+                    state.asked = None;
+                    tracing::error!("a session asked for what belongs to its login, and was ended");
+                    connection.fail(state, &StreamError::InternalServerError, Reason::Bug, Instant::now());
+                });
+            }
+        }
+    }
+}
+
+/// Tells a client that there is no room.
+async fn refuse(socket: TcpStream, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
+    let Some(connection) = open(socket, Transport::Xmpp, &shared) else {
+        return;
+    };
+    let retry_after = shared.config.retry_after_secs;
+    connection.guarded(|connection, state| {
+        connection.fail(
+            state,
+            &StreamError::ResourceConstraint { retry_after },
+            Reason::Full,
+            Instant::now(),
+        );
+    });
+    close(connection).await;
+}
+
+/// Gives the count of unauthenticated connections back.
+struct Counted<'a>(&'a Shared);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.unauthenticated.dec();
+    }
+}
+
+/// Closes the connection when its task fails by a bug: its session must not stay behind as a ghost.
+struct Guard(Option<Arc<Connection>>);
+
+impl Guard {
+    fn finished(mut self) -> Option<Arc<Connection>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            tracing::error!("the task of a connection failed by a bug; its session is over");
+            connection.state.lock().closing = Some(Closing {
+                end: SessionEnd::Over,
+                reason: Reason::Bug,
+            });
+            let shared = connection.shared.clone();
+            shared.spawn(close(connection));
+        }
+    }
+}

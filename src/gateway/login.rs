@@ -1,0 +1,446 @@
+//! From an accepted connection to a session: answers what the stream asks.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::SemaphorePermit;
+
+use super::{
+    buffers,
+    connection::{Connection, Next, Seated, State},
+    metrics::{Login, Reason, Refused, SessionEvent},
+    session::Carried,
+    sessions::Entry,
+    shared::Over,
+    wire::Wire,
+};
+use crate::{
+    domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
+    store::{DeviceKey, NewSeat, Registered, StoreError, Transport},
+    xmpp::{Action, Credentials, StreamError},
+};
+
+/// The longest time that a login is slowed when two connections fight for a seat.
+const SLOWED_MAX: Duration = Duration::from_secs(5);
+
+/// The next thing to do for a connection. Small, because every idle session has one.
+pub(super) struct Step<'a>(pub(super) &'a Connection);
+
+impl Future for Step<'_> {
+    type Output = Next;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
+        self.0.step(cx)
+    }
+}
+
+/// What the registry said about the device, for the ledger.
+struct Facts {
+    poll_interval_secs: Option<u32>,
+    polling: Polling,
+}
+
+/// 32 bytes for ids and nonces.
+pub(super) fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Leads a connection to its session. False: it is to be closed.
+pub(super) async fn login(connection: &Arc<Connection>) -> bool {
+    let mut login = Progress {
+        connection,
+        facts: Facts {
+            poll_interval_secs: None,
+            polling: Polling::Unknown,
+        },
+        handshake: None,
+        seated: None,
+    };
+    let seated = login.run().await;
+    let kind = match login.seated {
+        Some(Login::Resumed) => Overhead::Resume,
+        _ => Overhead::Connect,
+    };
+    let shared = &connection.shared;
+    let result = match login.seated {
+        Some(result) => result,
+        None if connection
+            .state
+            .lock()
+            .closing
+            .is_some_and(|closing| closing.reason == Reason::Silent) =>
+        {
+            Login::TimedOut
+        }
+        None => Login::Failed,
+    };
+    shared.metrics.login(result);
+    connection.guarded(|_, state| {
+        state.tally.report_login(&*shared.meter, kind);
+        if seated {
+            // What the stream counted as login is in the socket's count.
+            let _ = state.stream.traffic();
+        }
+    });
+    seated
+}
+
+struct Progress<'a> {
+    connection: &'a Arc<Connection>,
+    facts: Facts,
+    handshake: Option<SemaphorePermit<'a>>,
+    seated: Option<Login>,
+}
+
+impl<'a> Progress<'a> {
+    async fn run(&mut self) -> bool {
+        let connection = self.connection;
+        if !connection.state.lock().wire.established() {
+            // No turn is taken by who says nothing.
+            if self.within(connection.socket.readable()).await.is_some() {
+                self.handshake = self.within(connection.shared.handshakes.acquire()).await.and_then(Result::ok);
+            }
+        }
+        loop {
+            match self.within(Step(connection)).await {
+                None | Some(Next::Close) => return false,
+                Some(Next::Deliver) => deliver(connection).await,
+                Some(Next::Ask) => {
+                    let asked = connection.state.lock().asked.take();
+                    if let Some(asked) = asked {
+                        self.answer(*asked).await;
+                    }
+                }
+            }
+            let state = connection.state.lock();
+            if state.wire.established() && state.starting_tls.is_none() {
+                self.handshake = None;
+            }
+            if state.seated.is_some() && state.closing.is_none() {
+                return true;
+            }
+        }
+    }
+
+    /// Waits for `task`, at most until the stream's deadline, or until the node stops. `None`: the connection is closing.
+    async fn within<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+        let connection = self.connection;
+        let stop = connection.shared.crew.get().map(crate::crew::Crew::stop_token).unwrap_or_default();
+        tokio::pin!(task);
+        loop {
+            let deadline = connection.state.lock().stream.wake_at();
+            tokio::select! {
+                result = &mut task => return Some(result),
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    self.work(|connection, state, now| connection.elapse(state, now));
+                }
+                () = stop.cancelled() => {
+                    self.work(|connection, state, now| connection.fail(state, &StreamError::SystemShutdown, Reason::Shutdown, now));
+                }
+            }
+            if connection.state.lock().closing.is_some() {
+                return None;
+            }
+        }
+    }
+
+    fn work(&self, work: impl FnOnce(&Connection, &mut State, Instant)) {
+        self.connection.guarded(|connection, state| work(connection, state, Instant::now()));
+    }
+
+    /// Lets the stream have an answer, and does what it wants done then.
+    fn tell(&self, answer: impl FnOnce(&mut State, Instant)) {
+        self.work(|connection, state, now| {
+            if state.closing.is_none() {
+                buffers::lend(&mut state.stream);
+                answer(state, now);
+                connection.pump(state, Reason::Stream, now);
+                connection.arm(state, now);
+            }
+        });
+    }
+
+    fn fail(&self, error: &StreamError, reason: Reason) {
+        self.work(|connection, state, now| connection.fail(state, error, reason, now));
+    }
+
+    async fn answer(&mut self, asked: Action) {
+        match asked {
+            Action::StartTls => self.start_tls().await,
+            Action::FindCredentials { tenant, device } => {
+                let found = self.find(DeviceKey { tenant, device }).await;
+                if let Some(found) = found {
+                    self.tell(|state, now| state.stream.credentials_found(found, now));
+                }
+            }
+            Action::CheckPassword { password, secrets } => {
+                if let Some(right) = self.within(self.check(password, secrets)).await {
+                    match right {
+                        Some(right) => self.tell(|state, now| state.stream.password_checked(right, now)),
+                        None => self.fail(&StreamError::InternalServerError, Reason::Bug),
+                    }
+                }
+            }
+            Action::Claim {
+                tenant,
+                device,
+                generation,
+            } => self.claim(DeviceKey { tenant, device }, generation).await,
+            Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
+            // `pump` does all others.
+            Action::Ended(_) | Action::Ready | Action::Unavailable | Action::Close(_) => {}
+        }
+    }
+
+    async fn start_tls(&mut self) {
+        let shared = &self.connection.shared;
+        self.handshake = self.within(shared.handshakes.acquire()).await.and_then(Result::ok);
+        match (Wire::tls(shared.tls.clone()), random()) {
+            (Ok(wire), Some(random)) => self.work(|_, state, _| {
+                state.wire = wire;
+                state.starting_tls = Some(Box::new(random));
+            }),
+            _ => self.fail(&StreamError::InternalServerError, Reason::Bug),
+        }
+    }
+
+    async fn find(&mut self, key: DeviceKey) -> Option<Credentials> {
+        let store = self.connection.shared.store.clone();
+        Some(match self.within(store.device(&key)).await? {
+            Ok(Registered::Present(device)) => {
+                self.facts = Facts {
+                    poll_interval_secs: device
+                        .attributes
+                        .get("poll_interval_secs")
+                        .and_then(serde_json::Value::as_u64)
+                        .and_then(|secs| u32::try_from(secs).ok())
+                        .filter(|secs| *secs > 0),
+                    polling: match device.cohort {
+                        Cohort::Push => Polling::Off,
+                        Cohort::Poll | Cohort::Control => Polling::On,
+                    },
+                };
+                Credentials::Found {
+                    secrets: device
+                        .credentials
+                        .into_iter()
+                        .map(|credential| match credential {
+                            Credential::Scram(secret) => secret,
+                        })
+                        .collect(),
+                    generation: device.credential_generation,
+                }
+            }
+            Ok(Registered::Removed(_) | Registered::Unknown) => Credentials::Unknown,
+            Err(error) => {
+                tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
+                self.connection.shared.metrics.login(Login::Unavailable);
+                Credentials::Unavailable
+            }
+        })
+    }
+
+    /// Checks a password off the event loop. `None`: the check failed by a bug.
+    async fn check(&self, password: Password, secrets: Vec<ScramSecret>) -> Option<bool> {
+        let _permit = self.connection.shared.password_checks.acquire().await.ok()?;
+        let check = tokio::task::spawn_blocking(move || secrets.iter().any(|secret| secret.matches(&password)));
+        check.await.ok()
+    }
+
+    async fn claim(&mut self, key: DeviceKey, generation: u32) {
+        let shared = &self.connection.shared;
+        if shared.full() && shared.sessions.get(&key).is_none() {
+            shared.metrics.refused(Refused::Sessions);
+            let retry_after = shared.config.retry_after_secs;
+            self.fail(&StreamError::ResourceConstraint { retry_after }, Reason::Full);
+            return;
+        }
+        if self.slow_down(&key).await.is_none() {
+            return;
+        }
+        let Some(id) = random().map(|bytes| SessionId(u128::from_le_bytes(bytes))) else {
+            self.fail(&StreamError::InternalServerError, Reason::Bug);
+            return;
+        };
+        let at = shared.clock.now();
+        let seat = NewSeat {
+            session: id,
+            node: shared.node.clone(),
+            transport: self.connection.transport,
+            at,
+            credential_generation: generation,
+        };
+        // Not cut short: a claim that was made must be known.
+        let epoch = match shared.store.claim(&key, seat).await {
+            Ok(claimed) => claimed.epoch,
+            Err(StoreError::UnknownDevice | StoreError::RemovedDevice | StoreError::Conflict(_)) => {
+                shared.metrics.login(Login::Refused);
+                self.tell(|state, now| state.stream.claim_failed(false, now));
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(device.id = %key.device, error = %error, "{} cannot be seated: {error}", key.device);
+                shared.metrics.login(Login::Unavailable);
+                self.tell(|state, now| state.stream.claim_failed(true, now));
+                return;
+            }
+        };
+        let seated = Seated {
+            account: self.open_account(&key),
+            connected_at: at,
+            epoch,
+            key: key.clone(),
+        };
+        if !self.take_seat(seated) {
+            shared.release(&key, epoch, at).await;
+            return;
+        }
+        self.tell(|state, now| state.stream.claimed(epoch, id, now));
+        shared.metrics.session(SessionEvent::Connected);
+        self.seated = Some(Login::Bound);
+    }
+
+    /// Two connections with one identity throw each other out for ever: the more often they do, the longer they wait.
+    async fn slow_down(&self, key: &DeviceKey) -> Option<()> {
+        let shared = &self.connection.shared;
+        let changes = shared.sessions.changes(key, Instant::now());
+        let Some(beyond) = changes.checked_sub(shared.config.seat_changes_max) else {
+            return Some(());
+        };
+        shared.metrics.slowed.inc();
+        tracing::warn!(
+            device.id = %key.device,
+            changes,
+            "the seat of {} changed hands {changes} times within a minute: probably two devices have one identity",
+            key.device
+        );
+        let wait = Duration::from_secs(u64::from(beyond) + 1).min(SLOWED_MAX);
+        self.within(tokio::time::sleep(wait)).await
+    }
+
+    fn open_account(&self, key: &DeviceKey) -> crate::domain::Account {
+        let shared = &self.connection.shared;
+        shared.meter.open(
+            key.tenant,
+            &key.device,
+            self.facts.poll_interval_secs,
+            self.facts.polling,
+            shared.config.keepalive(),
+            shared.clock.now(),
+        )
+    }
+
+    /// Puts the connection into the table as the device's session. False: a newer one is there, or the connection is closing.
+    fn take_seat(&self, seated: Seated) -> bool {
+        let connection = self.connection;
+        let shared = &connection.shared;
+        let (key, epoch) = (seated.key.clone(), seated.epoch);
+        {
+            let mut state = connection.state.lock();
+            if state.closing.is_some() {
+                return false;
+            }
+            state.seated = Some(Box::new(seated));
+        }
+        shared.metrics.sessions(connection.transport).inc();
+        match shared.sessions.seat(&key, epoch, Entry::Live(connection.clone())) {
+            Ok(None) => true,
+            Ok(Some(displaced)) => {
+                shared.sessions.changed(&key, Instant::now());
+                match displaced {
+                    Entry::Live(older) => {
+                        if !Arc::ptr_eq(&older, connection) {
+                            older.displace();
+                        }
+                    }
+                    Entry::Away(older) => shared.spawn(older.end(Reason::Conflict, true)),
+                }
+                true
+            }
+            Err(()) => {
+                connection.state.lock().seated = None;
+                shared.metrics.sessions(connection.transport).dec();
+                self.fail(&StreamError::Conflict, Reason::Conflict);
+                false
+            }
+        }
+    }
+
+    async fn resume(&mut self, key: &DeviceKey, previous: Option<SessionId>) {
+        let shared = &self.connection.shared;
+        let taken = previous.and_then(|id| match shared.sessions.get(key)? {
+            Entry::Live(older) if Arc::ptr_eq(&older, self.connection) => None,
+            Entry::Live(older) => Some((older.hand_over(id)?, SessionEvent::ResumedElsewhere)),
+            Entry::Away(older) => Some((older.take(Some(id))?, SessionEvent::Resumed)),
+        });
+        let Some((carried, event)) = taken else {
+            let handled = previous.and_then(|id| shared.sessions.handled(key, id, Instant::now()));
+            self.tell(|state, now| state.stream.not_resumed(handled, now));
+            return;
+        };
+        let Carried {
+            session,
+            connected_at,
+            account,
+            written,
+            signals,
+        } = carried;
+        let mut seated = Seated {
+            account: self.open_account(key),
+            connected_at,
+            epoch: session.epoch(),
+            key: key.clone(),
+        };
+        seated.account.last_tick = account.last_tick;
+        if !self.take_seat(seated) {
+            let over = Over {
+                key: key.clone(),
+                session,
+                last_seen_at: shared.clock.now(),
+                at_once: false,
+                displaced: false,
+            };
+            for signal in signals {
+                // An error means that the dispatcher has ended.
+                let _ = shared.signals.send(signal).await;
+            }
+            shared.finish(over).await;
+            return;
+        }
+        let time = shared.clock.now();
+        self.tell(|state, now| {
+            state.written = written;
+            state.signals = signals;
+            state.stream.resume(session, now, time);
+        });
+        shared.metrics.session(event);
+        self.seated = Some(Login::Resumed);
+    }
+}
+
+/// Hands on the signals that found their channel full, oldest first; nothing more is read from the device until then.
+pub(super) async fn deliver(connection: &Connection) {
+    loop {
+        // An error means that the dispatcher has ended: what it would do is done at the next start, from the store.
+        let permit = connection.shared.signals.reserve().await.ok();
+        let mut state = connection.state.lock();
+        if state.signals.is_empty() {
+            return;
+        }
+        let signal = state.signals.remove(0);
+        if let Some(permit) = permit {
+            permit.send(signal);
+        }
+    }
+}
+
+/// Where a connection came in.
+pub(super) fn secured(transport: Transport) -> bool {
+    transport == Transport::Xmpps
+}

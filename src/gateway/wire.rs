@@ -1,0 +1,246 @@
+//! Bytes on the socket: in clear, or as TLS records (rustls, unbuffered).
+//!
+//! A quiet connection owns no buffer: bytes are read into a buffer of the thread and records are opened there; only the
+//! beginning of a record that is not complete yet is kept.
+
+use std::sync::Arc;
+
+use rustls::{
+    ServerConfig,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
+};
+
+/// Bytes that a read buffer must take: the largest TLS record (RFC 5246 §6.2.3: 5 + 2^14 + 2048), and then some.
+pub(super) const READ_BUFFER: usize = 20 * 1024;
+
+/// What a record adds at most: header, explicit nonce, content type, tag.
+const RECORD_OVERHEAD: usize = 48;
+const RECORD_MAX: usize = 16 * 1024;
+
+/// Why the peer's bytes cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// TLS failed. An alert waits among the bytes to send.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// A handshake message larger than the read buffer.
+    #[error("a TLS message of more than {READ_BUFFER} bytes")]
+    Oversize,
+    /// The connection cannot send any more.
+    #[error("TLS is closed")]
+    Closed,
+}
+
+/// How the bytes of one connection are carried.
+pub(super) enum Wire {
+    /// As they are.
+    Plain,
+    /// In TLS records.
+    Tls(Box<Tls>),
+}
+
+/// One TLS connection.
+pub(super) struct Tls {
+    connection: UnbufferedServerConnection,
+    /// The beginning of a record that has not come in full. Empty, without memory, nearly always.
+    partial: Vec<u8>,
+    peer_closed: bool,
+}
+
+impl Wire {
+    /// TLS, before its handshake.
+    pub(super) fn tls(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        Ok(Self::Tls(Box::new(Tls {
+            connection: UnbufferedServerConnection::new(config)?,
+            partial: Vec::new(),
+            peer_closed: false,
+        })))
+    }
+
+    /// Bytes of an unfinished record that go in front of what is read next: leave them room at the front of the buffer.
+    pub(super) fn kept(&self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Tls(tls) => tls.partial.len(),
+        }
+    }
+
+    /// Moves those bytes to the front of `buffer`, behind which something was read.
+    pub(super) fn begin(&mut self, buffer: &mut [u8]) {
+        if let Self::Tls(tls) = self {
+            let partial = std::mem::take(&mut tls.partial);
+            if let Some(front) = buffer.get_mut(..partial.len()) {
+                front.copy_from_slice(&partial);
+            }
+        }
+    }
+
+    /// Opens what was read into `buffer` (after `begin`): hands on the clear bytes and appends to `answer` what TLS itself
+    /// has to send. After an error, send `answer`, which may hold an alert, and close.
+    pub(super) fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+        match self {
+            Self::Plain => {
+                if !buffer.is_empty() {
+                    clear(buffer);
+                }
+                Ok(())
+            }
+            Self::Tls(tls) => tls.open(buffer, clear, answer),
+        }
+    }
+
+    /// Appends `clear` to `sealed` as it goes to the socket.
+    pub(super) fn seal(&mut self, clear: &[u8], sealed: &mut Vec<u8>) -> Result<(), WireError> {
+        match self {
+            Self::Plain => {
+                sealed.extend_from_slice(clear);
+                Ok(())
+            }
+            Self::Tls(tls) => tls.seal(Some(clear), sealed),
+        }
+    }
+
+    /// Appends the goodbye of the layer: close_notify for TLS (RFC 8446 §6.1).
+    pub(super) fn goodbye(&mut self, sealed: &mut Vec<u8>) {
+        if let Self::Tls(tls) = self {
+            // Nothing to be done when it fails: the socket is closed next anyway.
+            let _ = tls.seal(None, sealed);
+        }
+    }
+
+    /// Whether bytes can be sealed: at once in clear, after the handshake with TLS.
+    pub(super) fn established(&self) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Tls(tls) => !tls.connection.is_handshaking(),
+        }
+    }
+
+    /// The peer said close_notify: nothing more will come.
+    pub(super) fn peer_closed(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.peer_closed)
+    }
+}
+
+impl Tls {
+    fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+        let mut start = 0;
+        loop {
+            let rest = buffer.get_mut(start..).unwrap_or_default();
+            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
+            let mut done = false;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        clear(record.payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(answer, |space| match data.encode(space) {
+                    Ok(written) => Ok(written),
+                    Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
+                    Err(EncodeError::AlreadyEncoded) => Err(None),
+                })?,
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                Ok(ConnectionState::Closed | ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => done = true,
+                // Early data is never accepted (no `max_early_data_size`), and a state that this code does not know cannot be served.
+                Ok(_) => return Err(WireError::Closed),
+                Err(error) => {
+                    self.alert(answer);
+                    return Err(error.into());
+                }
+            }
+            start += discard;
+            if done {
+                break;
+            }
+        }
+        let rest = buffer.get(start..).unwrap_or_default();
+        if rest.len() >= READ_BUFFER {
+            return Err(WireError::Oversize);
+        }
+        if !rest.is_empty() && !self.peer_closed {
+            self.partial = rest.to_vec();
+        }
+        Ok(())
+    }
+
+    /// After a fatal error rustls has an alert to send.
+    fn alert(&mut self, answer: &mut Vec<u8>) {
+        while let UnbufferedStatus {
+            state: Ok(ConnectionState::EncodeTlsData(mut data)),
+            ..
+        } = self.connection.process_tls_records(&mut [])
+        {
+            let encoded = encode(answer, |space| match data.encode(space) {
+                Ok(written) => Ok(written),
+                Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
+                Err(EncodeError::AlreadyEncoded) => Err(None),
+            });
+            if encoded.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Seals `clear`, or close_notify for `None`.
+    fn seal(&mut self, clear: Option<&[u8]>, sealed: &mut Vec<u8>) -> Result<(), WireError> {
+        loop {
+            // What was read and is not a whole record yet must be shown again: rustls keeps no copy.
+            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.partial);
+            match state? {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    let expected = clear.map_or(0, |clear| clear.len() + (clear.len() / RECORD_MAX) * RECORD_OVERHEAD);
+                    return encode_sized(sealed, expected + 2 * RECORD_OVERHEAD, |space| {
+                        let written = match clear {
+                            Some(clear) => traffic.encrypt(clear, space),
+                            None => traffic.queue_close_notify(space),
+                        };
+                        written.map_err(|error| match error {
+                            EncryptError::InsufficientSize(size) => Some(size.required_size),
+                            EncryptError::EncryptExhausted => None,
+                        })
+                    });
+                }
+                ConnectionState::EncodeTlsData(mut data) => encode(sealed, |space| match data.encode(space) {
+                    Ok(written) => Ok(written),
+                    Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
+                    Err(EncodeError::AlreadyEncoded) => Err(None),
+                })?,
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                _ => return Err(WireError::Closed),
+            }
+        }
+    }
+}
+
+/// Appends what `write` writes. It answers the size that it needs when there was not enough, or `None` when it cannot write.
+fn encode(out: &mut Vec<u8>, write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>) -> Result<(), WireError> {
+    encode_sized(out, 256, write)
+}
+
+fn encode_sized(
+    out: &mut Vec<u8>,
+    expected: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
+) -> Result<(), WireError> {
+    let before = out.len();
+    let mut size = expected;
+    for _ in 0..2 {
+        out.resize(before + size, 0);
+        match write(out.get_mut(before..).unwrap_or_default()) {
+            Ok(written) => {
+                out.truncate(before + written);
+                return Ok(());
+            }
+            Err(Some(required)) => size = required,
+            Err(None) => break,
+        }
+    }
+    out.truncate(before);
+    Err(WireError::Closed)
+}

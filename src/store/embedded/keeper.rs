@@ -1,0 +1,91 @@
+//! The keeper: once a second it writes the high-water mark, measures the disk, and asks the writer for what is due.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::Duration,
+};
+
+use super::{
+    Shared, high_water,
+    op::{Care, Op},
+    space::{self, Disk},
+};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) steps: tokio::sync::mpsc::WeakSender<Op>,
+    /// Closed when the store closes.
+    pub(super) stop: mpsc::Receiver<()>,
+    pub(super) marked: u64,
+}
+
+impl Keeper {
+    pub(super) fn run(mut self) {
+        while self.stop.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+            self.mark();
+            if let Some(order) = look(&self.shared)
+                && let Some(steps) = self.steps.upgrade()
+            {
+                // A full queue means that the writer is busy: the next look asks again.
+                let _ = steps.try_send(Op::Care(order));
+            }
+        }
+    }
+
+    fn mark(&mut self) {
+        let commit_no = self.shared.synced_commit.load(Ordering::Relaxed);
+        if commit_no == self.marked {
+            return;
+        }
+        match high_water::write(&self.shared.mark_path(), commit_no) {
+            Ok(()) => self.marked = commit_no,
+            // A full disk is said elsewhere; the mark only bounds what a damaged disk could hide.
+            Err(error) => tracing::debug!(error = %error, "the high-water mark could not be written: {error}"),
+        }
+    }
+}
+
+/// Measures the disk, opens or shuts the intake, and says what the writer should do.
+pub(super) fn look(shared: &Shared) -> Option<Care> {
+    let disk = match Disk::of(&shared.folder) {
+        Ok(disk) => disk,
+        Err(error) => {
+            tracing::warn!(error = %error, "the free space of the data directory cannot be read: {error}");
+            return None;
+        }
+    };
+    let used = space::used(&shared.folder);
+    let lean = shared.lean.load(Ordering::Relaxed);
+    let intake = shared.sizes.intake(used);
+    let was = shared.writable.load(Ordering::Relaxed);
+    // A little more than the limit opens it again, so that it does not flap.
+    let enough = if was { intake } else { intake.saturating_add(intake / 8) };
+    let writable = !lean && disk.free >= enough;
+    shared.free_bytes.store(disk.free, Ordering::Relaxed);
+    shared
+        .disk_bytes
+        .store(used.journals + used.tables + used.ballast, Ordering::Relaxed);
+    shared.writable.store(writable, Ordering::Relaxed);
+    if was && !writable {
+        tracing::error!(
+            disk.free_bytes = disk.free,
+            disk.needed_bytes = enough,
+            "the disk is nearly full: {} bytes are free and {enough} are needed, so new events are refused; acknowledgements go on",
+            disk.free
+        );
+    } else if !was && writable {
+        tracing::info!(disk.free_bytes = disk.free, "there is room for new events again");
+    }
+    if shared.engine.read().is_none() {
+        return Some(Care::Reopen);
+    }
+    let missing_ballast = shared.sizes.ballast.saturating_sub(used.ballast);
+    if lean {
+        let needed = shared.sizes.background(used).saturating_add(missing_ballast);
+        return (disk.free >= needed).then_some(Care::Restore);
+    }
+    (used.journals > shared.sizes.journal && used.journal_files == 1).then_some(Care::SealJournal)
+}

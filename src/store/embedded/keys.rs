@@ -1,0 +1,203 @@
+//! Keys of the engine's rows. Numbers are big-endian, so that the engine's order is theirs.
+//!
+//! | keyspace | key | row |
+//! |---|---|---|
+//! | events | tenant 2, ordinal 4, queue 1, number 8 | an event that waits |
+//! | ends | `s` and the same | how it ended |
+//! | ends | `i`, tenant 2, ordinal 4, key 16 | an idempotency key |
+//! | log | `r`, tenant 2, position 8 | a receipt |
+//! | log | `m`, minute 8, node | a minute of the ledger |
+//! | rows | `d`, tenant 2, device id | a device or its tombstone |
+//! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
+//! | rows | `n`, tenant 2 | the last ordinal given out |
+//! | rows | `k`, hash 32 | an API key |
+//! | rows | `t`, tenant 2 | a tenant |
+//! | rows | `M` and a word | facts of the store |
+
+use crate::{
+    domain::{Located, Queue, TenantId},
+    store::DeviceKey,
+};
+
+/// The row of every commit: its number and the totals.
+pub(super) const COMMIT: &[u8] = b"Mcommit";
+/// Generation, id secret and boot count.
+pub(super) const IDENTITY: &[u8] = b"Midentity";
+
+/// Where an event's rows are: a [`Located`] whose queue is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) tenant: TenantId,
+    pub(super) ordinal: u32,
+    pub(super) queue: Queue,
+    pub(super) number: u64,
+}
+
+pub(super) type EventKey = [u8; 15];
+
+impl Place {
+    /// `None` for an event with a TTL of 0, which is nowhere.
+    pub(super) fn of(located: Located) -> Option<Self> {
+        Some(Self {
+            tenant: located.tenant,
+            ordinal: located.ordinal,
+            queue: located.queue?,
+            number: located.number,
+        })
+    }
+
+    pub(super) fn located(self, bucket: u16) -> Located {
+        Located {
+            tenant: self.tenant,
+            bucket,
+            ordinal: self.ordinal,
+            queue: Some(self.queue),
+            number: self.number,
+        }
+    }
+
+    pub(super) fn event_key(self) -> EventKey {
+        let mut key = [0; 15];
+        key[..6].copy_from_slice(&device_prefix(self.tenant, self.ordinal));
+        key[6] = queue_byte(self.queue);
+        key[7..].copy_from_slice(&self.number.to_be_bytes());
+        key
+    }
+
+    pub(super) fn end_key(self) -> [u8; 16] {
+        let mut key = [b's'; 16];
+        key[1..].copy_from_slice(&self.event_key());
+        key
+    }
+
+    /// Reads an event's key.
+    pub(super) fn read(key: &[u8]) -> Option<Self> {
+        let key: &EventKey = key.try_into().ok()?;
+        let [t0, t1, o0, o1, o2, o3, queue, number @ ..] = *key;
+        Some(Self {
+            tenant: TenantId(u16::from_be_bytes([t0, t1])),
+            ordinal: u32::from_be_bytes([o0, o1, o2, o3]),
+            queue: match queue {
+                0 => Queue::First,
+                1 => Queue::Rest,
+                _ => return None,
+            },
+            number: u64::from_be_bytes(number),
+        })
+    }
+}
+
+pub(super) fn queue_byte(queue: Queue) -> u8 {
+    match queue {
+        Queue::First => 0,
+        Queue::Rest => 1,
+    }
+}
+
+pub(super) fn device_prefix(tenant: TenantId, ordinal: u32) -> [u8; 6] {
+    let mut key = [0; 6];
+    key[..2].copy_from_slice(&tenant.0.to_be_bytes());
+    key[2..].copy_from_slice(&ordinal.to_be_bytes());
+    key
+}
+
+pub(super) fn idempotency(tenant: TenantId, ordinal: u32, key: &[u8; 16]) -> [u8; 23] {
+    let mut row = [b'i'; 23];
+    row[1..7].copy_from_slice(&device_prefix(tenant, ordinal));
+    row[7..].copy_from_slice(key);
+    row
+}
+
+pub(super) fn receipt(tenant: TenantId, position: u64) -> [u8; 11] {
+    let mut key = [b'r'; 11];
+    key[1..3].copy_from_slice(&tenant.0.to_be_bytes());
+    key[3..].copy_from_slice(&position.to_be_bytes());
+    key
+}
+
+pub(super) fn minute(minute: u64, node: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9 + node.len());
+    key.push(b'm');
+    key.extend_from_slice(&minute.to_be_bytes());
+    key.extend_from_slice(node.as_bytes());
+    key
+}
+
+pub(super) fn device(device: &DeviceKey) -> Vec<u8> {
+    device_row(device.tenant, device.device.as_str())
+}
+
+pub(super) fn device_row(tenant: TenantId, id: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(3 + id.len());
+    key.push(b'd');
+    key.extend_from_slice(&tenant.0.to_be_bytes());
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+pub(super) fn numbers(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [b's'; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
+pub(super) fn last_ordinal(tenant: TenantId) -> [u8; 3] {
+    let mut key = [b'n'; 3];
+    key[1..].copy_from_slice(&tenant.0.to_be_bytes());
+    key
+}
+
+pub(super) fn api_key(hash: &[u8; 32]) -> [u8; 33] {
+    let mut key = [b'k'; 33];
+    key[1..].copy_from_slice(hash);
+    key
+}
+
+pub(super) fn tenant(id: u16) -> [u8; 3] {
+    let mut key = [b't'; 3];
+    key[1..].copy_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// The bucket of a device: FNV-1a (64 bits, folded to 32) of the tenant's two bytes and the id, modulo 1024.
+pub(super) fn bucket(device: &DeviceKey) -> u16 {
+    let bytes = device.tenant.0.to_be_bytes().into_iter().chain(device.device.as_str().bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    ((hash ^ (hash >> 32)) & 0x3ff) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_key_reads_back_and_sorts_first_before_rest() {
+        let place = |queue, number| Place {
+            tenant: TenantId(3),
+            ordinal: 9,
+            queue,
+            number,
+        };
+        let (first, rest) = (place(Queue::First, 500), place(Queue::Rest, 2));
+        assert!(first.event_key() < rest.event_key());
+        assert!(place(Queue::Rest, 255).event_key() < place(Queue::Rest, 256).event_key());
+        assert_eq!(Place::read(&first.event_key()), Some(first));
+        assert_eq!(Place::read(&rest.event_key()), Some(rest));
+        assert_eq!(Place::read(b"short"), None);
+    }
+
+    #[test]
+    fn buckets_stay_what_they_are() {
+        let bucket = |tenant, id: &str| {
+            bucket(&DeviceKey {
+                tenant: TenantId(tenant),
+                device: id.parse().unwrap(),
+            })
+        };
+        assert!(bucket(0, "tsn-1") < 1024);
+        assert_ne!(bucket(0, "tsn-1"), bucket(0, "tsn-2"));
+        assert_ne!(bucket(0, "tsn-1"), bucket(1, "tsn-1"));
+    }
+}

@@ -1,0 +1,244 @@
+//! The mailbox: steps go to the writer, reads go to the rows.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::{
+    EmbeddedStore, Shared,
+    codec::damaged,
+    engine::{Engine, Space},
+    keys::{self, Place},
+    op::Op,
+    record::{self, decode_end, decode_event},
+    rows::{DeviceHead, Numbers},
+};
+use crate::{
+    domain::{Epoch, EventId, Generation, Located, Queue, TenantId, Timestamp},
+    store::{
+        Claimed, Cursor, Delivery, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, QueuedEvent, SeatView, Settle, Settled,
+        StoreError, StoreStats, Swept,
+    },
+};
+
+fn head(engine: &Engine, device: &DeviceKey) -> Result<DeviceHead, StoreError> {
+    let row = engine.get(Space::Rows, &keys::device(device))?.ok_or(StoreError::UnknownDevice)?;
+    let head = DeviceHead::decode(&row)?;
+    if head.removed { Err(StoreError::RemovedDevice) } else { Ok(head) }
+}
+
+impl Shared {
+    /// Adds what waits in one queue behind `after`, until the page has one more than `limit`.
+    fn read_queue(
+        &self,
+        engine: &Engine,
+        page: &mut Vec<Arc<QueuedEvent>>,
+        from: Place,
+        bucket: u16,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let to = Place { number: u64::MAX, ..from };
+        for row in engine.range(Space::Events, &from.event_key(), &to.event_key()) {
+            if page.len() > limit {
+                break;
+            }
+            let (key, value) = row?;
+            let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
+            let (facts, json) = decode_event(&value)?;
+            if facts.expires_at() > now {
+                let id = self.ids.seal(place.located(bucket));
+                page.push(Arc::new(record::queued_event(id, place, bucket, self.generation, &facts, json)?));
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of the event at that place.
+    fn read_delivery(&self, engine: &Engine, place: Place, id: EventId) -> Result<Option<Delivery>, StoreError> {
+        if let Some(row) = engine.get(Space::Events, &place.event_key())? {
+            return record::delivery(id, self.generation, &decode_event(&row)?.0, None).map(Some);
+        }
+        let Some(row) = engine.get(Space::Ends, &place.end_key())? else {
+            return Ok(None);
+        };
+        let (facts, ending) = decode_end(&row)?;
+        let kept = Duration::from_secs(self.limits.state_kept_secs);
+        if self.clock.now() >= ending.at.plus(kept) {
+            return Ok(None);
+        }
+        record::delivery(id, self.generation, &facts, Some(&ending)).map(Some)
+    }
+}
+
+#[async_trait]
+impl Mailbox for EmbeddedStore {
+    async fn enqueue(&self, events: Vec<NewEvent>) -> Vec<Result<Enqueued, StoreError>> {
+        let count = events.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        match self.ask_now(|answer| Op::Enqueue(events, answer)).await {
+            Ok(results) => results,
+            Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn claim(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError> {
+        let device = device.clone();
+        self.ask(|answer| Op::Claim(device, session, answer)).await?
+    }
+
+    async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError> {
+        let waiting = self
+            .shared
+            .seats
+            .read()
+            .get(device)
+            .map(|held| held.waiting.load(Ordering::Relaxed));
+        if waiting == Some(0) {
+            return Ok(Page::default());
+        }
+        let now = self.shared.clock.now();
+        self.shared.read(|engine| {
+            let ordinal = head(engine, device)?.ordinal;
+            let bucket = keys::bucket(device);
+            let mut events = Vec::new();
+            for (queue, after) in [(Queue::First, after.first), (Queue::Rest, after.rest)] {
+                let Some(number) = after.checked_add(1) else { continue };
+                let from = Place {
+                    tenant: device.tenant,
+                    ordinal,
+                    queue,
+                    number,
+                };
+                self.shared.read_queue(engine, &mut events, from, bucket, limit, now)?;
+            }
+            let more = events.len() > limit;
+            events.truncate(limit);
+            Ok(Page { events, more })
+        })
+    }
+
+    async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>> {
+        let count = ends.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        match self.ask(|answer| Op::Settle(ends, answer)).await {
+            Ok(results) => results,
+            Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
+        let device = device.clone();
+        self.ask(|answer| Op::Release(device, epoch, last_seen_at, answer)).await?
+    }
+
+    async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {
+        if let Some(held) = self.shared.seats.read().get(device) {
+            return Ok(SeatView {
+                seat: Some(held.seat.clone()),
+                last_epoch: held.seat.epoch,
+                last_seen_at: held.last_seen_at,
+                waiting: held.waiting.load(Ordering::Relaxed),
+            });
+        }
+        self.shared.read(|engine| {
+            let ordinal = head(engine, device)?.ordinal;
+            let numbers = match engine.get(Space::Rows, &keys::numbers(device.tenant, ordinal))? {
+                Some(row) => Numbers::decode(&row)?,
+                None => Numbers::default(),
+            };
+            let mut waiting = 0;
+            for row in engine.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal)) {
+                row?;
+                waiting += 1;
+            }
+            Ok(SeatView {
+                seat: None,
+                last_epoch: numbers.epoch,
+                last_seen_at: numbers.last_seen_at,
+                waiting,
+            })
+        })
+    }
+
+    async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError> {
+        let Some(place) = self.locate(tenant, id).and_then(Place::of) else {
+            return Ok(None);
+        };
+        self.shared.read(|engine| self.shared.read_delivery(engine, place, id))
+    }
+
+    async fn deliveries(&self, device: &DeviceKey, before: Option<EventId>, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        let before = match before {
+            Some(id) => match self.locate(device.tenant, id) {
+                Some(located) => located.number,
+                None => return Ok(Vec::new()),
+            },
+            None => u64::MAX,
+        };
+        self.shared.read(|engine| {
+            let ordinal = head(engine, device)?.ordinal;
+            let bucket = keys::bucket(device);
+            let mut places = Vec::new();
+            for queue in [Queue::First, Queue::Rest] {
+                let at = |number| Place {
+                    tenant: device.tenant,
+                    ordinal,
+                    queue,
+                    number,
+                };
+                let (from, to) = (at(0), at(before.saturating_sub(1)));
+                for row in engine.range(Space::Events, &from.event_key(), &to.event_key()).rev().take(limit) {
+                    places.extend(Place::read(&row?.0));
+                }
+                // Rows past their time are left out below, so a page of ends may hold fewer than `limit`; they are the oldest.
+                for row in engine.range(Space::Ends, &from.end_key(), &to.end_key()).rev().take(limit) {
+                    places.extend(row?.0.get(1..).and_then(Place::read));
+                }
+            }
+            places.sort_unstable_by_key(|place| std::cmp::Reverse(place.number));
+            places.dedup();
+            let mut found = Vec::new();
+            for place in places {
+                if found.len() >= limit {
+                    break;
+                }
+                let id = self.shared.ids.seal(place.located(bucket));
+                found.extend(self.shared.read_delivery(engine, place, id)?);
+            }
+            Ok(found)
+        })
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError> {
+        super::sweep::round(self, now).await
+    }
+
+    fn generation(&self) -> Generation {
+        self.shared.generation
+    }
+
+    fn locate(&self, tenant: TenantId, id: EventId) -> Option<Located> {
+        self.shared.ids.open(id).filter(|located| located.tenant == tenant)
+    }
+
+    fn stats(&self) -> StoreStats {
+        let totals = *self.shared.totals.lock();
+        let oldest = self.shared.oldest_queued.load(Ordering::Relaxed);
+        StoreStats {
+            queued: Some(totals.queued),
+            oldest_queued_at: Some(Timestamp(oldest)).filter(|_| oldest > 0 && totals.queued > 0),
+            devices: totals.devices,
+            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+            free_bytes: self.shared.free_bytes.load(Ordering::Relaxed),
+            writable: self.shared.writable.load(Ordering::Relaxed),
+        }
+    }
+}

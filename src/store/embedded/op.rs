@@ -1,0 +1,134 @@
+//! What the writer is asked to do, and how it answers.
+
+use fjall::Slice;
+use tokio::sync::oneshot;
+
+use super::engine::Space;
+use crate::{
+    domain::{Epoch, TenantId, Timestamp},
+    store::{
+        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError, Tenant,
+    },
+};
+
+pub(super) type Answer<T> = oneshot::Sender<T>;
+type Fallible<T> = Answer<Result<T, StoreError>>;
+
+/// One step for the writer. Steps that are safe to repeat are tried again on the reopened engine.
+pub(super) enum Op {
+    Enqueue(Vec<NewEvent>, Answer<Vec<Result<Enqueued, StoreError>>>),
+    Settle(Vec<Settle>, Answer<Vec<Result<Settled, StoreError>>>),
+    Claim(DeviceKey, NewSeat, Fallible<Claimed>),
+    Release(DeviceKey, Epoch, Timestamp, Fallible<bool>),
+    PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
+    RemoveDevice(DeviceKey, Timestamp, Fallible<Option<Seat>>),
+    PutKey([u8; 32], ApiKey, Fallible<()>),
+    RevokeKey(TenantId, String, Fallible<bool>),
+    PutTenant(Tenant, Fallible<()>),
+    AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
+    /// Rows to remove if they still are as they were read.
+    Forget(Vec<(Space, Slice, Slice)>, Fallible<u64>),
+    /// The keeper's orders.
+    Care(Care),
+}
+
+pub(super) struct PutDevice {
+    pub(super) device: DeviceKey,
+    pub(super) change: DeviceChange,
+    pub(super) create: bool,
+    pub(super) now: Timestamp,
+}
+
+/// What the keeper asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Space is back: write the ballast, run in full again.
+    Restore,
+    /// The journal is large for this disk: seal it, so that it can go.
+    SealJournal,
+    /// Try to open the engine again.
+    Reopen,
+    /// Write what is queued, then end.
+    Stop,
+}
+
+/// What a step will answer once its commit holds.
+pub(super) enum Outcome {
+    Enqueued(Vec<Result<Enqueued, StoreError>>, Vec<Arrival>),
+    Settled(Vec<Result<Settled, StoreError>>),
+    Claimed(Result<Claimed, StoreError>),
+    Released(Result<bool, StoreError>),
+    PutDevice(Result<(Device, bool), StoreError>),
+    Removed(Result<Option<Seat>, StoreError>),
+    Done(Result<(), StoreError>),
+    Revoked(Result<bool, StoreError>),
+    Forgot(Result<u64, StoreError>),
+    Nothing,
+}
+
+impl Op {
+    /// Rough bytes that it adds to a commit.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Enqueue(events, _) => events.iter().map(|new| 192 + new.event.json.0.len()).sum(),
+            Self::Settle(ends, _) => ends.len() * 192,
+            Self::Forget(rows, _) => rows.len() * 64,
+            Self::AddMinute(_, _, figures, _) => figures.len() * 48,
+            _ => 512,
+        }
+    }
+
+    /// Steps in it.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Enqueue(events, _) => events.len().max(1),
+            Self::Settle(ends, _) => ends.len().max(1),
+            Self::Forget(rows, _) => rows.len().max(1),
+            _ => 1,
+        }
+    }
+
+    /// Whether doing it twice comes to the same as doing it once.
+    pub(super) fn is_idempotent(&self) -> bool {
+        !matches!(self, Self::Enqueue(..) | Self::PutDevice(..) | Self::AddMinute(..) | Self::Care(_))
+    }
+
+    /// Answers. Whoever asked may be gone; then nobody listens.
+    pub(super) fn answer(self, outcome: Outcome) -> Vec<Arrival> {
+        match (self, outcome) {
+            (Self::Enqueue(_, to), Outcome::Enqueued(results, arrivals)) => {
+                let _ = to.send(results);
+                return arrivals;
+            }
+            (Self::Settle(_, to), Outcome::Settled(results)) => drop(to.send(results)),
+            (Self::Claim(_, _, to), Outcome::Claimed(result)) => drop(to.send(result)),
+            (Self::Release(_, _, _, to), Outcome::Released(result)) => drop(to.send(result)),
+            (Self::PutDevice(_, to), Outcome::PutDevice(result)) => drop(to.send(result)),
+            (Self::RemoveDevice(_, _, to), Outcome::Removed(result)) => drop(to.send(result)),
+            (Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to), Outcome::Done(result)) => {
+                drop(to.send(result))
+            }
+            (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
+            (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// Answers that it could not be done.
+    pub(super) fn refuse(self, error: &StoreError) {
+        match self {
+            // Its events are gone into the draft: whoever waits learns from the closed channel.
+            Self::Enqueue(_, to) => drop(to),
+            Self::Settle(ends, to) => drop(to.send(ends.iter().map(|_| Err(error.clone())).collect())),
+            Self::Claim(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::Release(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::PutDevice(_, to) => drop(to.send(Err(error.clone()))),
+            Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::RevokeKey(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
+            Self::Care(_) => {}
+        }
+    }
+}

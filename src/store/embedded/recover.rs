@@ -1,0 +1,350 @@
+//! Opening: the lock, the format, the engine, the high-water mark, and what is kept in RAM.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use super::{
+    Config, EmbeddedStore, Shared, Threads,
+    codec::damaged,
+    device_state::DeviceStates,
+    draft::Draft,
+    engine::{Engine, Setup, Space},
+    high_water::{self, MarkError},
+    keeper::{self, Keeper},
+    keys,
+    rows::{Identity, Totals},
+    space::{self, Disk, Sizes},
+    steps::Book,
+    writer::Writer,
+};
+use crate::{
+    domain::{Clock, EventIdKey, Generation, Limits},
+    store::{ApiKey, Arrival, StoreError, Tenant},
+};
+
+/// The layout that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// Why the store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {0} is in use by another process; stop that one first")]
+    Locked(PathBuf),
+    /// A later version wrote it.
+    #[error("the data directory has format {found}, this program reads up to {known}; use the version that wrote it, or a later one")]
+    Newer {
+        /// What is there.
+        found: u32,
+        /// The latest that this program knows.
+        known: u32,
+    },
+    /// It lost what it had promised.
+    #[error(
+        "the store is at commit {found} but had reached {marked}: part of it was lost, by a damaged disk or an old copy. \
+         Restore a newer copy, or set accept_data_loss to go on without what was lost"
+    )]
+    BehindMark {
+        /// Where the store is.
+        found: u64,
+        /// Where it had been.
+        marked: u64,
+    },
+    /// The mark itself is unreadable.
+    #[error("{0}. If the disk is sound otherwise, set accept_data_loss to open the store without it")]
+    Mark(String),
+    /// The disk does not do as asked.
+    #[error("{what} in {path}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The engine does not open.
+    #[error("the store's engine does not open: {0}. A damaged journal or table is restored from a copy")]
+    Engine(String),
+    /// A row that every store has is missing or damaged.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// No random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
+    let path = path.to_path_buf();
+    move |error| OpenError::Io { what, path, error }
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `config.data_dir`, making it when there is none, and starts its threads. The receiver yields each
+    /// event that was stored for a device with a seat; it holds `config.arrivals_max`, see
+    /// [`missed_arrivals`](EmbeddedStore::missed_arrivals). Blocks for the time of reading the journal, about a second for 64 MiB.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: each says what to do.
+    pub fn open(config: Config, limits: Limits, clock: Arc<dyn Clock>) -> Result<(Arc<Self>, mpsc::Receiver<Arrival>), OpenError> {
+        fs::create_dir_all(&config.data_dir).map_err(io("the folder cannot be made", &config.data_dir))?;
+        let lock = lock(&config.data_dir)?;
+        let folder = config.data_dir.join("store");
+        fs::create_dir_all(&folder).map_err(io("the folder cannot be made", &folder))?;
+        check_format(&folder)?;
+
+        let disk = Disk::of(&folder).map_err(io("the free space cannot be read", &folder))?;
+        let sizes = Sizes::of(&config, disk);
+        let setup = Setup {
+            path: folder.join("engine"),
+            memtable: sizes.memtable,
+            journals: config.journal_max_bytes,
+            cache: config.cache_bytes,
+            workers: config.background_threads,
+        };
+        let engine = open_engine(&folder, &setup, &sizes, disk)?;
+        let totals = match engine.get(Space::Rows, keys::COMMIT)? {
+            Some(row) => Totals::decode(&row)?,
+            None => Totals::default(),
+        };
+        let lost = check_mark(&folder, &config, totals)?;
+
+        let identity = identity(&engine, totals, lost)?;
+        let tenants = tenants(&engine, &config)?;
+        let mut draft = Draft::new(&engine);
+        let totals = Totals {
+            commit_no: totals.commit_no + 1,
+            ..totals
+        };
+        draft.put(Space::Rows, keys::COMMIT, totals.encode());
+        draft.put(Space::Rows, keys::IDENTITY, identity.encode());
+        if let Some(tenant) = tenants.get(&0) {
+            let row = serde_json::to_vec(tenant.as_ref()).map_err(|_| damaged("the default tenant"))?;
+            draft.put(Space::Rows, keys::tenant(0), row);
+        }
+        draft.must_sync();
+        engine.commit(draft)?;
+
+        let keys = api_keys(&engine)?;
+        let lean = engine.is_lean();
+        let shared = Arc::new(Shared {
+            ids: EventIdKey::new(&identity.id_secret),
+            generation: Generation(identity.generation),
+            engine: RwLock::new(Some(engine)),
+            seats: RwLock::default(),
+            keys: RwLock::new(keys),
+            tenants: RwLock::new(tenants),
+            totals: Mutex::new(totals),
+            synced_commit: AtomicU64::new(totals.commit_no),
+            oldest_queued: AtomicU64::new(0),
+            disk_bytes: AtomicU64::new(0),
+            free_bytes: AtomicU64::new(disk.free),
+            writable: AtomicBool::new(true),
+            lean: AtomicBool::new(lean),
+            missed_arrivals: AtomicU64::new(0),
+            config,
+            limits,
+            clock,
+            folder,
+            setup,
+            sizes,
+        });
+        keeper::look(&shared);
+        start(shared, totals, identity.boot, lock)
+    }
+}
+
+fn start(
+    shared: Arc<Shared>,
+    totals: Totals,
+    boot: u32,
+    lock: fs::File,
+) -> Result<(Arc<EmbeddedStore>, mpsc::Receiver<Arrival>), OpenError> {
+    let (steps, queued) = mpsc::channel(shared.config.steps_max.max(1));
+    let (arrived, arrivals) = mpsc::channel(shared.config.arrivals_max.max(1));
+    let (stop_keeper, stop) = std::sync::mpsc::channel();
+    let book = Book {
+        states: DeviceStates::new(shared.config.idle_devices_max),
+        totals,
+        positions: HashMap::new(),
+        next_epoch: u64::from(boot) << 32 | 1,
+        seat_changes: Vec::new(),
+        now: shared.clock.now(),
+        shared: Arc::clone(&shared),
+    };
+    let writer = Writer {
+        shared: Arc::clone(&shared),
+        steps: queued,
+        arrivals: arrived,
+        book,
+        reopened: None,
+    };
+    let keeper = Keeper {
+        shared: Arc::clone(&shared),
+        steps: steps.downgrade(),
+        stop,
+        marked: 0,
+    };
+    let spawned = |e| io("a thread cannot be started", &shared.folder)(e);
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let writer = thread("store-writer").spawn(move || writer.run()).map_err(spawned)?;
+    let keeper = thread("store-keeper").spawn(move || keeper.run()).map_err(spawned)?;
+    let store = EmbeddedStore {
+        shared,
+        steps,
+        sweeper: tokio::sync::Mutex::default(),
+        threads: Mutex::new(Some(Threads {
+            writer,
+            keeper,
+            stop_keeper,
+            _lock: lock,
+        })),
+    };
+    Ok((Arc::new(store), arrivals))
+}
+
+fn lock(data_dir: &Path) -> Result<fs::File, OpenError> {
+    let path = data_dir.join("lock");
+    let file = fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io("the lock cannot be opened", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(data_dir.to_path_buf())),
+        Err(fs::TryLockError::Error(error)) => Err(io("the lock cannot be taken", &path)(error)),
+    }
+}
+
+fn check_format(folder: &Path) -> Result<(), OpenError> {
+    let path = folder.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(found) if found <= FORMAT => Ok(()),
+            Ok(found) => Err(OpenError::Newer { found, known: FORMAT }),
+            Err(_) => Err(StoreError::Corrupt("the format of the data directory".into()).into()),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fs::write(&path, format!("{FORMAT}\n")).map_err(io("the format cannot be written", &path))
+        }
+        Err(error) => Err(io("the format cannot be read", &path)(error)),
+    }
+}
+
+/// Opens the engine; on a disk that has no room for background work, without it.
+fn open_engine(folder: &Path, setup: &Setup, sizes: &Sizes, disk: Disk) -> Result<Engine, OpenError> {
+    let used = space::used(folder);
+    let missing_ballast = sizes.ballast.saturating_sub(used.ballast);
+    let roomy = disk.free >= sizes.background(used).saturating_add(missing_ballast);
+    if roomy {
+        space::write_ballast(folder, sizes.ballast).map_err(io("the ballast cannot be written", folder))?;
+    } else {
+        tracing::error!(
+            disk.free_bytes = disk.free,
+            "the disk has {} bytes free, too little to work in full: new events are refused until there is more",
+            disk.free
+        );
+        space::drop_ballast(folder).map_err(io("the ballast cannot be deleted", folder))?;
+    }
+    let open = |lean| Engine::open(setup, lean).map_err(|error| OpenError::Engine(error.to_string()));
+    open(!roomy)
+}
+
+/// Whether the store lost commits that it had promised, and the operator takes that.
+fn check_mark(folder: &Path, config: &Config, totals: Totals) -> Result<bool, OpenError> {
+    let path = folder.join("high-water-mark");
+    let marked = match high_water::read(&path) {
+        Ok(marked) => marked.unwrap_or(0),
+        Err(error) if config.accept_data_loss => {
+            tracing::warn!(error = %error, "{error}; it is made anew");
+            0
+        }
+        Err(error @ MarkError::Damaged) => return Err(OpenError::Mark(error.to_string())),
+        Err(MarkError::Io(error)) => return Err(io("the high-water mark cannot be read", &path)(error)),
+    };
+    if totals.commit_no >= marked {
+        return Ok(false);
+    }
+    if !config.accept_data_loss {
+        return Err(OpenError::BehindMark {
+            found: totals.commit_no,
+            marked,
+        });
+    }
+    tracing::error!(
+        store.commit = totals.commit_no,
+        store.marked = marked,
+        "the store lost what came after commit {}; it had reached {marked}",
+        totals.commit_no
+    );
+    high_water::write(&path, totals.commit_no).map_err(io("the high-water mark cannot be written", &path))?;
+    Ok(true)
+}
+
+/// The identity of the store with its boot count raised. A store that lost commits would give numbers out twice, so it starts a
+/// new generation; so does a new one.
+fn identity(engine: &Engine, totals: Totals, lost: bool) -> Result<Identity, OpenError> {
+    match engine.get(Space::Rows, keys::IDENTITY)? {
+        Some(row) => {
+            let identity = Identity::decode(&row)?;
+            let boot = identity.boot.checked_add(1).ok_or_else(|| damaged("the boot count"))?;
+            let generation = identity.generation.wrapping_add(u32::from(lost));
+            Ok(Identity {
+                generation,
+                boot,
+                ..identity
+            })
+        }
+        None if totals.commit_no > 0 => Err(damaged("the identity of the store").into()),
+        None => {
+            let (mut id_secret, mut generation) = ([0; 32], [0; 4]);
+            aws_lc_rs::rand::fill(&mut id_secret).map_err(|_| OpenError::Random)?;
+            aws_lc_rs::rand::fill(&mut generation).map_err(|_| OpenError::Random)?;
+            Ok(Identity {
+                generation: u32::from_be_bytes(generation).max(1),
+                boot: 1,
+                id_secret,
+            })
+        }
+    }
+}
+
+fn tenants(engine: &Engine, config: &Config) -> Result<BTreeMap<u16, Arc<Tenant>>, OpenError> {
+    let mut tenants = BTreeMap::new();
+    for row in engine.prefix(Space::Rows, b"t") {
+        let tenant: Tenant = serde_json::from_slice(&row?.1).map_err(|_| damaged("a tenant"))?;
+        tenants.insert(tenant.id, Arc::new(tenant));
+    }
+    tenants.insert(
+        0,
+        Arc::new(Tenant {
+            id: 0,
+            name: "default".to_owned(),
+            domain: config.default_domain.clone(),
+        }),
+    );
+    Ok(tenants)
+}
+
+fn api_keys(engine: &Engine) -> Result<HashMap<[u8; 32], Arc<ApiKey>>, OpenError> {
+    let mut keys = HashMap::new();
+    for row in engine.prefix(Space::Rows, b"k") {
+        let (key, value) = row?;
+        let hash = key.get(1..).and_then(|hash| <[u8; 32]>::try_from(hash).ok());
+        let key: ApiKey = serde_json::from_slice(&value).map_err(|_| damaged("an API key"))?;
+        keys.insert(hash.ok_or_else(|| damaged("the hash of an API key"))?, Arc::new(key));
+    }
+    Ok(keys)
+}

@@ -1,0 +1,317 @@
+//! The registry: devices, keys, tenants. Changes are steps of the writer, look-ups go to the rows or to RAM.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::{
+    EmbeddedStore, codec::damaged, draft::Draft, engine::Space, keys, op::Op, op::PutDevice, record::device_id, rows, rows::DeviceHead,
+    steps::Book,
+};
+use crate::{
+    domain::{Credential, DeviceId, TenantId, Timestamp},
+    store::{ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant},
+};
+
+impl Book {
+    pub(super) fn put_device(&mut self, draft: &mut Draft<'_>, put: &PutDevice) -> Result<(Device, bool), StoreError> {
+        let PutDevice {
+            device: key,
+            change,
+            create,
+            now,
+        } = put;
+        let row = draft.get(Space::Rows, &keys::device(key))?;
+        let head = row.as_deref().map(DeviceHead::decode).transpose()?;
+        let known = match &row {
+            Some(row) => rows::decode_device(key.device.clone(), row)?,
+            None => None,
+        };
+        if known.is_none() && !create {
+            return Err(if head.is_some() {
+                StoreError::RemovedDevice
+            } else {
+                StoreError::UnknownDevice
+            });
+        }
+        check_credentials(change, self.shared.limits.credentials_max)?;
+        if !self.shared.writable.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StoreError::NoSpace);
+        }
+        let (mut device, is_new) = match known {
+            Some(device) => (device, false),
+            None => (self.new_device(draft, key, head, *now)?, true),
+        };
+        let before = device.clone();
+        apply(&mut device, change);
+        if !is_new && device == before {
+            return Ok((device, false));
+        }
+        device.updated_at = *now;
+        draft.put(Space::Rows, keys::device(key), rows::encode_device(&device)?);
+        draft.must_sync();
+        if is_new {
+            self.totals.devices += 1;
+            self.states.forget(key);
+        } else if let Some(state) = self.states.get_mut(key) {
+            state.credential_generation = device.credential_generation;
+        }
+        Ok((device, is_new))
+    }
+
+    /// A device with an ordinal that was never used, and a credential generation that no earlier device of that id had.
+    fn new_device(
+        &self,
+        draft: &mut Draft<'_>,
+        key: &DeviceKey,
+        tombstone: Option<DeviceHead>,
+        now: Timestamp,
+    ) -> Result<Device, StoreError> {
+        let counter = keys::last_ordinal(key.tenant);
+        let last = match draft.get(Space::Rows, &counter)? {
+            Some(row) => u32::from_be_bytes(row.as_ref().try_into().map_err(|_| damaged("the last ordinal"))?),
+            None => 0,
+        };
+        let ordinal = last
+            .checked_add(1)
+            .ok_or_else(|| StoreError::Conflict("the tenant has had as many devices as there are numbers".into()))?;
+        draft.put(Space::Rows, counter, ordinal.to_be_bytes());
+        Ok(Device {
+            id: key.device.clone(),
+            ordinal,
+            user: None,
+            attributes: Map::new(),
+            cohort: crate::domain::Cohort::default(),
+            credentials: Vec::new(),
+            credential_generation: tombstone.map_or(0, |head| head.credential_generation + 1),
+            created_at: now,
+            updated_at: now,
+        })
+    }
+
+    pub(super) fn remove_device(&mut self, draft: &mut Draft<'_>, key: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {
+        let row = draft.get(Space::Rows, &keys::device(key))?.ok_or(StoreError::UnknownDevice)?;
+        let head = DeviceHead::decode(&row)?;
+        if head.removed {
+            return Err(StoreError::RemovedDevice);
+        }
+        let shared = Arc::clone(&self.shared);
+        // Of the state the seat alone matters, so a damaged event does not keep a device from being removed.
+        let seat = match self.states.load(draft, key, &shared.seats) {
+            Ok(state) => state.held.as_ref().map(|held| held.seat.clone()),
+            Err(_) => shared.seats.read().get(key).map(|held| held.seat.clone()),
+        };
+        self.fail_all(draft, key, head.ordinal, now)?;
+        let tombstone = DeviceHead {
+            removed: true,
+            updated_at: now,
+            ..head
+        };
+        draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
+        draft.must_sync();
+        self.states.forget(key);
+        self.seat_changes.push((key.clone(), None));
+        self.totals.devices = self.totals.devices.saturating_sub(1);
+        Ok(seat)
+    }
+
+    pub(super) fn put_key(draft: &mut Draft<'_>, hash: &[u8; 32], key: &ApiKey) -> Result<(), StoreError> {
+        draft.put(Space::Rows, keys::api_key(hash), json(key)?);
+        draft.must_sync();
+        Ok(())
+    }
+
+    pub(super) fn revoke_key(&self, draft: &mut Draft<'_>, tenant: TenantId, id: &str) -> bool {
+        let found = self
+            .shared
+            .keys
+            .read()
+            .iter()
+            .find(|(_, key)| key.tenant == tenant.0 && key.id == id)
+            .map(|(hash, _)| *hash);
+        if let Some(hash) = found {
+            draft.remove(Space::Rows, keys::api_key(&hash));
+            draft.must_sync();
+        }
+        found.is_some()
+    }
+
+    pub(super) fn put_tenant(&self, draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
+        let taken = self
+            .shared
+            .tenants
+            .read()
+            .values()
+            .any(|other| other.id != tenant.id && (other.domain == tenant.domain || other.name == tenant.name));
+        if taken {
+            return Err(StoreError::Conflict("another tenant has that name or domain".into()));
+        }
+        draft.put(Space::Rows, keys::tenant(tenant.id), json(tenant)?);
+        draft.must_sync();
+        Ok(())
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|e| StoreError::Corrupt(e.to_string().into()))
+}
+
+fn check_credentials(change: &DeviceChange, most: usize) -> Result<(), StoreError> {
+    let scram = change
+        .credentials
+        .iter()
+        .flatten()
+        .filter(|credential| matches!(credential, Credential::Scram(_)))
+        .count();
+    if scram > most {
+        return Err(StoreError::Conflict(
+            format!("the device would have {scram} live credentials of type scram; at most {most} are allowed").into(),
+        ));
+    }
+    Ok(())
+}
+
+fn apply(device: &mut Device, change: &DeviceChange) {
+    if change.replace {
+        device.user = None;
+        device.attributes = Map::new();
+        device.cohort = crate::domain::Cohort::default();
+    }
+    if let Some(user) = &change.user {
+        device.user.clone_from(user);
+    }
+    if let Some(patch) = &change.attributes {
+        merge(&mut device.attributes, patch);
+    }
+    if let Some(cohort) = change.cohort {
+        device.cohort = cohort;
+    }
+    if let Some(credentials) = &change.credentials
+        && *credentials != device.credentials
+    {
+        device.credentials.clone_from(credentials);
+        device.credential_generation += 1;
+    }
+}
+
+/// JSON merge patch (RFC 7396 §2) of one object onto another.
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (name, value) in patch {
+        match value {
+            Value::Null => {
+                target.shift_remove(name);
+            }
+            Value::Object(inner) => {
+                let place = target.entry(name).or_insert_with(|| Value::Object(Map::new()));
+                if !place.is_object() {
+                    *place = Value::Object(Map::new());
+                }
+                if let Value::Object(place) = place {
+                    merge(place, inner);
+                }
+            }
+            other => {
+                target.insert(name.clone(), other.clone());
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for EmbeddedStore {
+    async fn put_device(
+        &self,
+        device: &DeviceKey,
+        change: DeviceChange,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<(Device, bool), StoreError> {
+        let put = Box::new(PutDevice {
+            device: device.clone(),
+            change,
+            create,
+            now,
+        });
+        self.ask(|answer| Op::PutDevice(put, answer)).await?
+    }
+
+    async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
+        self.shared.read(|engine| {
+            let Some(row) = engine.get(Space::Rows, &keys::device(device))? else {
+                return Ok(Registered::Unknown);
+            };
+            Ok(match rows::decode_device(device.device.clone(), &row)? {
+                Some(device) => Registered::Present(Box::new(device)),
+                None => {
+                    let removed_at = DeviceHead::decode(&row)?.updated_at;
+                    let kept = std::time::Duration::from_secs(self.shared.limits.tombstone_kept_secs);
+                    if self.shared.clock.now() >= removed_at.plus(kept) {
+                        Registered::Unknown
+                    } else {
+                        Registered::Removed(removed_at)
+                    }
+                }
+            })
+        })
+    }
+
+    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
+        let mut from = keys::device_row(tenant, after.map_or("", DeviceId::as_str));
+        if after.is_some() {
+            from.push(0);
+        }
+        let to = keys::device_row(tenant, "\u{7f}");
+        self.shared.read(|engine| {
+            let mut found = Vec::new();
+            for row in engine.range(Space::Rows, &from, &to) {
+                if found.len() >= limit {
+                    break;
+                }
+                let (key, value) = row?;
+                let id = key.get(3..).and_then(|id| std::str::from_utf8(id).ok());
+                let id = device_id(id.ok_or_else(|| damaged("the key of a device"))?)?;
+                found.extend(rows::decode_device(id, &value)?);
+            }
+            Ok(found)
+        })
+    }
+
+    async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {
+        let device = device.clone();
+        self.ask(|answer| Op::RemoveDevice(device, now, answer)).await?
+    }
+
+    async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError> {
+        self.ask(|answer| Op::PutKey(hash, key, answer)).await?
+    }
+
+    fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
+        self.shared.keys.read().get(hash).cloned()
+    }
+
+    async fn keys(&self, tenant: TenantId) -> Result<Vec<ApiKey>, StoreError> {
+        let mut found: Vec<ApiKey> = {
+            let keys = self.shared.keys.read();
+            keys.values()
+                .filter(|key| key.tenant == tenant.0)
+                .map(|key| ApiKey::clone(key))
+                .collect()
+        };
+        found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(found)
+    }
+
+    async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.ask(|answer| Op::RevokeKey(tenant, id, answer)).await?
+    }
+
+    async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError> {
+        self.ask(|answer| Op::PutTenant(tenant, answer)).await?
+    }
+
+    fn tenants(&self) -> Vec<Arc<Tenant>> {
+        self.shared.tenants.read().values().cloned().collect()
+    }
+}

@@ -1,0 +1,328 @@
+//! Rows of devices, receipts, ledger minutes and of the store itself.
+
+use fjall::Slice;
+
+use super::{
+    codec::{Decoder, Encoder, damaged},
+    record::{reason, reason_code, state, state_code},
+};
+use crate::{
+    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp},
+    store::{Device, Receipt, StoreError},
+};
+
+const VERSION: u8 = 1;
+
+/// What the writer needs of a device's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeviceHead {
+    pub(super) ordinal: u32,
+    pub(super) credential_generation: u32,
+    pub(super) created_at: Timestamp,
+    /// Last change; of a tombstone the removal.
+    pub(super) updated_at: Timestamp,
+    pub(super) removed: bool,
+}
+
+impl DeviceHead {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::take(&mut Decoder::new(bytes, "a device"))
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, StoreError> {
+        from.version(VERSION)?;
+        Ok(Self {
+            removed: from.byte()? != 0,
+            ordinal: from.number32()?,
+            credential_generation: from.number32()?,
+            created_at: Timestamp(from.number()?),
+            updated_at: Timestamp(from.number()?),
+        })
+    }
+
+    fn put(&self, into: &mut Encoder) {
+        into.byte(VERSION)
+            .byte(u8::from(self.removed))
+            .number(u64::from(self.ordinal))
+            .number(u64::from(self.credential_generation))
+            .number(self.created_at.0)
+            .number(self.updated_at.0);
+    }
+
+    /// The bytes of a tombstone.
+    pub(super) fn tombstone(&self) -> Slice {
+        let mut into = Encoder::with_capacity(32);
+        self.put(&mut into);
+        into.finish().into()
+    }
+}
+
+pub(super) fn encode_device(device: &Device) -> Result<Slice, StoreError> {
+    let json = |e: serde_json::Error| StoreError::Corrupt(e.to_string().into());
+    let attributes = serde_json::to_string(&device.attributes).map_err(json)?;
+    let credentials = serde_json::to_string(&device.credentials).map_err(json)?;
+    let mut into = Encoder::with_capacity(64 + attributes.len() + credentials.len());
+    DeviceHead {
+        ordinal: device.ordinal,
+        credential_generation: device.credential_generation,
+        created_at: device.created_at,
+        updated_at: device.updated_at,
+        removed: false,
+    }
+    .put(&mut into);
+    into.byte(match device.cohort {
+        Cohort::Push => 0,
+        Cohort::Poll => 1,
+        Cohort::Control => 2,
+    });
+    into.text(device.user.as_ref().map_or("", |user| user.as_str()))
+        .text(&attributes)
+        .text(&credentials);
+    Ok(into.finish().into())
+}
+
+/// Reads a device's row. `None`: a tombstone.
+pub(super) fn decode_device(id: DeviceId, bytes: &[u8]) -> Result<Option<Device>, StoreError> {
+    let mut from = Decoder::new(bytes, "a device");
+    let head = DeviceHead::take(&mut from)?;
+    if head.removed {
+        return Ok(None);
+    }
+    let cohort = match from.byte()? {
+        0 => Cohort::Push,
+        1 => Cohort::Poll,
+        2 => Cohort::Control,
+        _ => return Err(from.damaged()),
+    };
+    let user = match from.text()? {
+        "" => None,
+        text => Some(text.parse().map_err(|_| damaged("a user id"))?),
+    };
+    Ok(Some(Device {
+        id,
+        ordinal: head.ordinal,
+        user,
+        attributes: serde_json::from_str(from.text()?).map_err(|_| damaged("the attributes of a device"))?,
+        cohort,
+        credentials: serde_json::from_str(from.text()?).map_err(|_| damaged("the credentials of a device"))?,
+        credential_generation: head.credential_generation,
+        created_at: head.created_at,
+        updated_at: head.updated_at,
+    }))
+}
+
+/// The last numbers that a device was given: never deleted while the device is known, so that none is used twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// Last storage number.
+    pub(super) number: u64,
+    /// Last number of each lane, in the order of `Urgency::ALL`.
+    pub(super) seqs: [u64; 4],
+    /// Last epoch of its seat.
+    pub(super) epoch: Epoch,
+    /// Last stored proof of life.
+    pub(super) last_seen_at: Option<Timestamp>,
+}
+
+impl Numbers {
+    pub(super) fn encode(&self) -> Slice {
+        let mut into = Encoder::with_capacity(40);
+        into.byte(VERSION).number(self.number);
+        for seq in self.seqs {
+            into.number(seq);
+        }
+        into.number(self.epoch.0).number(self.last_seen_at.map_or(0, |at| at.0));
+        into.finish().into()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut from = Decoder::new(bytes, "the numbers of a device");
+        from.version(VERSION)?;
+        Ok(Self {
+            number: from.number()?,
+            seqs: [from.number()?, from.number()?, from.number()?, from.number()?],
+            epoch: Epoch(from.number()?),
+            last_seen_at: Some(Timestamp(from.number()?)).filter(|at| at.0 > 0),
+        })
+    }
+}
+
+/// A receipt before it has its position.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewReceipt<'a> {
+    pub(super) event: EventId,
+    pub(super) device: &'a str,
+    pub(super) state: DeliveryState,
+    pub(super) reason: Option<Reason>,
+    pub(super) at: Timestamp,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) latency_ms: u64,
+}
+
+impl NewReceipt<'_> {
+    pub(super) fn encode(&self) -> Slice {
+        let mut into = Encoder::with_capacity(64);
+        into.byte(VERSION)
+            .number(self.at.0)
+            .raw(&self.event.0)
+            .byte(state_code(self.state))
+            .byte(reason_code(self.reason))
+            .number(self.epoch.map_or(0, |epoch| epoch.0))
+            .number(self.latency_ms)
+            .text(self.device);
+        into.finish().into()
+    }
+}
+
+/// When the receipt was written.
+pub(super) fn receipt_time(bytes: &[u8]) -> Result<Timestamp, StoreError> {
+    let mut from = Decoder::new(bytes, "a receipt");
+    from.version(VERSION)?;
+    Ok(Timestamp(from.number()?))
+}
+
+pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, StoreError> {
+    let mut from = Decoder::new(bytes, "a receipt");
+    from.version(VERSION)?;
+    let at = Timestamp(from.number()?);
+    Ok(Receipt {
+        position,
+        at,
+        event: EventId(from.array()?).to_string(),
+        state: state(from.byte()?).ok_or_else(|| from.damaged())?,
+        reason: reason(from.byte()?).ok_or_else(|| from.damaged())?,
+        session_epoch: Some(Epoch(from.number()?)).filter(|epoch| epoch.0 > 0),
+        latency_ms: from.number()?,
+        device: from.text()?.to_owned(),
+    })
+}
+
+/// Totals of the store, written with every commit under a rising number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Number of the commit.
+    pub(super) commit_no: u64,
+    /// Events that wait.
+    pub(super) queued: u64,
+    /// Devices that are not removed.
+    pub(super) devices: u64,
+}
+
+impl Totals {
+    pub(super) fn encode(&self) -> Slice {
+        let mut into = Encoder::with_capacity(32);
+        into.byte(VERSION).number(self.commit_no).number(self.queued).number(self.devices);
+        into.finish().into()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut from = Decoder::new(bytes, "the commit number");
+        from.version(VERSION)?;
+        Ok(Self {
+            commit_no: from.number()?,
+            queued: from.number()?,
+            devices: from.number()?,
+        })
+    }
+}
+
+/// What makes this store itself.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) generation: u32,
+    pub(super) boot: u32,
+    pub(super) id_secret: [u8; 32],
+}
+
+impl Identity {
+    pub(super) fn encode(&self) -> Slice {
+        let mut into = Encoder::with_capacity(48);
+        into.byte(VERSION)
+            .number(u64::from(self.generation))
+            .number(u64::from(self.boot))
+            .raw(&self.id_secret);
+        into.finish().into()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut from = Decoder::new(bytes, "the identity of the store");
+        from.version(VERSION)?;
+        Ok(Self {
+            generation: from.number32()?,
+            boot: from.number32()?,
+            id_secret: from.array()?,
+        })
+    }
+}
+
+pub(super) fn encode_figures<'a>(figures: impl ExactSizeIterator<Item = (&'a String, &'a f64)>) -> Slice {
+    let mut into = Encoder::default();
+    into.byte(VERSION).number(figures.len() as u64);
+    for (name, figure) in figures {
+        into.text(name).raw(&figure.to_le_bytes());
+    }
+    into.finish().into()
+}
+
+/// Adds the figures of a row to `sum`.
+pub(super) fn add_figures(bytes: &[u8], sum: &mut std::collections::BTreeMap<String, f64>) -> Result<(), StoreError> {
+    let mut from = Decoder::new(bytes, "a minute of the ledger");
+    from.version(VERSION)?;
+    for _ in 0..from.number()? {
+        let name = from.text()?;
+        let figure = f64::from_le_bytes(from.array()?);
+        match sum.get_mut(name) {
+            Some(place) => *place += figure,
+            None => {
+                sum.insert(name.to_owned(), figure);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_and_its_tombstone_come_back() {
+        let id: DeviceId = "tsn-1".parse().unwrap();
+        let device = Device {
+            id: id.clone(),
+            ordinal: 77,
+            user: Some("family-9".parse().unwrap()),
+            attributes: serde_json::from_str(r#"{"model":"x","n":{"a":1}}"#).unwrap(),
+            cohort: Cohort::Control,
+            credentials: vec![],
+            credential_generation: 3,
+            created_at: Timestamp(5),
+            updated_at: Timestamp(9),
+        };
+        let bytes = encode_device(&device).unwrap();
+        assert_eq!(decode_device(id.clone(), &bytes).unwrap(), Some(device));
+        let head = DeviceHead {
+            removed: true,
+            ..DeviceHead::decode(&bytes).unwrap()
+        };
+        assert_eq!(decode_device(id, &head.tombstone()).unwrap(), None);
+        assert_eq!(DeviceHead::decode(&head.tombstone()).unwrap(), head);
+    }
+
+    #[test]
+    fn numbers_and_totals_come_back() {
+        let numbers = Numbers {
+            number: 9,
+            seqs: [1, 0, u64::MAX, 4],
+            epoch: Epoch(3 << 32 | 1),
+            last_seen_at: None,
+        };
+        assert_eq!(Numbers::decode(&numbers.encode()).unwrap(), numbers);
+        let totals = Totals {
+            commit_no: 5,
+            queued: 4,
+            devices: 3,
+        };
+        assert_eq!(Totals::decode(&totals.encode()).unwrap(), totals);
+    }
+}

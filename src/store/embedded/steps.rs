@@ -1,0 +1,471 @@
+//! The steps of the mailbox: each reads and changes a draft; nothing holds before the draft is committed.
+
+use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
+
+use super::{
+    Shared,
+    codec::damaged,
+    device_state::{DeviceState, DeviceStates, Held},
+    draft::Draft,
+    engine::Space,
+    keys::{self, Place},
+    record::{self, Ending, Facts, Kept, decode_event},
+    rows::{NewReceipt, Totals},
+};
+use crate::{
+    domain::{DeliveryState, Durability, Epoch, EventId, Lane, Located, Outcome, Seq, TenantId, Timestamp},
+    store::{Arrival, Claimed, DeviceKey, Enqueued, EnqueuedKind, NewEvent, NewSeat, QueuedEvent, Settle, Settled, StoreError},
+};
+
+/// Seats to set (or, with `None`, to clear) once the commit holds.
+pub(super) type SeatChanges = Vec<(DeviceKey, Option<Arc<Held>>)>;
+
+/// What steps know besides the rows.
+pub(super) struct Book {
+    pub(super) shared: Arc<Shared>,
+    pub(super) states: DeviceStates,
+    pub(super) totals: Totals,
+    /// The last position of each tenant's receipts.
+    pub(super) positions: HashMap<TenantId, u64>,
+    pub(super) next_epoch: u64,
+    pub(super) seat_changes: SeatChanges,
+    /// The time of this round.
+    pub(super) now: Timestamp,
+}
+
+impl Book {
+    pub(super) fn enqueue(&mut self, draft: &mut Draft<'_>, new: NewEvent, arrivals: &mut Vec<Arrival>) -> Result<Enqueued, StoreError> {
+        let NewEvent { event, idempotency } = new;
+        let key = DeviceKey {
+            tenant: event.tenant,
+            device: event.device.clone(),
+        };
+        let shared = Arc::clone(&self.shared);
+        let state = self.states.load(draft, &key, &shared.seats)?;
+        let seat = state.held.as_ref().map(|held| held.seat.clone());
+        if event.ttl.is_zero() {
+            return Ok(Self::pass(&shared, state, event, seat, arrivals));
+        }
+        let (ordinal, bucket) = (state.ordinal, state.bucket);
+        let kept_key = idempotency.map(|idempotency| keys::idempotency(key.tenant, ordinal, &idempotency.key));
+        if let (Some(kept_key), Some(idempotency)) = (&kept_key, &idempotency)
+            && let Some(row) = draft.get(Space::Ends, kept_key)?
+        {
+            let kept = Kept::decode(&row)?;
+            let place = Place {
+                tenant: key.tenant,
+                ordinal,
+                queue: kept.queue,
+                number: kept.number,
+            };
+            if let Some((first, ended)) = state_of(draft, place)?
+                && !(ended && self.now >= kept.accepted_at.plus(shared.idempotency_kept()))
+            {
+                let id = shared.ids.seal(place.located(bucket));
+                if kept.body != idempotency.body {
+                    return Err(StoreError::KeyReused(id));
+                }
+                return Ok(Enqueued {
+                    id,
+                    kind: EnqueuedKind::Repeat,
+                    durability: Durability::Disk,
+                    state: first,
+                    seat,
+                    replaced: Vec::new(),
+                });
+            }
+        }
+        if !shared.writable.load(Ordering::Relaxed) {
+            return Err(StoreError::NoSpace);
+        }
+
+        // What a collapse key replaces makes room before the quota is checked.
+        let old = match &event.collapse_key {
+            Some(collapse_key) => state.replaceable(collapse_key),
+            None => None,
+        };
+        let old = match old {
+            Some((queue, number)) => {
+                let place = Place {
+                    tenant: key.tenant,
+                    ordinal,
+                    queue,
+                    number,
+                };
+                draft.get(Space::Events, &place.event_key())?.map(|row| (place, row))
+            }
+            None => None,
+        };
+        let freed = match &old {
+            Some((_, row)) => decode_event(row)?.1.len() as u64,
+            None => 0,
+        };
+        let bytes = event.json.0.len() as u64;
+        let limits = &shared.limits;
+        if state.events - u32::from(old.is_some()) >= limits.queue_max_events
+            || state.bytes.saturating_sub(freed) + bytes > limits.queue_max_bytes
+        {
+            return Err(StoreError::QueueFull {
+                events: state.events,
+                bytes: state.bytes,
+            });
+        }
+
+        state.numbers.number += 1;
+        let lane = usize::from(record::urgency_code(event.urgency));
+        let seq = match state.numbers.seqs.get_mut(lane) {
+            Some(seq) => {
+                *seq += 1;
+                Seq(*seq)
+            }
+            None => return Err(damaged("a lane")),
+        };
+        let place = Place {
+            tenant: key.tenant,
+            ordinal,
+            queue: record::queue_of(event.urgency),
+            number: state.numbers.number,
+        };
+        let located = place.located(bucket);
+        let id = shared.ids.seal(located);
+        let facts = Facts::of(&event, seq, idempotency.map(|idempotency| idempotency.key));
+        draft.put(Space::Events, place.event_key(), record::encode_event(&facts, &event.json));
+        draft.put(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode());
+        if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {
+            let kept = Kept {
+                queue: place.queue,
+                number: place.number,
+                body: idempotency.body,
+                accepted_at: event.accepted_at,
+            };
+            draft.put(Space::Ends, kept_key, kept.encode());
+        }
+        draft.must_sync();
+        self.totals.queued += 1;
+        state.events += 1;
+        state.bytes += bytes;
+
+        let mut replaced = Vec::new();
+        if let Some((old_place, row)) = old {
+            let (facts, json) = decode_event(&row)?;
+            // One that had expired before was not replaced: it would not have been delivered.
+            let expired = facts.expires_at() <= event.accepted_at;
+            let old_id = shared.ids.seal(old_place.located(bucket));
+            let ending = Ending {
+                state: if expired { DeliveryState::Expired } else { DeliveryState::Replaced },
+                reason: None,
+                at: event.accepted_at,
+                epoch: None,
+                replaced_by: (!expired).then_some(id),
+                late_ack: false,
+            };
+            end(
+                draft,
+                &mut self.totals,
+                &mut self.positions,
+                &shared,
+                old_place,
+                old_id,
+                &row,
+                &ending,
+                self.now,
+            )?;
+            state.ended(old_place, json.len() as u64, facts.collapse_key);
+            if !expired {
+                replaced.push(old_id);
+            }
+        }
+        if let Some(collapse_key) = &event.collapse_key {
+            state.remember(Arc::clone(collapse_key), place.queue, place.number);
+        }
+        state.tell();
+        if let Some(seat) = &seat {
+            arrivals.push(Arrival {
+                epoch: seat.epoch,
+                event: Arc::new(QueuedEvent {
+                    id,
+                    located,
+                    lane: Lane::Queue(event.urgency, shared.generation),
+                    seq,
+                    attempt: 1,
+                    event,
+                }),
+            });
+        }
+        Ok(Enqueued {
+            id,
+            kind: EnqueuedKind::New,
+            durability: Durability::Disk,
+            state: DeliveryState::Queued,
+            seat,
+            replaced,
+        })
+    }
+
+    /// An event with a TTL of 0: to whoever holds the seat now, or to nobody.
+    fn pass(
+        shared: &Shared,
+        state: &mut DeviceState,
+        event: crate::domain::Event,
+        seat: Option<crate::store::Seat>,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Enqueued {
+        state.now_seq = (state.now_seq + 1).max(event.accepted_at.0);
+        let located = Located {
+            tenant: event.tenant,
+            bucket: state.bucket,
+            ordinal: state.ordinal,
+            queue: None,
+            number: state.now_seq,
+        };
+        let id = shared.ids.seal(located);
+        if let Some(held) = &state.held {
+            held.now_seq.store(state.now_seq, Ordering::Relaxed);
+            arrivals.push(Arrival {
+                epoch: held.seat.epoch,
+                event: Arc::new(QueuedEvent {
+                    id,
+                    located,
+                    lane: Lane::Now(shared.generation),
+                    seq: Seq(state.now_seq),
+                    attempt: 1,
+                    event,
+                }),
+            });
+        }
+        Enqueued {
+            id,
+            kind: EnqueuedKind::New,
+            durability: Durability::None,
+            state: if seat.is_some() {
+                DeliveryState::Accepted
+            } else {
+                DeliveryState::NoTarget
+            },
+            seat,
+            replaced: Vec::new(),
+        }
+    }
+
+    pub(super) fn settle(&mut self, draft: &mut Draft<'_>, settle: &Settle) -> Result<Settled, StoreError> {
+        let Some(place) = Place::of(settle.located).filter(|place| place.tenant == settle.device.tenant) else {
+            return Ok(Settled::Unknown);
+        };
+        let Some(row) = draft.get(Space::Events, &place.event_key())? else {
+            return Self::settle_again(draft, place, settle);
+        };
+        let (facts, json) = decode_event(&row)?;
+        if facts.device != settle.device.device.as_str() {
+            return Ok(Settled::Unknown);
+        }
+        let shared = Arc::clone(&self.shared);
+        let ending = Ending {
+            state: settle.outcome.state(),
+            reason: settle.outcome.reason(),
+            at: settle.at,
+            epoch: settle.epoch,
+            replaced_by: None,
+            late_ack: false,
+        };
+        end(
+            draft,
+            &mut self.totals,
+            &mut self.positions,
+            &shared,
+            place,
+            settle.id,
+            &row,
+            &ending,
+            self.now,
+        )?;
+        if let Some(state) = self.states.get_mut(&settle.device)
+            && state.ordinal == place.ordinal
+        {
+            state.ended(place, json.len() as u64, facts.collapse_key);
+        }
+        Ok(Settled::Now {
+            waited: settle.at.since(facts.accepted_at),
+            urgency: facts.urgency,
+        })
+    }
+
+    fn settle_again(draft: &mut Draft<'_>, place: Place, settle: &Settle) -> Result<Settled, StoreError> {
+        let Some(row) = draft.get(Space::Ends, &place.end_key())? else {
+            return Ok(Settled::Unknown);
+        };
+        let (facts, ending) = record::decode_end(&row)?;
+        if facts.device != settle.device.device.as_str() {
+            return Ok(Settled::Unknown);
+        }
+        let overtaken = matches!(
+            ending.state,
+            DeliveryState::Replaced | DeliveryState::Cancelled | DeliveryState::Expired
+        );
+        if settle.outcome == Outcome::Delivered && overtaken && !ending.late_ack {
+            draft.put(Space::Ends, place.end_key(), record::with_late_ack(&row)?);
+            draft.must_sync();
+        }
+        Ok(Settled::Before(ending.state))
+    }
+
+    pub(super) fn claim(&mut self, draft: &mut Draft<'_>, device: &DeviceKey, session: &NewSeat) -> Result<Claimed, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let state = self.states.load(draft, device, &shared.seats)?;
+        if state.credential_generation != session.credential_generation {
+            return Err(StoreError::Conflict("the credentials of the device were changed".into()));
+        }
+        let epoch = Epoch(self.next_epoch);
+        self.next_epoch += 1;
+        state.numbers.epoch = epoch;
+        let held = Arc::new(Held {
+            seat: crate::store::Seat {
+                epoch,
+                session: session.session,
+                node: Arc::clone(&session.node),
+                transport: session.transport,
+                connected_at: session.at,
+            },
+            waiting: std::sync::atomic::AtomicU32::new(state.events),
+            now_seq: std::sync::atomic::AtomicU64::new(state.now_seq),
+            last_seen_at: state.numbers.last_seen_at,
+        });
+        let displaced = state.held.replace(Arc::clone(&held)).map(|held| held.seat.clone());
+        // No sync: an epoch is never given out twice, whatever is lost, because the boot count is in it.
+        draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());
+        self.seat_changes.push((device.clone(), Some(held)));
+        Ok(Claimed {
+            epoch,
+            displaced,
+            waiting: state.events,
+        })
+    }
+
+    pub(super) fn release(
+        &mut self,
+        draft: &mut Draft<'_>,
+        device: &DeviceKey,
+        epoch: Epoch,
+        last_seen_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let state = self.states.load(draft, device, &shared.seats)?;
+        if state.held.as_ref().is_none_or(|held| held.seat.epoch != epoch) {
+            return Ok(false);
+        }
+        state.held = None;
+        state.numbers.last_seen_at = state.numbers.last_seen_at.max(Some(last_seen_at));
+        draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());
+        self.seat_changes.push((device.clone(), None));
+        Ok(true)
+    }
+
+    /// Ends every event that waits for that ordinal.
+    pub(super) fn fail_all(&mut self, draft: &mut Draft<'_>, device: &DeviceKey, ordinal: u32, at: Timestamp) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let bucket = keys::bucket(device);
+        for (key, row) in draft.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal))? {
+            let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
+            let id = shared.ids.seal(place.located(bucket));
+            let outcome = Outcome::Failed(crate::domain::Reason::DeviceRemoved);
+            let ending = Ending {
+                state: outcome.state(),
+                reason: outcome.reason(),
+                at,
+                epoch: None,
+                replaced_by: None,
+                late_ack: false,
+            };
+            end(
+                draft,
+                &mut self.totals,
+                &mut self.positions,
+                &shared,
+                place,
+                id,
+                &row,
+                &ending,
+                self.now,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The state of an event, and whether it has ended. `None`: it is not known any more.
+fn state_of(draft: &Draft<'_>, place: Place) -> Result<Option<(DeliveryState, bool)>, StoreError> {
+    if draft.get(Space::Events, &place.event_key())?.is_some() {
+        return Ok(Some((DeliveryState::Queued, false)));
+    }
+    match draft.get(Space::Ends, &place.end_key())? {
+        Some(row) => Ok(Some((record::decode_end(&row)?.1.state, true))),
+        None => Ok(None),
+    }
+}
+
+/// Ends an event: its row goes; its state, its receipt, and the end of its idempotency key come in the same draft.
+#[expect(clippy::too_many_arguments, reason = "parts of the book, borrowed apart from the device's state")]
+fn end(
+    draft: &mut Draft<'_>,
+    totals: &mut Totals,
+    positions: &mut HashMap<TenantId, u64>,
+    shared: &Shared,
+    place: Place,
+    id: EventId,
+    row: &[u8],
+    ending: &Ending,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (facts, json) = decode_event(row)?;
+    let position = match positions.get(&place.tenant) {
+        Some(position) => position + 1,
+        None => last_position(draft, place.tenant)? + 1,
+    };
+    positions.insert(place.tenant, position);
+    draft.remove(Space::Events, place.event_key());
+    draft.put(Space::Ends, place.end_key(), record::encode_end(row, json, ending));
+    let receipt = NewReceipt {
+        event: id,
+        device: facts.device,
+        state: ending.state,
+        reason: ending.reason,
+        at: ending.at,
+        epoch: ending.epoch,
+        latency_ms: u64::try_from(ending.at.since(facts.accepted_at).as_millis()).unwrap_or(u64::MAX),
+    };
+    draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode());
+    if let Some(key) = &facts.idempotency
+        && now >= facts.accepted_at.plus(shared.idempotency_kept())
+    {
+        let kept_key = keys::idempotency(place.tenant, place.ordinal, key);
+        let kept = draft.get(Space::Ends, &kept_key)?;
+        if kept
+            .map(|row| Kept::decode(&row))
+            .transpose()?
+            .is_some_and(|kept| kept.number == place.number)
+        {
+            draft.remove(Space::Ends, kept_key);
+        }
+    }
+    draft.must_sync();
+    totals.queued = totals.queued.saturating_sub(1);
+    Ok(())
+}
+
+/// The last position in the tenant's log. The sweeper never drops the last receipt, so positions rise for ever.
+fn last_position(draft: &Draft<'_>, tenant: TenantId) -> Result<u64, StoreError> {
+    let last = draft
+        .engine()
+        .range(Space::Log, &keys::receipt(tenant, 0), &keys::receipt(tenant, u64::MAX))
+        .next_back()
+        .transpose()?;
+    match last {
+        Some((key, _)) => position_of(&key),
+        None => Ok(0),
+    }
+}
+
+/// The position in a receipt's key.
+pub(super) fn position_of(key: &[u8]) -> Result<u64, StoreError> {
+    let bytes = key.get(3..).and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| damaged("the key of a receipt"))
+}

@@ -1,0 +1,75 @@
+//! Tests of the embedded store: the contract, and what is its alone.
+
+mod model;
+mod opening;
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::{Config, EmbeddedStore};
+use crate::{
+    domain::{Clock, ManualClock},
+    store::{
+        Arrival, Store,
+        contract::{self, Bench, START},
+    },
+};
+
+/// An embedded store in a folder that goes with it.
+pub(super) struct Embedded {
+    pub(super) store: Arc<EmbeddedStore>,
+    pub(super) clock: Arc<ManualClock>,
+    arrivals: mpsc::Receiver<Arrival>,
+    pub(super) folder: TempDir,
+}
+
+pub(super) fn config(folder: &std::path::Path) -> Config {
+    Config {
+        data_dir: folder.to_path_buf(),
+        // The disk of a test machine may be fuller than a server's should be.
+        free_space_min_percent: 0,
+        ballast_bytes: 1024 * 1024,
+        sweep_rows: 3,
+        ..Config::default()
+    }
+}
+
+impl Embedded {
+    pub(super) fn new() -> Self {
+        Self::open(tempfile::tempdir().unwrap(), ManualClock::at(START))
+    }
+
+    fn open(folder: TempDir, clock: Arc<ManualClock>) -> Self {
+        let config = config(folder.path());
+        let (store, arrivals) = EmbeddedStore::open(config, contract::limits(), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        Self {
+            store,
+            clock,
+            arrivals,
+            folder,
+        }
+    }
+}
+
+impl Bench for Embedded {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        Arc::clone(&self.clock)
+    }
+
+    fn arrivals(&mut self) -> &mut mpsc::Receiver<Arrival> {
+        &mut self.arrivals
+    }
+
+    async fn reopen(self) -> Self {
+        self.store.close();
+        Self::open(self.folder, self.clock)
+    }
+}
+
+contract::run_contract!(Embedded::new());

@@ -1,0 +1,135 @@
+//! Opening what another left: the lock, the format, a damaged journal, the high-water mark.
+
+use std::{fs, io::Write, path::Path, sync::Arc};
+
+use super::{
+    super::{Config, EmbeddedStore, OpenError, high_water},
+    Embedded, config,
+};
+use crate::{
+    domain::ManualClock,
+    store::{
+        Mailbox, StoreError,
+        contract::{self, START, add, event, push, waiting},
+    },
+};
+
+fn open(config: Config) -> Result<Arc<EmbeddedStore>, OpenError> {
+    EmbeddedStore::open(config, contract::limits(), ManualClock::at(START)).map(|(store, _)| store)
+}
+
+#[tokio::test]
+async fn a_second_store_on_the_same_folder_is_refused() {
+    let first = Embedded::new();
+    let second = open(config(first.folder.path()));
+    assert!(matches!(second.err(), Some(OpenError::Locked(_))));
+    first.store.close();
+    open(config(first.folder.path())).unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let first = Embedded::new();
+    first.store.close();
+    fs::write(first.folder.path().join("store/format"), "2\n").unwrap();
+    let error = open(config(first.folder.path())).err().unwrap();
+    assert!(matches!(error, OpenError::Newer { found: 2, known: 1 }), "{error}");
+    fs::write(first.folder.path().join("store/format"), "x").unwrap();
+    assert!(open(config(first.folder.path())).is_err());
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    bench.store.close();
+    bench.store.close();
+    let refused = push(&*bench.store, event("box", "{}", START)).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_store_behind_its_mark_is_refused_until_the_loss_is_accepted() {
+    let bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    let generation = bench.store.generation();
+    bench.store.close();
+    let mark = bench.folder.path().join("store/high-water-mark");
+    let commit = high_water::read(&mark).unwrap().unwrap();
+    high_water::write(&mark, commit + 100).unwrap();
+    let error = open(config(bench.folder.path())).err().unwrap();
+    assert!(
+        matches!(error, OpenError::BehindMark { .. }) && error.to_string().contains("accept_data_loss"),
+        "{error}"
+    );
+    let accepting = || Config {
+        accept_data_loss: true,
+        ..config(bench.folder.path())
+    };
+    let store = open(accepting()).unwrap();
+    assert_ne!(store.generation(), generation, "numbers may come twice, so they count in new lanes");
+    drop(store);
+    open(config(bench.folder.path())).unwrap();
+    fs::write(&mark, b"nonsense").unwrap();
+    assert!(matches!(open(config(bench.folder.path())).err(), Some(OpenError::Mark(_))));
+    open(accepting()).unwrap();
+}
+
+fn journal(folder: &Path) -> std::path::PathBuf {
+    let engine = folder.join("store/engine");
+    let mut journals: Vec<_> = fs::read_dir(engine)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "jnl"))
+        .collect();
+    assert_eq!(journals.len(), 1);
+    journals.remove(0)
+}
+
+#[tokio::test]
+async fn a_journal_damaged_in_the_middle_is_noticed() {
+    let bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    for _ in 0..5 {
+        push(&*bench.store, event("box", "{\"a\":\"marker of the event\"}", START))
+            .await
+            .unwrap();
+    }
+    bench.store.close();
+    let path = journal(bench.folder.path());
+    let sound = fs::read(&path).unwrap();
+    let middle = sound.windows(6).position(|window| window == b"marker").unwrap();
+    // A flipped byte of the data, and one that ends the journal early: both lose what comes behind.
+    for damage in [
+        |bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 0x20,
+        |bytes: &mut Vec<u8>, at: usize| bytes.truncate(at),
+    ] {
+        let mut bytes = sound.clone();
+        damage(&mut bytes, middle);
+        fs::write(&path, bytes).unwrap();
+        let error = open(config(bench.folder.path())).err().expect("a damaged journal must not open");
+        assert!(matches!(error, OpenError::BehindMark { .. } | OpenError::Engine(_)), "{error}");
+    }
+    fs::write(&path, &sound).unwrap();
+    let store = open(config(bench.folder.path())).unwrap();
+    assert_eq!(waiting(&*store, "box").await.len(), 5);
+}
+
+#[tokio::test]
+async fn half_a_commit_at_the_end_is_dropped_and_the_rest_stays() {
+    let bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    push(&*bench.store, event("box", "{}", START)).await.unwrap();
+    bench.store.close();
+    // fjall's journal: a start marker of 1 byte, items 4, number 8; then the power went.
+    let path = journal(bench.folder.path());
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(&[1, 0, 0, 0, 9, 0, 0, 0]).unwrap();
+    drop(file);
+    let store = open(config(bench.folder.path())).unwrap();
+    assert_eq!(waiting(&*store, "box").await.len(), 1);
+    push(&*store, event("box", "{}", START)).await.unwrap();
+    store.close();
+    let store = open(config(bench.folder.path())).unwrap();
+    assert_eq!(waiting(&*store, "box").await.len(), 2);
+}

@@ -1,0 +1,288 @@
+//! The writer: one thread through which every change goes.
+//!
+//! It takes what is queued, builds one draft, commits it once, then answers. No timer: while one commit syncs, the next steps
+//! queue up behind it. When the engine fails it is dropped and opened again: a failed sync is never repeated on one handle.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Shared,
+    draft::Draft,
+    engine::{Engine, Space, seal_journals},
+    keys,
+    op::{Care, Op, Outcome},
+    rows::Totals,
+    space,
+    steps::Book,
+};
+use crate::store::{Arrival, StoreError};
+
+/// Steps in one commit, at most.
+const STEPS_MAX: usize = 256;
+/// Bytes of one commit, at most (one step may exceed it by itself).
+const BYTES_MAX: usize = 256 * 1024;
+/// Time between two reopenings of an engine that keeps failing.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// How often steps are tried again, each time on a reopened engine.
+const TRIES_MAX: u32 = 2;
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) steps: mpsc::Receiver<Op>,
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) book: Book,
+    /// When the engine was last opened again after a failure.
+    pub(super) reopened: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::new();
+        while let Some(op) = self.steps.blocking_recv() {
+            let (mut count, mut bytes) = (op.count(), op.weight());
+            batch.push(op);
+            while count < STEPS_MAX && bytes < BYTES_MAX {
+                let Ok(op) = self.steps.try_recv() else { break };
+                count += op.count();
+                bytes += op.weight();
+                batch.push(op);
+            }
+            let care = self.write(std::mem::take(&mut batch));
+            for order in care {
+                self.care(order);
+            }
+        }
+        self.finish();
+    }
+
+    /// What is queued has been written: makes it durable and leaves the mark.
+    fn finish(&mut self) {
+        let synced = self.shared.read(Engine::sync);
+        match synced {
+            Ok(()) => {
+                let commit_no = self.shared.totals.lock().commit_no;
+                self.shared.synced_commit.fetch_max(commit_no, Ordering::Relaxed);
+            }
+            Err(error) => tracing::error!(error = %error, "the store could not be synced at its end: {error}"),
+        }
+        *self.shared.engine.write() = None;
+    }
+
+    /// Writes steps; answers each. Returns the keeper's orders that were among them.
+    fn write(&mut self, mut ops: Vec<Op>) -> Vec<Care> {
+        let mut orders = Vec::new();
+        ops.retain(|op| match op {
+            Op::Care(order) => {
+                orders.push(*order);
+                false
+            }
+            _ => true,
+        });
+        let mut tries = 0;
+        while !ops.is_empty() {
+            match self.try_write(&mut ops) {
+                Ok(outcomes) => {
+                    let arrivals: Vec<Arrival> = ops.drain(..).zip(outcomes).flat_map(|(op, outcome)| op.answer(outcome)).collect();
+                    self.announce(arrivals);
+                }
+                Err(error) => {
+                    tries += 1;
+                    let again = self.recover(&error) && tries < TRIES_MAX;
+                    let error = StoreError::Unavailable(error.to_string().into());
+                    let mut kept = Vec::new();
+                    for op in ops.drain(..) {
+                        if again && op.is_idempotent() {
+                            kept.push(op);
+                        } else {
+                            op.refuse(&error);
+                        }
+                    }
+                    ops = kept;
+                }
+            }
+        }
+        orders
+    }
+
+    fn try_write(&mut self, ops: &mut [Op]) -> Result<Vec<Outcome>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let guard = shared.engine.read();
+        let engine = guard.as_ref().ok_or_else(Shared::closed)?;
+        let book = &mut self.book;
+        book.now = shared.clock.now();
+        let mut draft = Draft::new(engine);
+        let outcomes: Vec<Outcome> = ops.iter_mut().map(|op| apply(book, &mut draft, op)).collect();
+        let wrote = !draft.is_empty();
+        if wrote {
+            book.totals.commit_no += 1;
+            draft.put(Space::Rows, keys::COMMIT, book.totals.encode());
+            let synced = draft.syncs();
+            engine.commit(draft)?;
+            *shared.totals.lock() = book.totals;
+            if synced {
+                shared.synced_commit.store(book.totals.commit_no, Ordering::Relaxed);
+            }
+        }
+        let mut held = 0;
+        if !book.seat_changes.is_empty() {
+            let mut seats = shared.seats.write();
+            for (device, change) in book.seat_changes.drain(..) {
+                match change {
+                    Some(now) => drop(seats.insert(device, now)),
+                    None => drop(seats.remove(&device)),
+                }
+            }
+            held = seats.len();
+        } else if wrote {
+            held = shared.seats.read().len();
+        }
+        book.states.end_round(held);
+        remember(&shared, ops, &outcomes);
+        Ok(outcomes)
+    }
+
+    fn announce(&self, arrivals: Vec<Arrival>) {
+        for arrival in arrivals {
+            if self.arrivals.try_send(arrival).is_err() {
+                self.shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// After a failed write: makes room and opens the engine anew. `true`: it is worth trying again.
+    fn recover(&mut self, error: &StoreError) -> bool {
+        self.book.states.clear();
+        self.book.positions.clear();
+        self.book.seat_changes.clear();
+        if self.reopened.is_some_and(|at| at.elapsed() < REOPEN_PAUSE) {
+            // What is open still answers reads.
+            self.book.totals = *self.shared.totals.lock();
+            return false;
+        }
+        self.reopened = Some(Instant::now());
+        tracing::error!(error = %error, "the store failed to write and is opened again: {error}");
+        self.shared.writable.store(false, Ordering::Relaxed);
+        self.shared.lean.store(true, Ordering::Relaxed);
+        if let Err(error) = space::drop_ballast(&self.shared.folder) {
+            tracing::warn!(error = %error, "the ballast could not be deleted: {error}");
+        }
+        self.reopen(true, true)
+    }
+
+    /// Drops the engine and opens it again; seats stay. `seal`: with a new journal.
+    fn reopen(&mut self, lean: bool, seal: bool) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut place = shared.engine.write();
+        *place = None;
+        self.book.states.clear();
+        self.book.positions.clear();
+        if seal && let Err(error) = seal_journals(&shared.setup.path, 2) {
+            tracing::warn!(error = %error, "the journal could not be sealed: {error}");
+        }
+        let opened = Engine::open(&shared.setup, lean).map_err(|e| e.to_string()).and_then(|engine| {
+            let row = engine.get(Space::Rows, keys::COMMIT).map_err(|e| e.to_string())?;
+            let totals = row
+                .map(|row| Totals::decode(&row))
+                .transpose()
+                .map_err(|e| e.to_string())?
+                .unwrap_or_default();
+            let promised = shared.synced_commit.load(Ordering::Relaxed);
+            if totals.commit_no < promised {
+                return Err(format!("it came back at commit {}, but {promised} was durable", totals.commit_no));
+            }
+            Ok((engine, totals))
+        });
+        match opened {
+            Ok((engine, totals)) => {
+                self.book.totals = totals;
+                *shared.totals.lock() = totals;
+                shared.lean.store(engine.is_lean(), Ordering::Relaxed);
+                *place = Some(engine);
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the store could not be opened again: {error}");
+                false
+            }
+        }
+    }
+
+    fn care(&mut self, order: Care) {
+        match order {
+            Care::Stop => self.steps.close(),
+            Care::Reopen => {
+                if self.shared.engine.read().is_none() {
+                    self.reopen(true, false);
+                }
+            }
+            Care::SealJournal => {
+                self.reopen(false, true);
+            }
+            Care::Restore => {
+                if let Err(error) = space::write_ballast(&self.shared.folder, self.shared.sizes.ballast) {
+                    tracing::warn!(error = %error, "the ballast could not be written: {error}");
+                    return;
+                }
+                if self.reopen(false, true) {
+                    tracing::info!("there is room on the disk again: the store works in full");
+                }
+            }
+        }
+    }
+}
+
+/// Applies one step to the draft.
+fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
+    match op {
+        Op::Enqueue(events, _) => {
+            let mut arrivals = Vec::new();
+            let results = events.drain(..).map(|new| book.enqueue(draft, new, &mut arrivals)).collect();
+            Outcome::Enqueued(results, arrivals)
+        }
+        Op::Settle(ends, _) => Outcome::Settled(ends.iter().map(|end| book.settle(draft, end)).collect()),
+        Op::Claim(device, session, _) => Outcome::Claimed(book.claim(draft, device, session)),
+        Op::Release(device, epoch, at, _) => Outcome::Released(book.release(draft, device, *epoch, *at)),
+        Op::PutDevice(put, _) => Outcome::PutDevice(book.put_device(draft, put)),
+        Op::RemoveDevice(device, now, _) => Outcome::Removed(book.remove_device(draft, device, *now)),
+        Op::PutKey(hash, key, _) => Outcome::Done(Book::put_key(draft, hash, key)),
+        Op::RevokeKey(tenant, id, _) => Outcome::Revoked(Ok(book.revoke_key(draft, *tenant, id))),
+        Op::PutTenant(tenant, _) => Outcome::Done(book.put_tenant(draft, tenant)),
+        Op::AddMinute(minute, node, figures, _) => Outcome::Done(Book::add_minute(draft, *minute, node, figures)),
+        Op::Forget(rows, _) => Outcome::Forgot(forget(draft, rows)),
+        Op::Care(_) => Outcome::Nothing,
+    }
+}
+
+fn forget(draft: &mut Draft<'_>, rows: &[(Space, fjall::Slice, fjall::Slice)]) -> Result<u64, StoreError> {
+    let mut dropped = 0;
+    for (space, key, value) in rows {
+        if draft.get(*space, key)?.as_ref() == Some(value) {
+            draft.remove(*space, key.clone());
+            dropped += 1;
+        }
+    }
+    Ok(dropped)
+}
+
+/// Brings what is answered from RAM up to the commit that now holds.
+fn remember(shared: &Shared, ops: &[Op], outcomes: &[Outcome]) {
+    for pair in ops.iter().zip(outcomes) {
+        match pair {
+            (Op::PutKey(hash, key, _), Outcome::Done(Ok(()))) => {
+                shared.keys.write().insert(*hash, Arc::new(key.clone()));
+            }
+            (Op::RevokeKey(tenant, id, _), Outcome::Revoked(Ok(true))) => {
+                shared.keys.write().retain(|_, key| key.tenant != tenant.0 || key.id != *id);
+            }
+            (Op::PutTenant(tenant, _), Outcome::Done(Ok(()))) => {
+                shared.tenants.write().insert(tenant.id, Arc::new(tenant.clone()));
+            }
+            _ => {}
+        }
+    }
+}

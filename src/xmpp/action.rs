@@ -1,0 +1,79 @@
+//! What the machine asks of the gateway.
+
+use std::time::Duration;
+
+use crate::domain::{DeviceId, EventId, Located, Outcome, Password, ScramSecret, SessionId, TenantId};
+
+/// Answer to [`Action::FindCredentials`].
+pub enum Credentials {
+    /// What the device has.
+    Found {
+        /// Its verifiers, at most two.
+        secrets: Vec<ScramSecret>,
+        /// The generation of its credentials, to be claimed with.
+        generation: u32,
+    },
+    /// There is no such device: fails at the proof, like a wrong password.
+    Unknown,
+    /// The store does not answer: `temporary-auth-failure`.
+    Unavailable,
+}
+
+/// A stored fact about an event that ended at the device's side.
+pub type Ended = (EventId, Located, Outcome);
+
+/// What the machine asks of the gateway.
+#[derive(Debug)]
+pub enum Action {
+    /// Write `output`, then start TLS, forget all bytes read in clear, and call `tls_started`.
+    StartTls,
+    /// Look up the credentials and call `credentials_found`. The machine reads on only after that.
+    FindCredentials {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+    },
+    /// PLAIN: check the password against the secrets, off the event loop, and call `password_checked`.
+    CheckPassword {
+        /// What was sent.
+        password: Password,
+        /// Any of these may match.
+        secrets: Vec<ScramSecret>,
+    },
+    /// Bind: claim the seat and call `claimed` or `claim_failed`.
+    Claim {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// The credential generation at login.
+        generation: u32,
+    },
+    /// XEP-0198 `<resume/>`: find the session of that id for this device and call `resume` with it, or `not_resumed`.
+    Resume {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// Which session. `None`: the `previd` is no id of ours.
+        previous: Option<SessionId>,
+    },
+    /// Deliveries ended: tell the dispatcher.
+    Ended(Vec<Ended>),
+    /// The session can take events (first available presence of priority ≥ 0, resumption, or room after refusing).
+    Ready,
+    /// Presence became unavailable or negative: hold events.
+    Unavailable,
+    /// Flush `output`, half-close, drain the peer for a moment, close.
+    Close(SessionEnd),
+}
+
+/// How a stream ended, and what becomes of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The session is over: clean close, stream error of ours, conflict.
+    Over,
+    /// The connection is dead and the session may be resumed: keep it for that long.
+    Hibernate(Duration),
+}

@@ -1,0 +1,101 @@
+//! The stream header and the features behind it (RFC 6120 §4.2, §4.3.2).
+
+use std::{io::Write as _, sync::Arc};
+
+use super::{
+    element::Tag,
+    error::Condition,
+    ns,
+    stream::{ServerStream, Stage},
+    text::attribute,
+    traffic::LifeSign,
+};
+
+/// Appends our header.
+pub(super) fn write(out: &mut Vec<u8>, id: &str, from: Option<&str>) {
+    out.extend_from_slice(b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'");
+    if let Some(from) = from {
+        attribute(out, "from", from);
+    }
+    attribute(out, "id", id);
+    out.extend_from_slice(b" version='1.0' xml:lang='en'>");
+}
+
+/// The version that a header names: absent means 0.9.
+fn speaks_1_0(tag: Tag<'_>) -> bool {
+    let major = tag
+        .attribute("version")
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    major.is_some_and(|major| major >= 1)
+}
+
+impl ServerStream {
+    /// Answers the peer's header: ours and the features, or ours and an error.
+    pub(super) fn header(&mut self, tag: Tag<'_>, content: Option<&str>) {
+        let host = tag.attribute("to").map(str::to_ascii_lowercase);
+        let tenant = host.as_deref().and_then(|host| (self.config.hosts)(host));
+        let known = tenant.and(host.as_deref());
+        self.open(known);
+        let content_fits = matches!(content, None | Some(ns::CLIENT | ns::STREAM));
+        if tag.namespace() != ns::STREAM || !content_fits {
+            return self.fail_with(&Condition::InvalidNamespace);
+        }
+        if tag.name() != "stream" {
+            return self.fail_with(&Condition::BadFormat);
+        }
+        let (Some(host), Some(tenant)) = (known, tenant) else {
+            return self.fail_with(&Condition::HostUnknown);
+        };
+        if !speaks_1_0(tag) {
+            return self.fail_with(&Condition::UnsupportedVersion);
+        }
+        let Some(login) = &mut self.login else { return };
+        if login.who.as_ref().is_some_and(|who| who.tenant != tenant) {
+            return self.fail_with(&Condition::HostUnknown);
+        }
+        login.host = Some((Arc::from(host), tenant));
+        self.stage = Stage::Open;
+        self.features();
+    }
+
+    fn features(&mut self) {
+        let Some(login) = &self.login else { return };
+        let (secured, logged_in) = (login.secured, login.who.is_some());
+        let config = self.config.clone();
+        self.write_plain(LifeSign::Connect, |out| {
+            out.extend_from_slice(b"<stream:features>");
+            if !secured && !logged_in {
+                out.extend_from_slice(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>");
+                out.extend_from_slice(if config.allow_plaintext {
+                    b"</starttls>".as_slice()
+                } else {
+                    b"<required/></starttls>".as_slice()
+                });
+            }
+            let mut limits = None;
+            if logged_in {
+                out.extend_from_slice(
+                    b"<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>\
+                      <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
+                      <sm xmlns='urn:xmpp:sm:3'/><csi xmlns='urn:xmpp:csi:0'/>",
+                );
+                limits = Some((config.stanza_max_bytes, u64::from(config.idle_secs)));
+            } else if secured || config.allow_plaintext {
+                out.extend_from_slice(
+                    b"<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-256</mechanism>\
+                      <mechanism>SCRAM-SHA-1</mechanism><mechanism>PLAIN</mechanism></mechanisms>",
+                );
+                limits = Some((config.stanza_max_bytes_before_login, config.login_within.as_secs().max(1)));
+            }
+            if let Some((bytes, seconds)) = limits {
+                // Writing to a Vec cannot fail.
+                _ = write!(
+                    out,
+                    "<limits xmlns='{}'><max-bytes>{bytes}</max-bytes><idle-seconds>{seconds}</idle-seconds></limits>",
+                    ns::LIMITS
+                );
+            }
+            out.extend_from_slice(b"</stream:features>");
+        });
+    }
+}

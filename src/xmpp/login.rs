@@ -1,0 +1,357 @@
+//! STARTTLS and SASL (RFC 6120 §5, §6).
+
+use std::{sync::Arc, time::Instant};
+
+use aws_lc_rs::hmac;
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use crate::domain::{DeviceId, Password, TenantId};
+
+use super::{
+    action::{Action, Credentials, SessionEnd},
+    bind::Binding,
+    element::Tag,
+    error::{Condition, LoginFailure},
+    ns,
+    scram::{self, Challenge, ClientFirst, Hash},
+    stream::{ServerStream, Stage},
+    traffic::LifeSign,
+};
+
+/// A device that proved who it is.
+#[derive(Debug, Clone)]
+pub(super) struct Who {
+    pub(super) tenant: TenantId,
+    pub(super) device: DeviceId,
+    /// The generation of the credentials it showed.
+    pub(super) generation: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mechanism {
+    Scram(Hash),
+    Plain,
+}
+
+/// Where a login is.
+enum Exchange {
+    /// The mechanism was named without its first message.
+    First(Mechanism),
+    /// Waits for the credentials.
+    Lookup { attempt: Attempt, device: Option<DeviceId> },
+    /// The challenge was sent.
+    Proof { challenge: Box<Challenge>, who: Option<Who> },
+    /// Waits for the check of a password. `None`: whatever it says, there is no such device.
+    Check(Option<Who>),
+}
+
+enum Attempt {
+    Scram(Hash, ClientFirst),
+    Plain { user: String, password: Password },
+}
+
+/// What only matters until there is a session.
+pub(super) struct Login {
+    pub(super) secured: bool,
+    pub(super) deadline: Instant,
+    /// The domain and its tenant, once the header named it.
+    pub(super) host: Option<(Arc<str>, TenantId)>,
+    pub(super) who: Option<Who>,
+    /// A bind that waits for the seat.
+    pub(super) binding: Option<Binding>,
+    /// `h` of a resumption that waits for its session.
+    pub(super) resuming: Option<u32>,
+    exchange: Option<Exchange>,
+    failures: u8,
+    random: hmac::Key,
+    drawn: u64,
+}
+
+impl Login {
+    pub(super) fn new(secured: bool, random: &[u8; 32], deadline: Instant) -> Self {
+        Self {
+            secured,
+            deadline,
+            host: None,
+            who: None,
+            binding: None,
+            resuming: None,
+            exchange: None,
+            failures: 0,
+            random: hmac::Key::new(hmac::HMAC_SHA256, random),
+            drawn: 0,
+        }
+    }
+
+    /// TLS is up: what was said in clear is forgotten.
+    pub(super) fn secure(&mut self, random: &[u8; 32]) {
+        let deadline = self.deadline;
+        *self = Self::new(true, random, deadline);
+    }
+
+    fn draw(&mut self) -> hmac::Tag {
+        self.drawn += 1;
+        hmac::sign(&self.random, &self.drawn.to_be_bytes())
+    }
+
+    /// 128 unguessable bits as text.
+    pub(super) fn random_hex(&mut self) -> String {
+        let drawn = self.draw();
+        data_encoding::HEXLOWER.encode(drawn.as_ref().get(..16).unwrap_or_default())
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + 1024
+    }
+}
+
+impl ServerStream {
+    /// A top-level element before there is a session.
+    pub(super) fn negotiate(&mut self, tag: Tag<'_>) {
+        match (tag.namespace(), tag.name()) {
+            (ns::TLS, "starttls") if !self.logged_in() => self.starttls(),
+            (ns::SASL, "auth") if !self.logged_in() => self.auth(tag),
+            (ns::SASL, "response") if !self.logged_in() => self.response(tag),
+            (ns::SASL, "abort") if !self.logged_in() => self.login_failed(LoginFailure::Aborted),
+            (ns::CLIENT, "iq") if self.logged_in() => self.bind(tag),
+            (ns::SM, "resume") if self.logged_in() => self.ask_resume(tag),
+            (ns::SM, "enable" | "r" | "a") if self.logged_in() => {
+                self.write_plain(LifeSign::Connect, |out| super::error::Unmanaged::UnexpectedRequest.write(out));
+            }
+            (ns::CSI, "active" | "inactive") if self.logged_in() => {}
+            _ => self.unexpected(tag),
+        }
+    }
+
+    fn starttls(&mut self) {
+        if self.login.as_ref().is_some_and(|login| login.secured) {
+            self.out
+                .extend_from_slice(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>");
+            return self.close(SessionEnd::Over);
+        }
+        self.write_plain(LifeSign::Connect, |out| {
+            out.extend_from_slice(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        });
+        self.stage = Stage::Tls;
+        self.actions.push_back(Action::StartTls);
+    }
+
+    fn auth(&mut self, tag: Tag<'_>) {
+        let Some(login) = &mut self.login else { return };
+        login.exchange = None;
+        if !login.secured && !self.config.allow_plaintext {
+            return self.login_failed(LoginFailure::EncryptionRequired);
+        }
+        let mechanism = match tag.attribute("mechanism") {
+            Some("SCRAM-SHA-256") => Mechanism::Scram(Hash::Sha256),
+            Some("SCRAM-SHA-1") => Mechanism::Scram(Hash::Sha1),
+            Some("PLAIN") => Mechanism::Plain,
+            _ => return self.login_failed(LoginFailure::InvalidMechanism),
+        };
+        let text = tag.text();
+        let text = text.trim();
+        if text.is_empty() {
+            // RFC 4422 §3: an empty challenge asks for what the client has to say first.
+            login.exchange = Some(Exchange::First(mechanism));
+            return self.write_plain(LifeSign::Connect, |out| {
+                out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+            });
+        }
+        match decode(text) {
+            Ok(message) => self.first_message(mechanism, &message),
+            Err(failure) => self.login_failed(failure),
+        }
+    }
+
+    fn response(&mut self, tag: Tag<'_>) {
+        let exchange = self.login.as_mut().and_then(|login| login.exchange.take());
+        let message = match decode(tag.text().trim()) {
+            Ok(message) => message,
+            Err(failure) => return self.login_failed(failure),
+        };
+        match exchange {
+            Some(Exchange::First(mechanism)) => self.first_message(mechanism, &message),
+            Some(Exchange::Proof { challenge, who }) => {
+                let verified = match std::str::from_utf8(&message) {
+                    Ok(message) => challenge.verify(message),
+                    Err(_) => Err(LoginFailure::MalformedRequest),
+                };
+                match (verified, who) {
+                    (Ok(last), Some(who)) => self.login_succeeded(who, &last),
+                    (Ok(_), None) => self.login_failed(LoginFailure::NotAuthorized),
+                    (Err(failure), _) => self.login_failed(failure),
+                }
+            }
+            _ => self.login_failed(LoginFailure::MalformedRequest),
+        }
+    }
+
+    fn first_message(&mut self, mechanism: Mechanism, message: &[u8]) {
+        let Ok(message) = std::str::from_utf8(message) else {
+            return self.login_failed(LoginFailure::MalformedRequest);
+        };
+        let (attempt, authzid) = match mechanism {
+            Mechanism::Scram(hash) => match ClientFirst::parse(message) {
+                Ok(mut first) => {
+                    let authzid = first.authzid.take();
+                    (Attempt::Scram(hash, first), authzid)
+                }
+                Err(failure) => return self.login_failed(failure),
+            },
+            // RFC 4616 §2.
+            Mechanism::Plain => match message.split('\0').collect::<Vec<_>>()[..] {
+                [authzid, user, password] if !user.is_empty() && !password.is_empty() => {
+                    let attempt = Attempt::Plain {
+                        user: user.to_owned(),
+                        password: Password(password.to_owned()),
+                    };
+                    (attempt, (!authzid.is_empty()).then(|| authzid.to_owned()))
+                }
+                _ => return self.login_failed(LoginFailure::MalformedRequest),
+            },
+        };
+        let user = match &attempt {
+            Attempt::Scram(_, first) => &first.user,
+            Attempt::Plain { user, .. } => user,
+        };
+        let device = user.parse::<DeviceId>().ok();
+        let Some(login) = &mut self.login else { return };
+        let Some((domain, tenant)) = login.host.clone() else { return };
+        if let Some(authzid) = authzid {
+            let own = authzid.rsplit_once('@').is_some_and(|(local, host)| {
+                host.eq_ignore_ascii_case(&domain) && device.is_some() && local.parse::<DeviceId>().ok() == device
+            });
+            if !own {
+                return self.login_failed(LoginFailure::InvalidAuthzid);
+            }
+        }
+        let found = device.clone();
+        login.exchange = Some(Exchange::Lookup { attempt, device });
+        match found {
+            Some(device) => {
+                self.stage = Stage::Waiting;
+                self.actions.push_back(Action::FindCredentials { tenant, device });
+            }
+            // What cannot be the name of a device fails like an unknown one.
+            None => self.answer(Credentials::Unknown),
+        }
+    }
+
+    /// Answers `FindCredentials`.
+    pub fn credentials_found(&mut self, credentials: Credentials, now: Instant) {
+        let waits = matches!(
+            self.login.as_ref().and_then(|login| login.exchange.as_ref()),
+            Some(Exchange::Lookup { .. })
+        );
+        if self.stage == Stage::Waiting && waits {
+            self.answer(credentials);
+            self.go_on(now);
+        }
+    }
+
+    fn answer(&mut self, credentials: Credentials) {
+        let Some(login) = &mut self.login else { return };
+        let Some(Exchange::Lookup { attempt, device }) = login.exchange.take() else {
+            return;
+        };
+        let Some((_, tenant)) = login.host else { return };
+        self.stage = Stage::Open;
+        let (secrets, generation) = match credentials {
+            Credentials::Found { secrets, generation } => (secrets, Some(generation)),
+            Credentials::Unknown => (Vec::new(), None),
+            Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
+        };
+        let who = match (device, generation) {
+            (Some(device), Some(generation)) if !secrets.is_empty() => Some(Who {
+                tenant,
+                device,
+                generation,
+            }),
+            _ => None,
+        };
+        match attempt {
+            Attempt::Scram(hash, first) => {
+                let nonce = BASE64_STANDARD.encode(login.draw().as_ref().get(..18).unwrap_or_default());
+                let turn = usize::from(login.failures);
+                let challenge = Challenge::new(hash, first, &secrets, turn, tenant, &nonce);
+                let text = BASE64_STANDARD.encode(challenge.message());
+                login.exchange = Some(Exchange::Proof {
+                    challenge: Box::new(challenge),
+                    who,
+                });
+                self.write_plain(LifeSign::Connect, |out| {
+                    out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+                    out.extend_from_slice(text.as_bytes());
+                    out.extend_from_slice(b"</challenge>");
+                });
+            }
+            Attempt::Plain { user, password } => {
+                let secrets = if who.is_some() {
+                    secrets
+                } else {
+                    // The same work as for a device that exists.
+                    vec![scram::fake_secret(tenant, &user)]
+                };
+                login.exchange = Some(Exchange::Check(who));
+                self.stage = Stage::Waiting;
+                self.actions.push_back(Action::CheckPassword { password, secrets });
+            }
+        }
+    }
+
+    /// Answers `CheckPassword`.
+    pub fn password_checked(&mut self, right: bool, now: Instant) {
+        if self.stage != Stage::Waiting {
+            return;
+        }
+        let Some(login) = &mut self.login else { return };
+        match login.exchange.take() {
+            Some(Exchange::Check(who)) => {
+                self.stage = Stage::Open;
+                match who {
+                    Some(who) if right => self.login_succeeded(who, ""),
+                    _ => self.login_failed(LoginFailure::NotAuthorized),
+                }
+                self.go_on(now);
+            }
+            other => login.exchange = other,
+        }
+    }
+
+    fn login_succeeded(&mut self, who: Who, last: &str) {
+        let Some(login) = &mut self.login else { return };
+        login.who = Some(who);
+        login.exchange = None;
+        self.write_plain(LifeSign::Connect, |out| {
+            if last.is_empty() {
+                out.extend_from_slice(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+            } else {
+                out.extend_from_slice(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+                out.extend_from_slice(BASE64_STANDARD.encode(last).as_bytes());
+                out.extend_from_slice(b"</success>");
+            }
+        });
+        self.restart();
+    }
+
+    fn login_failed(&mut self, failure: LoginFailure) {
+        let Some(login) = &mut self.login else { return };
+        login.exchange = None;
+        login.failures = login.failures.saturating_add(1);
+        let too_many = login.failures >= self.config.login_tries_max;
+        self.stage = Stage::Open;
+        self.write_plain(LifeSign::Connect, |out| failure.write(out));
+        if too_many {
+            self.fail_with(&Condition::PolicyViolation("too many failed logins"));
+        }
+    }
+}
+
+/// The octets of a SASL message: base64, or `=` for none (RFC 6120 §6.4.2).
+fn decode(text: &str) -> Result<Vec<u8>, LoginFailure> {
+    match text {
+        "" | "=" => Ok(Vec::new()),
+        text => BASE64_STANDARD.decode(text).map_err(|_| LoginFailure::IncorrectEncoding),
+    }
+}

@@ -1,0 +1,92 @@
+//! Events on their way out: room, writing, asking for the acknowledgement.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    domain::{Outcome, Timestamp},
+    store::QueuedEvent,
+};
+
+use super::{
+    action::Action,
+    event,
+    session::Session,
+    stream::{ServerStream, Stage},
+    traffic::LifeSign,
+};
+
+impl ServerStream {
+    /// The session, if it takes events now.
+    fn open_session(&self) -> Option<&Session> {
+        self.session
+            .as_deref()
+            .filter(|session| self.stage == Stage::Bound && session.available)
+    }
+
+    /// How many more events may be written now: 0 without available presence, or with a full window.
+    pub fn room(&self) -> usize {
+        match self.open_session() {
+            Some(session) if session.window.bytes() < self.config.window_max_bytes || session.window.events() == 0 => {
+                self.config.window_max_events.max(1).saturating_sub(session.window.events())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Writes an event: renders the message into `output` and puts it in the window; `flush` then asks for its
+    /// acknowledgement. `waited`: it was not written on arrival, so it carries `<delay/>`. False: no room, nothing was done.
+    /// An event at or after its expiry is not written: it moves the cursor and yields `Ended(Expired)`; true.
+    /// One that the cursor covers is skipped; true.
+    pub fn push(&mut self, event: &Arc<QueuedEvent>, waited: bool, _now: Instant, time: Timestamp) -> bool {
+        if self.stage != Stage::Bound {
+            return false;
+        }
+        let Some(session) = &mut self.session else { return false };
+        let place = event.located.queue.map(|queue| (queue, event.located.number));
+        if place.is_some_and(|(queue, number)| session.cursor.covers(queue, number)) {
+            return true;
+        }
+        // A TTL of 0 is now or never, and this is now.
+        if !event.event.ttl.is_zero() && event.event.expires_at() <= time {
+            if let Some((queue, number)) = place {
+                session.cursor.advance(queue, number);
+            }
+            self.actions
+                .push_back(Action::Ended(vec![(event.id, event.located, Outcome::Expired)]));
+            return true;
+        }
+        let ends = session.window.expire(time);
+        self.ended(ends);
+        if self.room() == 0 {
+            return false;
+        }
+        let Some(session) = &mut self.session else { return false };
+        let before = self.out.len();
+        event::write(&mut self.out, event, session.jid.domain(), session.jid.bare(), waited);
+        let bytes = self.out.len() - before;
+        if session.window.events() > 0 && session.window.bytes() + bytes > self.config.window_max_bytes {
+            self.out.truncate(before);
+            return false;
+        }
+        session.window.event(event.clone(), waited, bytes);
+        if let Some((queue, number)) = place {
+            session.cursor.advance(queue, number);
+        }
+        self.traffic.event(bytes, event.event.json.0.len());
+        self.unasked = true;
+        true
+    }
+
+    /// Ends a burst of pushes: asks for the acknowledgement (`<r/>`, or a ping for a session without XEP-0198).
+    pub fn flush(&mut self, now: Instant) {
+        if self.unasked && self.stage == Stage::Bound && self.ask(LifeSign::Acknowledgement) {
+            self.unasked = false;
+            self.live.asked(now);
+        }
+    }
+
+    /// Notes that something was refused for lack of room: yields `Ready` once there is room again.
+    pub fn refused(&mut self) {
+        self.refused = true;
+    }
+}

@@ -1,0 +1,128 @@
+//! What outlives a connection (XEP-0198 §5).
+
+use std::time::Duration;
+
+use crate::{
+    domain::{DeviceId, Epoch, EventId, Located, SessionId, TenantId},
+    store::Cursor,
+};
+
+use super::window::Window;
+
+/// The full JID of a session, kept in one piece.
+#[derive(Debug)]
+pub(super) struct FullJid {
+    text: Box<str>,
+    at: u32,
+    slash: u32,
+}
+
+impl FullJid {
+    /// `device@domain/resource`.
+    pub(super) fn new(device: &DeviceId, domain: &str, resource: &str) -> Self {
+        let at = u32::try_from(device.as_str().len()).unwrap_or(u32::MAX);
+        Self {
+            at,
+            slash: at + 1 + u32::try_from(domain.len()).unwrap_or(0),
+            text: format!("{device}@{domain}/{resource}").into(),
+        }
+    }
+
+    /// All of it.
+    pub(super) fn full(&self) -> &str {
+        &self.text
+    }
+
+    /// Without the resource.
+    pub(super) fn bare(&self) -> &str {
+        self.text.get(..self.slash as usize).unwrap_or_default()
+    }
+
+    /// The domain.
+    pub(super) fn domain(&self) -> &str {
+        self.text.get(self.at as usize + 1..self.slash as usize).unwrap_or_default()
+    }
+}
+
+/// What outlives a connection: identity, counters of XEP-0198, and what is not acknowledged.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) tenant: TenantId,
+    pub(super) device: DeviceId,
+    pub(super) jid: FullJid,
+    pub(super) id: SessionId,
+    pub(super) epoch: Epoch,
+    /// XEP-0198 is on.
+    pub(super) managed: bool,
+    /// How long it may be resumed after its connection is lost. Zero: not at all.
+    pub(super) resumable_for: Duration,
+    /// Stanzas taken from the device since `<enable/>`, modulo 2^32.
+    pub(super) handled: u32,
+    /// Its last presence was available, with a priority of 0 or more.
+    pub(super) available: bool,
+    pub(super) cursor: Cursor,
+    pub(super) window: Window,
+}
+
+impl Session {
+    pub(super) fn new(tenant: TenantId, device: DeviceId, domain: &str, resource: &str, id: SessionId, epoch: Epoch) -> Self {
+        Self {
+            tenant,
+            jid: FullJid::new(&device, domain, resource),
+            device,
+            id,
+            epoch,
+            managed: false,
+            resumable_for: Duration::ZERO,
+            handled: 0,
+            available: false,
+            cursor: Cursor::default(),
+            window: Window::default(),
+        }
+    }
+
+    /// Whose tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Which device.
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// Its id, also the SM-ID.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The seat it holds.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Stanzas taken from the device (XEP-0198 `h`), for `<failed h=…/>` after it is gone.
+    pub fn handled(&self) -> u32 {
+        self.handled
+    }
+
+    /// How far it has been given events.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Events written and not ended, oldest first. With `require='received'` an event stays here after `<a/>`.
+    pub fn unacknowledged(&self) -> Vec<(EventId, Located)> {
+        self.window.unacknowledged()
+    }
+
+    /// Whether it waits for the end of that event.
+    pub fn holds(&self, id: EventId) -> bool {
+        self.window.holds(id)
+    }
+
+    /// Bytes of memory it holds now.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.jid.full().len() + self.device.as_str().len() + 16 + self.window.memory()
+    }
+}
