@@ -25,14 +25,14 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, Clock, DeviceId, Epoch, EventId, SystemClock, TenantId},
+    domain::{Caller, DeliveryState, DeviceId, Epoch, EventId, SystemClock, TenantId},
     gateway::{self, Gateway, GatewayMetrics},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
     ledger::Ledger,
     presence::{self, Presence, Rules},
     receipts, registry,
-    store::{Mailbox, Registry, Store, embedded::EmbeddedStore},
+    store::{Mailbox, Store, embedded::EmbeddedStore},
     telemetry::Metrics,
 };
 
@@ -127,9 +127,15 @@ impl App {
                 config.ingress.clone(),
                 draining.clone(),
                 ingress::IngressMetrics::register(prometheus)?,
-                dispatch_metrics.clone(),
+                counts(&dispatch_metrics, DeliveryState::Replaced),
             )))
-            .merge(receipts::routes(receipts::ReceiptsState::new(parts.clone(), clock.clone(), config.limits.clone(), written)))
+            .merge(receipts::routes(receipts::ReceiptsState::new(
+                parts.clone(),
+                clock.clone(),
+                config.limits.clone(),
+                written,
+                counts(&dispatch_metrics, DeliveryState::Cancelled),
+            )))
             .merge(registry::routes(registry::RegistryState::new(parts.clone(), clock.clone(), config.limits.clone(), config.registry.clone(), ended)))
             .merge(presence::routes(presence))
             .merge(ledger::routes(ledger.clone()));
@@ -251,6 +257,12 @@ fn admin_keys(store: Arc<dyn Store>) -> Keys {
 fn written_here(gateway: &Gateway) -> receipts::Dispatched {
     let links = gateway.links();
     Arc::new(move |tenant: TenantId, device: &DeviceId, event: EventId| links.link(tenant, device).is_some_and(|link| link.holds(event)))
+}
+
+/// Counts deliveries that end in that state elsewhere than at a device.
+fn counts(metrics: &DispatchMetrics, state: DeliveryState) -> Arc<dyn Fn(u64) + Send + Sync> {
+    let metrics = metrics.clone();
+    Arc::new(move |by| metrics.count(state.as_str(), "none", by))
 }
 
 /// Ends the session of a removed device.

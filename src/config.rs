@@ -23,8 +23,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long a stop may take before it is forced, in seconds. Default: 120.
     pub drain_secs: u64,
-    /// `[http]`: HTTP without TLS.
-    pub http: Listen,
+    /// `[http]`: HTTP without TLS, and how all HTTP listeners treat their connections.
+    pub http: crate::http::Config,
     /// `[https]`: HTTP over TLS.
     pub https: Listen,
     /// `[admin]`: metrics, health and readiness.
@@ -37,6 +37,10 @@ pub struct Config {
     pub tls: Tls,
     /// `[limits]`: the bounds that `GET /v1/limits` publishes.
     pub limits: crate::domain::Limits,
+    /// `[ingress]`: how many requests are admitted.
+    pub ingress: crate::ingress::Config,
+    /// `[registry]`: how devices are added.
+    pub registry: crate::registry::Config,
     /// `[dispatch]`: the way from the store to the sessions.
     pub dispatch: crate::dispatch::Config,
     /// `[ledger]`: what polling would have cost.
@@ -51,13 +55,15 @@ impl Default for Config {
             domain: "localhost".into(),
             data_dir: "unpoll-data".into(),
             drain_secs: 120,
-            http: Listen::loopback(8080),
+            http: crate::http::Config::default(),
             https: Listen::loopback(8443),
             admin: Listen::loopback(9090),
             xmpp: crate::gateway::Config::default(),
             store: crate::store::embedded::Config::default(),
             tls: Tls::default(),
             limits: crate::domain::Limits::default(),
+            ingress: crate::ingress::Config::default(),
+            registry: crate::registry::Config::default(),
             dispatch: crate::dispatch::Config::default(),
             ledger: crate::ledger::Config::default(),
             log: crate::telemetry::Config::default(),

@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     domain::{Clock, Scope, TenantId, Timestamp},
     http, registry,
-    store::{ApiKey, Arrival, Registry, Store, StoreError, embedded::EmbeddedStore},
+    store::{ApiKey, Arrival, Store, StoreError, embedded::EmbeddedStore},
 };
 
 /// The file in the data directory with the first key.

@@ -130,7 +130,7 @@ async fn import(client: &Client, file: &std::path::Path) -> Outcome {
 
 /// How many lines the answer to a bulk request refuses: its list of errors, or its count.
 pub(super) fn refused(answer: &Value) -> u64 {
-    ["errors", "failed", "refused"]
+    ["errors", "failed", "refused", "rejected"]
         .iter()
         .filter_map(|field| answer.get(field))
         .map(|found| {

@@ -237,6 +237,10 @@ impl Mailbox for EmbeddedStore {
         self.shared.ids.open(id).filter(|located| located.tenant == tenant)
     }
 
+    fn missed_arrivals(&self) -> u64 {
+        self.shared.missed_arrivals.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn stats(&self) -> StoreStats {
         let totals = *self.shared.totals.lock();
         let oldest = self.shared.oldest_queued.load(Ordering::Relaxed);

@@ -176,12 +176,6 @@ struct Threads {
 }
 
 impl EmbeddedStore {
-    /// Arrivals that were dropped because the dispatcher did not keep up. When it rises, whoever follows the arrivals reads
-    /// again what is pending.
-    pub fn missed_arrivals(&self) -> u64 {
-        self.shared.missed_arrivals.load(Ordering::Relaxed)
-    }
-
     /// Writes what is queued, leaves the high-water mark, and ends the threads. Blocks for as long as that takes. Later calls of
     /// the store answer `Unavailable`. Closing twice is closing once.
     pub fn close(&self) {

@@ -93,7 +93,7 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenErr
 impl EmbeddedStore {
     /// Opens the store in `config.data_dir`, making it when there is none, and starts its threads. The receiver yields each
     /// event that was stored for a device with a seat; it holds `config.arrivals_max`, see
-    /// [`missed_arrivals`](EmbeddedStore::missed_arrivals). Blocks for the time of reading the journal, about a second for 64 MiB.
+    /// [`missed_arrivals`](crate::store::Mailbox::missed_arrivals). Blocks for the time of reading the journal, about a second for 64 MiB.
     ///
     /// # Errors
     /// See [`OpenError`]: each says what to do.
