@@ -56,6 +56,13 @@ pub(super) struct Seated {
     pub(super) account: Account,
 }
 
+/// An event that was written and is not acknowledged, as the ledger needs it.
+pub(super) struct Written {
+    pub(super) id: EventId,
+    pub(super) accepted_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+}
+
 /// How the connection ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing {
@@ -72,8 +79,8 @@ pub(super) struct State {
     pub(super) stalled_since: Option<Instant>,
     /// Signals that found their channel full, oldest first.
     pub(super) signals: Vec<DeviceSignal>,
-    /// Events in the window with the time of their acceptance, for the ledger.
-    pub(super) written: Vec<(EventId, Timestamp)>,
+    /// Events in the window, for the ledger.
+    pub(super) written: Vec<Written>,
     pub(super) last_written: Option<Instant>,
     pub(super) seated: Option<Box<Seated>>,
     /// What the stream asked, for the task to answer.
@@ -352,12 +359,14 @@ impl Connection {
         };
         let now = self.shared.clock.now();
         for (id, _, outcome) in &ended {
-            let Some(place) = state.written.iter().position(|(written, _)| written == id) else {
+            let Some(place) = state.written.iter().position(|written| written.id == *id) else {
                 continue;
             };
-            let (_, accepted_at) = state.written.remove(place);
+            let written = state.written.remove(place);
             if *outcome == Outcome::Delivered {
-                self.shared.meter.delivered(&mut seated.account, accepted_at, now);
+                let meter = &self.shared.meter;
+                meter.delivered(&mut seated.account, written.accepted_at, now);
+                meter.expiring(&seated.account, written.accepted_at, written.expires_at);
             }
         }
         let signal = DeviceSignal::Ended {

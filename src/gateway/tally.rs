@@ -140,6 +140,7 @@ mod tests {
                 poll_interval_secs: 1,
                 polling,
                 phase_ms: 0,
+                opened_at: now,
                 proven_until: now,
                 last_tick: 0,
                 vouches_for: keepalive,

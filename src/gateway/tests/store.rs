@@ -121,6 +121,10 @@ impl Mailbox for MemoryStore {
     fn stats(&self) -> StoreStats {
         StoreStats::default()
     }
+
+    fn missed_arrivals(&self) -> u64 {
+        0
+    }
 }
 
 #[async_trait]
