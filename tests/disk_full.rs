@@ -100,7 +100,7 @@ fn a_full_disk_refuses_clearly_delivers_what_it_has_and_recovers_without_a_resta
     }
 
     // Deliveries and acknowledgements go on while it is full.
-    let mut device = Device::online(&service, "box", "secret");
+    let device = Device::online(&service, "box", "secret");
     let mut arrived = Vec::new();
     while arrived.len() < accepted.len() {
         arrived.push(device.expect_event().id);

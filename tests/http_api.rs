@@ -6,8 +6,9 @@ mod support;
 
 use std::time::Duration;
 
+use loadtest::session::Managed;
 use serde_json::{Value, json};
-use support::{Backend, Device, Service, wait_for, wait_for_presence};
+use support::{Acks, Backend, Device, Event, Kill, Options, Resumption, Service, wait_for, wait_for_presence};
 
 fn service() -> (Service, Backend) {
     let service = Service::start();
@@ -42,11 +43,16 @@ fn an_event_goes_from_a_post_to_its_acknowledgement() {
         "{id}"
     );
 
-    let mut device = Device::online(&service, "box", "secret");
+    let options = Device::options(&service, "box", "secret");
+    let device = Device::connect(Options {
+        sends_receipts: false,
+        ..options
+    })
+    .unwrap();
     let event = device.expect_event();
-    assert_eq!((&event.id, event.delayed, event.wants_receipt), (&id, true, true));
+    assert_eq!((&event.id, event.delayed.is_some(), event.wants_receipt), (&id, true, true));
     assert!(event.lane.starts_with("high.") && event.seq == 1, "{event:?}");
-    let cloud_event: Value = serde_json::from_str(&event.json).unwrap();
+    let cloud_event = event.cloud_event();
     assert_eq!(cloud_event["specversion"], "1.0");
     assert_eq!(
         (&cloud_event["id"], &cloud_event["source"]),
@@ -65,7 +71,7 @@ fn an_event_goes_from_a_post_to_its_acknowledgement() {
 fn cloud_events_arrive_with_their_attributes() {
     let (service, backend) = service();
     backend.add_device("box", "secret");
-    let mut device = Device::online(&service, "box", "secret");
+    let device = Device::online(&service, "box", "secret");
     let structured = json!({
         "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "subject": "box", "traceparent": "00-1-2-01",
         "pushttl": 60, "data": [1, 2, 3],
@@ -74,7 +80,7 @@ fn cloud_events_arrive_with_their_attributes() {
     backend
         .request("POST", "/v1/events", &headers, structured.to_string().as_bytes())
         .expect(202);
-    let got: Value = serde_json::from_str(&device.expect_event().json).unwrap();
+    let got = device.expect_event().cloud_event();
     assert_eq!((&got["traceparent"], &got["data"]), (&json!("00-1-2-01"), &json!([1, 2, 3])));
     let headers = [
         ("content-type", "application/json"),
@@ -89,7 +95,7 @@ fn cloud_events_arrive_with_their_attributes() {
     ];
     backend.request("POST", "/v1/events", &headers, b"{\"a\":1}").expect(202);
     let event = device.expect_event();
-    let got: Value = serde_json::from_str(&event.json).unwrap();
+    let got = event.cloud_event();
     assert!(event.lane.starts_with("low."), "{event:?}");
     assert_eq!(
         (&got["id"], &got["traceparent"], &got["data"]),
@@ -110,7 +116,7 @@ fn cloud_events_arrive_with_their_attributes() {
         })
         .collect();
     backend.request("POST", "/v1/events", &headers, b"\x89PNG\x00").expect(202);
-    let got: Value = serde_json::from_str(&device.expect_event().json).unwrap();
+    let got = device.expect_event().cloud_event();
     assert_eq!(
         (&got["data_base64"], &got["datacontenttype"]),
         (&json!("iVBORwA="), &json!("image/png"))
@@ -147,7 +153,7 @@ fn an_event_waits_for_its_device_in_order_and_is_cancelled_replaced_and_expired(
     assert_eq!(again["delivered"], 0, "idempotent: {again}");
     assert_eq!(backend.state(&gone), "cancelled");
     becomes(&backend, &brief, "expired");
-    let mut device = Device::online(&service, "box", "secret");
+    let device = Device::online(&service, "box", "secret");
     assert_eq!([device.expect_event().id, device.expect_event().id], [first.clone(), new.clone()]);
     device.acknowledge();
     becomes(&backend, &first, "delivered");
@@ -212,8 +218,11 @@ fn a_device_has_at_most_two_passwords_and_a_removed_one_cannot_log_in() {
     let online = Device::online(&service, "box", "new");
     assert!(matches!(put(&["new"]).status, 200 | 201));
     drop(online);
-    let login = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Device::online(&service, "box", "old")));
-    assert!(login.is_err(), "the old password is gone");
+    let login = Device::connect(Device::options(&service, "box", "old"));
+    assert_eq!(
+        login.err().and_then(|error| error.refusal().map(str::to_owned)).as_deref(),
+        Some("not-authorized")
+    );
     Device::online(&service, "box", "new");
 }
 
@@ -229,7 +238,8 @@ fn presence_follows_the_device() {
     for field in ["session_epoch", "connected_at", "last_seen_at", "node", "transport"] {
         assert!(!first[field].is_null(), "no {field} in {first}");
     }
-    drop(device); // the connection breaks; the session waits for resumption
+    let mut broken = device; // the session waits for resumption
+    broken.kill(Kill::Close);
     wait_for_presence(&backend, "box", "away");
     let device = Device::online(&service, "box", "secret");
     wait_for_presence(&backend, "box", "online");
@@ -247,51 +257,60 @@ fn a_newer_connection_takes_the_seat_and_the_older_hears_conflict() {
     let (service, backend) = service();
     backend.add_device("box", "secret");
     let mut older = Device::online(&service, "box", "secret");
-    let mut newer = Device::online(&service, "box", "secret");
-    let said = older.wire().to_end(support::SOON);
-    assert!(said.contains("<conflict"), "{said}");
+    let newer = Device::online(&service, "box", "secret");
+    assert_eq!(older.ended().stream_condition(), Some("conflict"));
     let id = backend.push("box", &json!("for the newer"));
     assert_eq!(newer.expect_event().id, id);
-    let sm_id = older.sm_id.clone().unwrap();
-    let refused = Device::resumed(&service, "box", "secret", &sm_id, older.handled());
-    assert!(
-        refused.is_err_and(|answer| answer.raw.contains("item-not-found")),
-        "its resumption ended"
-    );
+    becomes(&backend, &id, "delivered");
+    assert_eq!(older.resume().unwrap(), Resumption::Anew, "its session ended with the conflict");
 }
 
 #[test]
 fn a_broken_connection_resumes_and_gets_what_it_missed_once() {
     let (service, backend) = service();
     backend.add_device("box", "secret");
-    let mut device = Device::online(&service, "box", "secret");
+    let options = Device::options(&service, "box", "secret");
+    let mut device = Device::connect(Options {
+        acks: Acks::Never,
+        ..options
+    })
+    .unwrap();
     let first = backend.push("box", &json!(1));
     assert_eq!(device.expect_event().id, first);
     device.acknowledge();
     becomes(&backend, &first, "delivered");
-    device.answers = false;
     let second = backend.push("box", &json!(2));
-    let lost = device.expect_event(); // it arrived, and the acknowledgement never left the device
-    let (sm_id, handled) = (device.sm_id.clone().unwrap(), device.handled());
-    drop(device);
-    wait_for_presence(&backend, "box", "away");
-    let third = backend.push("box", &json!(3));
-    let mut device = Device::resumed(&service, "box", "secret", &sm_id, handled).expect("it resumes");
-    assert_eq!(lost.id, second);
     assert_eq!(
         device.expect_event().id,
-        third,
-        "the second was handled, says h, so it does not come again"
+        second,
+        "it arrived, and its acknowledgement never leaves the device"
     );
-    device.acknowledge();
+    device.kill(Kill::Close);
+    wait_for_presence(&backend, "box", "away");
+    let third = backend.push("box", &json!(3));
+    assert_eq!(device.resume().unwrap(), Resumption::Resumed);
     becomes(&backend, &second, "delivered");
+    assert_eq!(device.expect_event().id, third);
+    device.acknowledge();
     becomes(&backend, &third, "delivered");
-    // Another device cannot take the session, nor can anybody resume an unknown one.
+    assert_eq!(device.record().repeats(), 0, "h told that the second was handled");
+}
+
+#[test]
+fn nobody_resumes_a_session_of_another() {
+    let (service, backend) = service();
+    backend.add_device("box", "secret");
     backend.add_device("thief", "secret");
-    for (id, sm_id) in [("thief", sm_id.as_str()), ("box", "00000000000000000000000000000000")] {
-        let refused = Device::resumed(&service, id, "secret", sm_id, 0);
-        assert!(refused.is_err_and(|answer| answer.raw.contains("item-not-found")));
-    }
+    let device = Device::online(&service, "box", "secret");
+    let managed = device.managed();
+    assert!(!Device::steals(Device::options(&service, "thief", "secret"), managed.clone()).unwrap());
+    let id = backend.push("box", &json!("still its own"));
+    assert_eq!(device.expect_event().id, id);
+    let unknown = Managed {
+        id: Some("0".repeat(32)),
+        ..managed
+    };
+    assert!(!Device::steals(Device::options(&service, "box", "secret"), unknown).unwrap());
 }
 
 #[test]
@@ -305,7 +324,7 @@ fn an_event_of_ttl_zero_is_now_or_never() {
     };
     let answer = post();
     assert_eq!(answer.header("push-durability"), Some("none"));
-    let mut device = Device::online(&service, "box", "secret");
+    let device = Device::online(&service, "box", "secret");
     assert_eq!(device.event(Duration::from_secs(1)), None, "nobody was there");
     wait_for_presence(&backend, "box", "online");
     let id = post().json()["id"].as_str().unwrap().to_owned();

@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Applied, Backend, Device, Service, wait_for};
+use support::{Backend, Device, Event, Kill, Pushed, Resumption, Service, wait_for};
 
 /// What `tests/all` runs; `tests/long` sets more.
 const KILLS: usize = 20;
@@ -80,7 +80,7 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
     for (device, thread) in devices.into_iter().enumerate() {
         let log = thread.join().unwrap();
         check_one_device(&log);
-        for event in log.events {
+        for event in log {
             let twice = applied.insert(event.id.clone(), format!("box-{device}"));
             assert!(twice.is_none(), "{} was applied twice", event.id);
         }
@@ -121,25 +121,32 @@ fn post(poster: usize, backend: &Backend, posting: &AtomicBool, accepted: &Mutex
     }
 }
 
-/// Connects, applies, and comes back whenever the connection ends.
-fn follow_the_guide(id: &str, service: &RwLock<Service>, stop: &AtomicBool) -> Applied {
-    let mut applied = Applied::default();
+/// Connects, applies, and comes back whenever the connection ends, resuming where it can. Gives each event applied, in order.
+fn follow_the_guide(id: &str, service: &RwLock<Service>, stop: &AtomicBool) -> Vec<Pushed> {
+    let mut device = Device::online(&service.read().unwrap(), id, "secret");
+    let mut applied = Vec::new();
     while !stop.load(Ordering::SeqCst) {
-        // The lock is held only while logging in, so that a login never meets a kill half way; deliveries do.
-        let mut device = Device::online(&service.read().unwrap(), id, "secret");
-        while !stop.load(Ordering::SeqCst) && !device.wire().has_ended() {
-            if let Some(event) = device.event(Duration::from_millis(200)) {
-                applied.apply(event);
-            }
+        applied.extend(device.event(Duration::from_millis(100)));
+        if !device.is_connected() {
+            // The lock keeps the login from meeting a kill half way; deliveries do meet it.
+            let _running = service.read().unwrap();
+            device.kill(Kill::Close);
+            device
+                .resume()
+                .or_else(|_| device.reconnect().map(|()| Resumption::Anew))
+                .expect("it comes back");
         }
     }
+    applied.extend(std::iter::from_fn(|| device.event(Duration::from_millis(100))));
+    assert_eq!(device.record().out_of_order(), [], "out of order within a lane");
+    assert_eq!(device.record().applied_twice(), [], "the same event under two numbers");
     applied
 }
 
 /// Each poster's events for this device came in the order in which it posted them, within each lane.
-fn check_one_device(log: &Applied) {
+fn check_one_device(applied: &[Pushed]) {
     let mut last: BTreeMap<(String, u64), u64> = BTreeMap::new();
-    for event in &log.events {
+    for event in applied {
         let data = event.data();
         let number = data["number"].as_u64().unwrap();
         let before = last.insert((event.lane.clone(), data["poster"].as_u64().unwrap()), number);

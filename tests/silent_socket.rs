@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Device, Service, Settings, wait_for, wait_for_presence};
+use support::{Device, Kill, Service, Settings, wait_for, wait_for_presence};
 
 /// docs/ARCHITECTURE.md: `offline` within keepalive + 30 s of the last proof of life. 3 s are for this test's machine.
 const BOUND: Duration = Duration::from_secs(5 + 30 + 3);
@@ -19,7 +19,7 @@ fn a_device_whose_socket_dies_silently_reads_offline_in_time_and_gets_its_events
     for id in ["idle", "busy", "alive"] {
         backend.add_device(id, "secret");
     }
-    let (mut idle, mut busy, mut alive) = (
+    let (mut idle, mut busy, alive) = (
         Device::online(&service, "idle", "secret"),
         Device::online(&service, "busy", "secret"),
         Device::online(&service, "alive", "secret"),
@@ -29,14 +29,13 @@ fn a_device_whose_socket_dies_silently_reads_offline_in_time_and_gets_its_events
     }
     let first = backend.push("busy", &json!("before"));
     assert_eq!(busy.expect_event().id, first);
-    busy.acknowledge();
     wait_for("the first is delivered", support::SOON, || {
         (backend.state(&first) == "delivered").then_some(())
     });
 
     // From here on two sockets stay open and nobody reads or answers at the other end.
-    idle.answers = false;
-    busy.answers = false;
+    idle.kill(Kill::Silent);
+    busy.kill(Kill::Silent);
     let silent_since = Instant::now();
     let lost = backend.push("busy", &json!("into the dead socket"));
     let mut offline = [None, None];
@@ -61,14 +60,13 @@ fn a_device_whose_socket_dies_silently_reads_offline_in_time_and_gets_its_events
     assert_ne!(backend.state(&lost), "delivered");
 
     let waiting = backend.push("idle", &json!("while away"));
-    drop((idle, busy));
-    let mut idle = Device::online(&service, "idle", "secret");
-    let event = idle.expect_event();
-    assert_eq!((event.id, event.delayed), (waiting, true));
-    let mut busy = Device::online(&service, "busy", "secret");
-    let event = busy.expect_event();
-    assert_eq!((event.id, event.delayed), (lost.clone(), true));
-    busy.acknowledge();
+    for (device, id) in [(&mut idle, &waiting), (&mut busy, &lost)] {
+        device.reconnect().expect("it comes back");
+        let event = device.expect_event();
+        assert_eq!(&event.id, id);
+        assert!(event.delayed.is_some(), "it waited: {event:?}");
+    }
+    assert_eq!(busy.record().repeats(), 0, "what was acknowledged does not come again");
     wait_for("it is delivered in the end", support::SOON, || {
         (backend.state(&lost) == "delivered").then_some(())
     });

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Backend, SOON, Service, wait_for, wait_for_presence};
+use support::{Backend, Event, SOON, Service, wait_for, wait_for_presence};
 
 /// A device program: how to run it, and on which port it starts TLS.
 struct Program {
@@ -181,7 +181,7 @@ fn posts(command: impl Fn() -> Command) {
     let service = Service::start();
     let backend = service.backend();
     backend.add_device("box", "secret");
-    let mut device = support::Device::online(&service, "box", "secret");
+    let device = support::Device::online(&service, "box", "secret");
     for mode in ["structured", "binary"] {
         let event = json!({
             "attributes": {
@@ -205,12 +205,11 @@ fn posts(command: impl Fn() -> Command) {
         let pushed = device.expect_event();
         assert_eq!(json!(pushed.id), answer["id"]);
         assert!(pushed.lane.starts_with("high."), "{pushed:?}");
-        let got: Value = serde_json::from_str(&pushed.json).unwrap();
+        let got = pushed.cloud_event();
         for name in ["id", "source", "type", "subject", "traceparent"] {
             assert_eq!(got[name], event["attributes"][name], "{mode}: {name}");
         }
         assert_eq!(got["data"], event["data"], "{mode}");
-        device.acknowledge();
         delivered(&backend, &[pushed.id]);
     }
 }
@@ -219,7 +218,7 @@ fn posts(command: impl Fn() -> Command) {
 fn curl_posts_over_https_and_learns_the_fate() {
     let service = Service::start();
     service.backend().add_device("box", "secret");
-    let mut device = support::Device::online(&service, "box", "secret");
+    let device = support::Device::online(&service, "box", "secret");
     let address = service.ready["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
     let header = format!("authorization: Bearer {}", service.admin_key());
     let curl = |arguments: &[&str]| {
@@ -246,7 +245,6 @@ fn curl_posts_over_https_and_learns_the_fate() {
         (json!(pushed.id), pushed.data()),
         (posted["id"].clone(), json!({ "title": "電視" }))
     );
-    device.acknowledge();
     let path = format!("https://{address}/v1/events/{}/deliveries", pushed.id);
     wait_for("curl reads that it is delivered", SOON, || {
         (curl(&[&path])["items"][0]["state"] == "delivered").then_some(())

@@ -1,6 +1,7 @@
 //! Starts the real binary on free ports with a store of its own, and talks to it from outside.
 //!
-//! Nothing here uses the service's own code: the tests are a second reading of its contracts.
+//! Nothing here uses the service's own code: the tests are a second reading of its contracts. The devices are those of
+//! `loadtest`; `Device` and `Wire` make them blocking, so that a test reads from top to bottom.
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -8,15 +9,24 @@ mod device;
 mod http;
 mod service;
 mod wire;
-mod xml;
 
-pub use device::{Applied, Device, Pushed};
+pub use device::{Device, Event};
 pub use http::{Answer, Backend};
+pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};
 pub use service::{Service, Settings, TestDir, terminate, unpoll, wait_for_presence};
 pub use wire::{STREAM_HEADER, Wire};
-pub use xml::Element;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// Runs a step of a device to its end.
+pub fn block_on<T>(step: impl Future<Output = T>) -> T {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let start = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    RUNTIME.get_or_init(|| start().expect("a runtime")).block_on(step)
+}
 
 /// How long a fact may take that ought to hold at once. Long, because the machine may be busy; waiting ends with the fact.
 pub const SOON: Duration = Duration::from_secs(20);
