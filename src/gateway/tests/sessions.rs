@@ -160,6 +160,9 @@ async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
         service.metric(r#"unpoll_sessions{node="n1",transport="xmpps"}"#).as_deref(),
         Some("1")
     );
+    let events = |labels| service.metric(&format!("unpoll_session_events_total{{{labels}}}"));
+    assert_eq!(events(r#"event="resume",reason="connected""#).as_deref(), Some("1"));
+    assert_eq!(events(r#"event="takeover",reason="bind""#).as_deref(), Some("0"));
     // Another device cannot have it, and learns nothing of it.
     let mut stranger = Device::tls(&service).await;
     stranger.login("stranger").await;
