@@ -50,9 +50,13 @@ impl AsyncWrite for KeyUpdates {
 }
 
 fn connector(service: &Service, alpn: &[&str]) -> TlsConnector {
+    connector_of(service, alpn, rustls::ALL_VERSIONS)
+}
+
+fn connector_of(service: &Service, alpn: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(service.roots.clone())
         .with_no_client_auth();
@@ -83,6 +87,13 @@ impl Device {
         let socket = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
         let tls = connector(service, alpn).connect("localhost".try_into().unwrap(), socket).await?;
         Ok(Self::over(tls))
+    }
+
+    /// Direct TLS 1.2.
+    pub(super) async fn tls12(service: &Service) -> Self {
+        let socket = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
+        let tls = connector_of(service, &[], &[&rustls::version::TLS12]).connect("localhost".try_into().unwrap(), socket);
+        Self::over(tls.await.unwrap())
     }
 
     /// Direct TLS that changes its key with every write (RFC 8446 §4.6.3).
