@@ -5,7 +5,6 @@
 //! the task is woken only for what the socket did not take, for the end, and for signals that found their channel full.
 
 use std::{
-    io::{self, Read as _},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     task::{Context, Poll},
@@ -18,11 +17,12 @@ use tokio::net::TcpStream;
 
 use super::{
     buffers,
-    metrics::{Reason, Refused},
+    metrics::Reason,
     shared::Shared,
+    socket::REPORT_EVERY,
     tally::Tally,
     timers::{Tick, Timed},
-    wire::{Wire, WireError},
+    wire::Wire,
 };
 use crate::{
     domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Timestamp},
@@ -34,8 +34,6 @@ use crate::{
 const READS_A_TURN: usize = 8;
 /// A reading device that does not take its answers is not read from above this.
 const ANSWERS_MAX: usize = 64 * 1024;
-/// Proofs of life and traffic go to the ledger at most this often.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// One TCP connection of a device.
 pub(super) struct Connection {
@@ -56,6 +54,13 @@ pub(super) struct Seated {
     pub(super) account: Account,
 }
 
+/// An event that was written and is not acknowledged, as the ledger needs it.
+pub(super) struct Written {
+    pub(super) id: EventId,
+    pub(super) accepted_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+}
+
 /// How the connection ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing {
@@ -72,8 +77,8 @@ pub(super) struct State {
     pub(super) stalled_since: Option<Instant>,
     /// Signals that found their channel full, oldest first.
     pub(super) signals: Vec<DeviceSignal>,
-    /// Events in the window with the time of their acceptance, for the ledger.
-    pub(super) written: Vec<(EventId, Timestamp)>,
+    /// Events in the window, for the ledger.
+    pub(super) written: Vec<Written>,
     pub(super) last_written: Option<Instant>,
     pub(super) seated: Option<Box<Seated>>,
     /// What the stream asked, for the task to answer.
@@ -198,96 +203,6 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads once and lets the stream have it. False: nothing more will come.
-    pub(super) fn read(&self, state: &mut State, now: Instant) -> bool {
-        let time = self.shared.clock.now();
-        let (lost, open) = buffers::reading(|buffer| {
-            let kept = state.wire.kept();
-            let read = match self.receive(buffer.get_mut(kept..).unwrap_or_default()) {
-                Ok(0) => return (Some(Reason::Lost), false),
-                Ok(read) => read,
-                Err(error) => {
-                    return match error.kind() {
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => (None, true),
-                        io::ErrorKind::TimedOut => (Some(Reason::Stalled), false),
-                        _ => (Some(Reason::Lost), false),
-                    };
-                }
-            };
-            self.shared.metrics.bytes_in.inc_by(read as u64);
-            state.tally.received(read);
-            state.wire.begin(buffer);
-            let filled = buffer.get_mut(..kept + read).unwrap_or_default();
-            let State {
-                stream,
-                wire,
-                tally,
-                starting_tls,
-                ..
-            } = state;
-            buffers::lend(stream);
-            let mut answer = buffers::take();
-            let opened = wire.open(
-                filled,
-                &mut |clear| {
-                    if let Some(random) = starting_tls.take() {
-                        stream.tls_started(*random, now);
-                    }
-                    tally.clear_in(clear.len());
-                    stream.receive(clear, now, time);
-                },
-                &mut answer,
-            );
-            if !answer.is_empty() {
-                self.send(state, &answer, now);
-            }
-            buffers::keep(answer);
-            if let Err(error) = opened {
-                self.tls_failed(state, &error);
-                return (None, false);
-            }
-            self.pump(state, Reason::Stream, now);
-            let closed = state.wire.peer_closed();
-            (closed.then_some(Reason::Lost), !closed)
-        });
-        if let Some(reason) = lost {
-            self.lose(state, reason, now);
-        }
-        if state.closing.is_none() {
-            self.report(state, time, REPORT_EVERY);
-            self.rest(state);
-            self.arm(state, now);
-        }
-        open
-    }
-
-    /// One `recv`. A short read tells that the socket is empty, which saves the read that would say so: tokio clears its
-    /// readiness when the closure answers `WouldBlock` (epoll, edge-triggered; what arrives meanwhile sets it again).
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut read = 0;
-        let result = self.socket.try_io(tokio::io::Interest::READABLE, || {
-            let socket = socket2::SockRef::from(&self.socket);
-            read = (&*socket).read(buffer)?;
-            if read == 0 || read == buffer.len() {
-                return Ok(());
-            }
-            Err(io::ErrorKind::WouldBlock.into())
-        });
-        match result {
-            Ok(()) => Ok(read),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && read > 0 => Ok(read),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn tls_failed(&self, state: &mut State, error: &WireError) {
-        tracing::debug!(error = %error, "a device's TLS failed: {error}");
-        if state.seated.is_none() {
-            self.shared.metrics.refused(Refused::Tls);
-        }
-        self.lose(state, Reason::Tls, Instant::now());
-    }
-
     /// The connection is gone or given up: the stream says what becomes of the session.
     pub(super) fn lose(&self, state: &mut State, reason: Reason, now: Instant) {
         if state.closing.is_some() {
@@ -352,12 +267,14 @@ impl Connection {
         };
         let now = self.shared.clock.now();
         for (id, _, outcome) in &ended {
-            let Some(place) = state.written.iter().position(|(written, _)| written == id) else {
+            let Some(place) = state.written.iter().position(|written| written.id == *id) else {
                 continue;
             };
-            let (_, accepted_at) = state.written.remove(place);
+            let written = state.written.remove(place);
             if *outcome == Outcome::Delivered {
-                self.shared.meter.delivered(&mut seated.account, accepted_at, now);
+                let meter = &self.shared.meter;
+                meter.delivered(&mut seated.account, written.accepted_at, now);
+                meter.expiring(&seated.account, written.accepted_at, written.expires_at);
             }
         }
         let signal = DeviceSignal::Ended {
@@ -370,7 +287,7 @@ impl Connection {
     }
 
     /// Tells the dispatcher that events can be taken.
-    fn ready(&self, state: &mut State) {
+    pub(super) fn ready(&self, state: &mut State) {
         if let Some(seated) = &state.seated {
             let signal = DeviceSignal::Ready {
                 tenant: seated.key.tenant,
@@ -402,76 +319,6 @@ impl Connection {
             state.stream.flush(now);
             self.pump(state, Reason::Stream, now);
             self.arm(state, now);
-        }
-    }
-
-    /// Seals the stream's output and writes it.
-    pub(super) fn write_output(&self, state: &mut State, now: Instant) {
-        if !state.stream.output().is_empty() && state.wire.established() {
-            let mut output = std::mem::take(state.stream.output());
-            state.tally.clear_out(output.len());
-            if matches!(state.wire, Wire::Plain) {
-                self.send(state, &output, now);
-            } else {
-                let mut sealed = buffers::take();
-                let result = state.wire.seal(&output, &mut sealed);
-                self.send(state, &sealed, now);
-                buffers::keep(sealed);
-                if let Err(error) = result {
-                    self.tls_failed(state, &error);
-                }
-            }
-            output.clear();
-            *state.stream.output() = output;
-        }
-        buffers::give_back(&mut state.stream);
-    }
-
-    /// Hands bytes to the socket, and keeps what it does not take.
-    pub(super) fn send(&self, state: &mut State, bytes: &[u8], now: Instant) {
-        state.tally.sent(bytes.len());
-        self.shared.metrics.bytes_out.inc_by(bytes.len() as u64);
-        let mut taken = 0;
-        if state.queue.is_empty() {
-            // An error shows again at the next read or write, by the task.
-            taken = self.socket.try_write(bytes).unwrap_or(0);
-        }
-        if let Some(rest) = bytes.get(taken..)
-            && !rest.is_empty()
-        {
-            state.queue.extend_from_slice(rest);
-            state.stalled_since.get_or_insert(now);
-            self.arm(state, now);
-            self.waker.wake();
-        }
-    }
-
-    /// Writes what waits.
-    fn write_queue(&self, state: &mut State, now: Instant) {
-        match self.socket.try_write(&state.queue) {
-            Ok(written) => {
-                if written > 0 {
-                    state.stalled_since = Some(now);
-                }
-                state.queue.drain(..written);
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => {
-                let reason = if error.kind() == io::ErrorKind::TimedOut {
-                    Reason::Stalled
-                } else {
-                    Reason::Lost
-                };
-                state.queue.clear();
-                self.lose(state, reason, now);
-            }
-        }
-        if state.queue.is_empty() {
-            state.queue = Vec::new();
-            state.stalled_since = None;
-            if std::mem::take(&mut state.blocked) && state.available {
-                self.ready(state);
-            }
         }
     }
 

@@ -81,7 +81,9 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
         None => Login::Failed,
     };
     shared.metrics.login(result);
-    connection.guarded(|_, state| {
+    connection.guarded(|connection, state| {
+        // What was sent ahead of the session was read just now, with a parser that an idle session does not need.
+        connection.rest(state);
         state.tally.report_login(&*shared.meter, kind);
         if seated {
             // What the stream counted as login is in the socket's count.
@@ -297,7 +299,7 @@ impl<'a> Progress<'a> {
             epoch,
             key: key.clone(),
         };
-        if !self.take_seat(seated) {
+        if !self.take_seat(seated, true) {
             shared.release(&key, epoch, at).await;
             return;
         }
@@ -337,7 +339,8 @@ impl<'a> Progress<'a> {
     }
 
     /// Puts the connection into the table as the device's session. False: a newer one is there, or the connection is closing.
-    fn take_seat(&self, seated: Seated) -> bool {
+    /// `anew`: not by a resumption, whose old place is empty already.
+    fn take_seat(&self, seated: Seated, anew: bool) -> bool {
         let connection = self.connection;
         let shared = &connection.shared;
         let (key, epoch) = (seated.key.clone(), seated.epoch);
@@ -350,8 +353,7 @@ impl<'a> Progress<'a> {
         }
         shared.metrics.sessions(connection.transport).inc();
         match shared.sessions.seat(&key, epoch, Entry::Live(connection.clone())) {
-            Ok(None) => true,
-            Ok(Some(displaced)) => {
+            Ok(Some(displaced)) if anew => {
                 shared.sessions.changed(&key, Instant::now());
                 match displaced {
                     Entry::Live(older) => {
@@ -363,6 +365,7 @@ impl<'a> Progress<'a> {
                 }
                 true
             }
+            Ok(_) => true,
             Err(()) => {
                 connection.state.lock().seated = None;
                 shared.metrics.sessions(connection.transport).dec();
@@ -398,7 +401,7 @@ impl<'a> Progress<'a> {
             key: key.clone(),
         };
         seated.account.last_tick = account.last_tick;
-        if !self.take_seat(seated) {
+        if !self.take_seat(seated, false) {
             let over = Over {
                 key: key.clone(),
                 session,

@@ -17,6 +17,7 @@ mod metrics;
 mod session;
 mod sessions;
 mod shared;
+mod socket;
 mod tally;
 mod timers;
 mod wire;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     buffers,
-    connection::{Closing, Connection, State},
+    connection::{Closing, Connection, State, Written},
     link::{Behind, Link, Offer},
     metrics::{Reason, SessionEvent},
     sessions::Entry,
@@ -33,7 +33,7 @@ pub(super) struct Carried {
     pub(super) session: Box<Session>,
     pub(super) connected_at: Timestamp,
     pub(super) account: Account,
-    pub(super) written: Vec<(EventId, Timestamp)>,
+    pub(super) written: Vec<Written>,
     /// Signals that the old connection could not send yet.
     pub(super) signals: Vec<DeviceSignal>,
 }
@@ -98,7 +98,11 @@ impl Connection {
             return Self::refuse(state, stored);
         }
         if state.stream.session().is_some_and(|session| session.holds(event.id)) {
-            state.written.push((event.id, event.event.accepted_at));
+            state.written.push(Written {
+                id: event.id,
+                accepted_at: event.event.accepted_at,
+                expires_at: event.event.expires_at(),
+            });
             state.last_written = Some(now);
         }
         if !burst || state.stream.output().len() >= BURST_MAX_BYTES || state.stream.room() == 0 {

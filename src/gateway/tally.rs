@@ -103,11 +103,10 @@ fn spread(whole: u32, parts: &[u32; 7]) -> [u32; 7] {
     let sum: u64 = parts.iter().copied().map(u64::from).sum();
     let mut shares = [0; 7];
     let mut left = whole;
-    if sum > 0 {
-        for (share, part) in shares.iter_mut().zip(parts) {
-            *share = u32::try_from(u64::from(whole) * u64::from(*part) / sum).unwrap_or(whole);
-            left = left.saturating_sub(*share);
-        }
+    for (share, part) in shares.iter_mut().zip(parts) {
+        let exact = (u64::from(whole) * u64::from(*part)).checked_div(sum).unwrap_or(0);
+        *share = u32::try_from(exact).unwrap_or(whole);
+        left = left.saturating_sub(*share);
     }
     let largest = (0..7).rev().max_by_key(|at| parts.get(*at)).filter(|_| sum > 0).unwrap_or(2);
     if let Some(share) = shares.get_mut(largest) {
@@ -140,6 +139,7 @@ mod tests {
                 poll_interval_secs: 1,
                 polling,
                 phase_ms: 0,
+                opened_at: now,
                 proven_until: now,
                 last_tick: 0,
                 vouches_for: keepalive,

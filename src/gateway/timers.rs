@@ -27,11 +27,13 @@ pub(super) trait Timed: Send + Sync {
     fn elapsed(self: Arc<Self>, tick: Tick, now: Instant);
 }
 
+type Slot = Mutex<Vec<Weak<dyn Timed>>>;
+
 /// The wheel. Arming takes one short lock of one slot; nothing is ever disarmed: who is called too early says so himself.
 pub(super) struct Timers {
     start: Instant,
     reached: AtomicU64,
-    slots: Box<[Mutex<Vec<Weak<dyn Timed>>>]>,
+    slots: Box<[Slot]>,
 }
 
 impl Timers {
@@ -68,7 +70,7 @@ impl Timers {
         }
     }
 
-    fn slot(&self, tick: Tick) -> Option<&Mutex<Vec<Weak<dyn Timed>>>> {
+    fn slot(&self, tick: Tick) -> Option<&Slot> {
         self.slots.get(usize::try_from(tick % SLOTS).ok()?)
     }
 

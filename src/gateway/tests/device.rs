@@ -1,10 +1,15 @@
 //! A device that speaks in bytes, and waits for words.
 
-use std::sync::Arc;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
@@ -22,10 +27,36 @@ pub(super) struct Device {
     received: String,
 }
 
+/// Asks for new keys before every write.
+struct KeyUpdates(tokio_rustls::client::TlsStream<TcpStream>);
+
+impl AsyncRead for KeyUpdates {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for KeyUpdates {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.get_mut().1.refresh_traffic_keys().unwrap();
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 fn connector(service: &Service, alpn: &[&str]) -> TlsConnector {
+    connector_of(service, alpn, rustls::ALL_VERSIONS)
+}
+
+fn connector_of(service: &Service, alpn: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(service.roots.clone())
         .with_no_client_auth();
@@ -52,10 +83,42 @@ impl Device {
     }
 
     /// Direct TLS with those protocols offered.
-    pub(super) async fn tls_as(service: &Service, alpn: &[&str]) -> std::io::Result<Self> {
+    pub(super) async fn tls_as(service: &Service, alpn: &[&str]) -> io::Result<Self> {
         let socket = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
         let tls = connector(service, alpn).connect("localhost".try_into().unwrap(), socket).await?;
         Ok(Self::over(tls))
+    }
+
+    /// Direct TLS 1.2.
+    pub(super) async fn tls12(service: &Service) -> Self {
+        let socket = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
+        let tls = connector_of(service, &[], &[&rustls::version::TLS12]).connect("localhost".try_into().unwrap(), socket);
+        Self::over(tls.await.unwrap())
+    }
+
+    /// Direct TLS that changes its key with every write (RFC 8446 §4.6.3).
+    pub(super) async fn tls_with_key_updates(service: &Service) -> Self {
+        let socket = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
+        let tls = connector(service, &[]).connect("localhost".try_into().unwrap(), socket);
+        Self::over(KeyUpdates(tls.await.unwrap()))
+    }
+
+    /// Direct TLS over a path that delivers every byte on its own.
+    pub(super) async fn tls_in_bytes(service: &Service) -> Self {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = TcpStream::connect(service.gateway.addresses().xmpps).await.unwrap();
+        server.set_nodelay(true).unwrap();
+        let (mut from_device, mut to_device) = tokio::io::split(far);
+        let (mut from_server, mut to_server) = server.into_split();
+        tokio::spawn(async move {
+            while let Ok(byte) = from_device.read_u8().await {
+                to_server.write_u8(byte).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_device).await });
+        let tls = connector(service, &[]).connect("localhost".try_into().unwrap(), near);
+        Self::over(tls.await.unwrap())
     }
 
     /// Goes on inside TLS.

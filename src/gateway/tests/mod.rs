@@ -35,6 +35,7 @@ impl Meter for NoMeter {
             poll_interval_secs: interval.unwrap_or(900),
             polling,
             phase_ms: 0,
+            opened_at: now,
             proven_until: now,
             last_tick: 0,
             vouches_for: keepalive,

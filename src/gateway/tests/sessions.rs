@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use axum::{Extension, body::Body, http::Request};
 use tokio::time::Instant;
+use tower::ServiceExt;
 
 use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
-use crate::domain::{Epoch, Outcome};
+use crate::domain::{Caller, Epoch, Outcome, Scope};
 
 #[tokio::test]
 async fn an_acknowledged_event_ends_and_presence_follows() {
@@ -160,6 +162,9 @@ async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
         service.metric(r#"unpoll_sessions{node="n1",transport="xmpps"}"#).as_deref(),
         Some("1")
     );
+    let events = |labels| service.metric(&format!("unpoll_session_events_total{{{labels}}}"));
+    assert_eq!(events(r#"event="resume",reason="connected""#).as_deref(), Some("1"));
+    assert_eq!(events(r#"event="takeover",reason="bind""#).as_deref(), Some("0"));
     // Another device cannot have it, and learns nothing of it.
     let mut stranger = Device::tls(&service).await;
     stranger.login("stranger").await;
@@ -351,4 +356,47 @@ async fn two_connections_that_fight_for_a_seat_are_slowed() {
     device.bind().await;
     assert!(began.elapsed() >= Duration::from_secs(1));
     assert_eq!(service.metric("unpoll_seat_changes_slowed_total").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn presence_is_told_over_http_to_who_may_read() {
+    let mut service = Service::start().await;
+    let _device = service.online("box").await;
+    let ask = async |device: &str, scope| {
+        let caller = Caller {
+            tenant: super::TENANT,
+            domain: "localhost".into(),
+            key_name: "k".into(),
+            scope,
+        };
+        let routes = crate::presence::routes(service.presence.clone()).layer(Extension(caller));
+        let request = Request::get(format!("/v1/devices/{device}/presence")).body(Body::empty()).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        (status, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+    };
+    let (status, body) = ask("BOX", Scope::Read).await;
+    assert_eq!(status, 200);
+    let found: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        found,
+        [
+            "device",
+            "state",
+            "session_epoch",
+            "connected_at",
+            "last_seen_at",
+            "node",
+            "transport"
+        ]
+    );
+    assert_eq!(
+        (&body["device"], &body["state"], &body["node"], &body["transport"]),
+        (&"box".into(), &"online".into(), &"n1".into(), &"xmpps".into())
+    );
+    assert_eq!(ask("unknown", Scope::Read).await.0, 404);
+    assert_eq!(ask("removed", Scope::Admin).await.0, 410);
+    assert_eq!(ask("a%20b", Scope::Read).await.0, 400);
+    assert_eq!(ask("box", Scope::Push).await.0, 403);
 }

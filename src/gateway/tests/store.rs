@@ -19,9 +19,12 @@ use crate::{
 
 static SECRET: LazyLock<ScramSecret> = LazyLock::new(|| ScramSecret::derive(&Password("secret".into()), 4096).unwrap());
 
+/// The last epoch, who sits there, and when the last one left.
+type Place = (Epoch, Option<Seat>, Option<Timestamp>);
+
 #[derive(Default)]
 pub(super) struct MemoryStore {
-    seats: Mutex<HashMap<DeviceKey, (Epoch, Option<Seat>, Option<Timestamp>)>>,
+    seats: Mutex<HashMap<DeviceKey, Place>>,
     pub(super) down: Mutex<bool>,
     pub(super) slow: Mutex<Duration>,
 }
@@ -120,6 +123,10 @@ impl Mailbox for MemoryStore {
 
     fn stats(&self) -> StoreStats {
         StoreStats::default()
+    }
+
+    fn missed_arrivals(&self) -> u64 {
+        0
     }
 }
 

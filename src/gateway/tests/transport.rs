@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Device, Offer, Service, event, now};
+use super::{Device, Link, Offer, Service, event, now};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -44,6 +44,53 @@ async fn words_cut_at_every_byte_are_understood() {
     device.hear("</iq>").await;
     device.present().await;
     service.ready("box").await;
+}
+
+#[tokio::test]
+async fn tls_records_cut_at_every_byte_are_understood() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls_in_bytes(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    device.present().await;
+    service.ready("box").await;
+    // While half a record is here, an event is sealed.
+    let link = service.link("box").unwrap();
+    for number in 1..=20 {
+        device.send("<presence/>").await;
+        assert_eq!(link.offer(&event("box", number, r#"{"n":1}"#), now()), Offer::Taken);
+        device.hear(r#"{"n":1}"#).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_knows_only_tls_1_2_is_served() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls12(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    device.present().await;
+    service.ready("box").await;
+    let large = format!(r#"{{"data":"{}","end":1}}"#, "x".repeat(60 * 1024));
+    assert_eq!(service.link("box").unwrap().offer(&event("box", 1, &large), now()), Offer::Taken);
+    device.hear(r#""end":1}"#).await;
+    device.send("</stream:stream>").await;
+    device.hear_the_end().await;
+}
+
+#[tokio::test]
+async fn new_keys_at_every_write_are_followed() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls_with_key_updates(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    device.present().await;
+    service.ready("box").await;
+    assert_eq!(
+        service.link("box").unwrap().offer(&event("box", 1, r#"{"n":1}"#), now()),
+        Offer::Taken
+    );
+    device.hear(r#"{"n":1}"#).await;
 }
 
 #[tokio::test]
@@ -113,6 +160,26 @@ async fn an_error_reaches_a_device_that_goes_on_sending() {
     assert!(end.contains("<policy-violation") && end.ends_with("</stream:stream>"), "{end}");
 }
 
+/// Offers events until the socket takes no more for a while; returns how many were taken.
+async fn fill(link: &dyn Link, json: impl Fn(u64) -> String) -> u64 {
+    let (mut taken, mut full) = (0, 0);
+    while full < 5 {
+        while link.offer(&event("box", taken + 1, &json(taken + 1)), now()) == Offer::Taken {
+            taken += 1;
+            assert!(taken < 1000, "the socket takes everything");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let behind = link.behind().unwrap();
+        if behind.room == 0 {
+            full += 1;
+        } else {
+            full = 0;
+            link.caught_up(behind.refused);
+        }
+    }
+    taken
+}
+
 #[tokio::test]
 async fn a_device_that_does_not_read_is_sent_no_more_than_it_takes_and_all_of_it_later() {
     let mut service = Service::with(|config| {
@@ -124,12 +191,7 @@ async fn a_device_that_does_not_read_is_sent_no_more_than_it_takes_and_all_of_it
     let link = service.link("box").unwrap();
     let large = "x".repeat(60 * 1024);
     let json = |number: u64| format!(r#"{{"n":{number},"data":"{large}"}}"#);
-    let mut taken = 0;
-    while link.offer(&event("box", taken + 1, &json(taken + 1)), now()) == Offer::Taken {
-        taken += 1;
-        assert!(taken < 1000, "the socket takes everything");
-    }
-    assert!(link.behind().unwrap().room == 0, "nothing is taken while bytes wait");
+    let taken = fill(&*link, json).await;
     for number in 1..=taken {
         device.hear(&format!(r#"{{"n":{number},"#)).await;
     }
@@ -148,10 +210,7 @@ async fn a_device_that_takes_nothing_for_too_long_is_given_up() {
     let _device = service.online("box").await;
     let link = service.link("box").unwrap();
     let large = format!(r#"{{"data":"{}"}}"#, "x".repeat(60 * 1024));
-    let mut number = 1;
-    while link.offer(&event("box", number, &large), now()) == Offer::Taken {
-        number += 1;
-    }
+    fill(&*link, |_| large.clone()).await;
     service
         .until("it is given up", async |service| {
             service
@@ -162,5 +221,4 @@ async fn a_device_that_takes_nothing_for_too_long_is_given_up() {
         .await;
     assert_eq!(service.state("box").await, "away");
     assert!(link.behind().is_none());
-    tokio::time::sleep(Duration::ZERO).await;
 }
