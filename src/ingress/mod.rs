@@ -116,6 +116,3 @@ impl IngressState {
 pub fn routes(state: IngressState) -> Router {
     Router::new().route("/v1/events", post(events::post)).with_state(state)
 }
-
-#[cfg(test)]
-mod tests;

@@ -54,6 +54,3 @@ pub fn routes(state: ReceiptsState) -> Router {
         .route("/v1/devices/{id}/deliveries", get(events::timeline))
         .with_state(state)
 }
-
-#[cfg(test)]
-mod tests;

@@ -92,6 +92,3 @@ pub fn routes(state: RegistryState) -> Router {
         .route("/v1/limits", get(limits::limits))
         .with_state(state)
 }
-
-#[cfg(test)]
-mod tests;

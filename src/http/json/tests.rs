@@ -28,7 +28,7 @@ fn what_is_no_json_is_named_with_its_place() {
     check(b"{", Some((1, 1)));
     check(b"{\"a\":1}x", Some((1, 8)));
     check(b"{\"type\":\"t\",\n  \"data\": nope }", Some((2, 12)));
-    check(b"{\"a\":\"\x01\"}", Some((1, 7)));
+    check(b"{\"a\":\"\x01\"}", Some((1, 6)));
     check(b"nope", Some((1, 2)));
     check(b"{\"a\":1,}", Some((1, 8)));
     assert_eq!(Fields::parse(b"{\"a\":\"\xc3\x28\"}").unwrap_err(), Refusal::BadUtf8 { offset: 6 });

@@ -1,0 +1,11 @@
+//! The HTTP parts over the real embedded store, without sockets: each request goes straight into the router.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod bad_events;
+mod devices;
+mod events;
+mod fuzz;
+mod keys;
+mod scene;
+mod what_became;
