@@ -63,12 +63,26 @@ impl ScramSecret {
     /// # Errors
     /// When the system gives no random bytes.
     pub fn derive(password: &Password, iterations: u32) -> Result<Self, aws_lc_rs::error::Unspecified> {
+        Ok(Self::derive_with_salt(password, &Self::fresh_salt()?, iterations))
+    }
+
+    /// The same with a salt that is there. Passwords of one device share their salt while one replaces the other: SCRAM shows a
+    /// client one salt before it knows which password the client has.
+    pub fn derive_with_salt(password: &Password, salt: &[u8], iterations: u32) -> Self {
+        Self {
+            sha256: ScramVerifier::derive(Hash::Sha256, password, salt, iterations),
+            sha1: Some(ScramVerifier::derive(Hash::Sha1, password, salt, iterations)),
+        }
+    }
+
+    /// 128 random bits.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes.
+    pub fn fresh_salt() -> Result<[u8; 16], aws_lc_rs::error::Unspecified> {
         let mut salt = [0; 16];
         rand::fill(&mut salt)?;
-        Ok(Self {
-            sha256: ScramVerifier::derive(Hash::Sha256, password, &salt, iterations),
-            sha1: Some(ScramVerifier::derive(Hash::Sha1, password, &salt, iterations)),
-        })
+        Ok(salt)
     }
 
     /// Whether `password` is the one of this secret. Costs one PBKDF2; compares in constant time.

@@ -41,6 +41,9 @@ pub(super) async fn cancel(
     parameters.finish()?;
     let parts = &*state.0;
     let delivery = parts.delivery(&caller, &id.0).await?;
+    if delivery.state == DeliveryState::Queued && parts.state(&caller, &delivery) == DeliveryState::Expired {
+        return Ok(Json(json!({"cancelled": 0, "delivered": 0})));
+    }
     let located = parts
         .store
         .locate(caller.tenant, delivery.id)
@@ -137,11 +140,15 @@ impl Parts {
         found.map_err(crate::store::StoreError::refusal_of_all)?.ok_or_else(unknown)
     }
 
-    /// Its state, with what only the session knows.
+    /// Its state, with what only the session and the clock know.
     fn state(&self, caller: &Caller, delivery: &Delivery) -> DeliveryState {
         let waits = delivery.state == DeliveryState::Queued;
         if waits && (self.dispatched)(caller.tenant, &delivery.device, delivery.id) {
             return DeliveryState::Dispatched;
+        }
+        // From its expiry on it is not written any more, though the sweeper may not have come by yet.
+        if waits && self.clock.now() >= delivery.expires_at {
+            return DeliveryState::Expired;
         }
         delivery.state
     }

@@ -73,7 +73,10 @@ impl DeliveryView {
             urgency: delivery.urgency,
             accepted_at: delivery.accepted_at,
             expires_at: delivery.expires_at,
-            at: delivery.ended_at.unwrap_or(delivery.accepted_at),
+            at: delivery.ended_at.unwrap_or(match state {
+                DeliveryState::Expired => delivery.expires_at,
+                _ => delivery.accepted_at,
+            }),
             session_epoch: delivery.session_epoch,
         }
     }

@@ -84,7 +84,8 @@ fn bytes(field: &Field<'_>, sizes: std::ops::RangeInclusive<usize>) -> Result<Ve
     Ok(decoded)
 }
 
-/// What to store. A password that the device has already keeps its verifiers, so that putting the same again changes nothing.
+/// What to store. A password that the device has already keeps its verifiers, so that putting the same again changes nothing; a
+/// new one takes over their salt and rounds, so that a client with either logs in at its first try.
 pub(super) async fn derive(
     given: Vec<Given>,
     existing: Vec<Credential>,
@@ -98,10 +99,7 @@ pub(super) async fn derive(
     let permit = Arc::clone(derivations).acquire_owned().await.map_err(|_| failed("stopped"))?;
     let derived = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        given
-            .into_iter()
-            .map(|given| one(given, &existing, iterations))
-            .collect::<Option<Vec<_>>>()
+        derive_now(given, &existing, iterations)
     });
     derived
         .await
@@ -109,23 +107,49 @@ pub(super) async fn derive(
         .ok_or_else(|| failed("no random bytes"))
 }
 
-fn one(given: Given, existing: &[Credential], iterations: u32) -> Option<Credential> {
-    let password = match given {
-        Given::Verifiers(secret) => return Some(Credential::Scram(secret)),
-        Given::Password(password) => password,
+fn derive_now(given: Vec<Given>, existing: &[Credential], iterations: u32) -> Option<Vec<Credential>> {
+    let rounds = |password: &Password| {
+        if looks_generated(&password.0) {
+            ITERATIONS_MIN
+        } else {
+            iterations.clamp(ITERATIONS_MIN, ITERATIONS_MAX)
+        }
     };
-    let rounds = if looks_generated(&password.0) {
-        ITERATIONS_MIN
-    } else {
-        iterations.clamp(ITERATIONS_MIN, ITERATIONS_MAX)
-    };
-    let known = existing.iter().find(|known| match known {
-        Credential::Scram(secret) => secret.sha1.is_some() && secret.sha256.iterations == rounds && secret.matches(&password),
+    let settled: Vec<Result<ScramSecret, Password>> = given
+        .into_iter()
+        .map(|given| match given {
+            Given::Verifiers(secret) => Ok(secret),
+            Given::Password(password) => known(&password, existing, rounds(&password)).ok_or(password),
+        })
+        .collect();
+    let needed = settled
+        .iter()
+        .filter_map(|one| one.as_ref().err())
+        .map(rounds)
+        .max()
+        .unwrap_or(ITERATIONS_MIN);
+    let shared = settled.iter().filter_map(|one| one.as_ref().ok()).find(|secret| {
+        let salts_agree = secret
+            .sha1
+            .as_ref()
+            .is_some_and(|sha1| sha1.salt == secret.sha256.salt && sha1.iterations == secret.sha256.iterations);
+        salts_agree && secret.sha256.iterations >= needed
     });
-    match known {
-        Some(known) => Some(known.clone()),
-        None => ScramSecret::derive(&password, rounds).ok().map(Credential::Scram),
-    }
+    let (salt, rounds) = match shared {
+        Some(secret) => (secret.sha256.salt.clone(), secret.sha256.iterations),
+        None => (ScramSecret::fresh_salt().ok()?.to_vec(), needed),
+    };
+    let derive =
+        |one: Result<ScramSecret, Password>| one.unwrap_or_else(|password| ScramSecret::derive_with_salt(&password, &salt, rounds));
+    Some(settled.into_iter().map(|one| Credential::Scram(derive(one))).collect())
+}
+
+/// The verifiers that the device has of that password already, of at least so many rounds.
+fn known(password: &Password, existing: &[Credential], rounds: u32) -> Option<ScramSecret> {
+    existing.iter().find_map(|Credential::Scram(secret)| {
+        let fits = secret.sha1.is_some() && secret.sha256.iterations >= rounds;
+        (fits && secret.matches(password)).then(|| secret.clone())
+    })
 }
 
 /// Whether a secret has the form of 128 random bits in hexadecimal or base64.

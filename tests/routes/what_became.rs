@@ -77,6 +77,22 @@ async fn a_cancel_is_idempotent_and_never_undoes() {
 }
 
 #[tokio::test]
+async fn an_event_reads_expired_from_its_expiry_on() {
+    let scene = Scene::new().await;
+    let id = scene.push(json!({"data": 1, "ttl": 60})).await;
+    let state = async || scene.get(&format!("/v1/events/{id}")).await.expect(200).json()["state"].clone();
+    scene.clock.advance(Duration::from_millis(59_999));
+    assert_eq!(state().await, "queued");
+    scene.clock.advance(Duration::from_millis(1));
+    assert_eq!(state().await, "expired");
+    let item = scene.get(&format!("/v1/events/{id}/deliveries?state=expired")).await.json()["items"][0].clone();
+    assert_eq!(item["at"], item["expires_at"]);
+    let answer = scene.delete(&format!("/v1/events/{id}")).await.expect(200).json();
+    assert_eq!(answer, json!({"cancelled": 0, "delivered": 0}), "it had ended before");
+    assert_eq!(state().await, "expired");
+}
+
+#[tokio::test]
 async fn ids_of_nobody_look_the_same() {
     let scene = Scene::new().await;
     let id = scene.push(json!({"data": 1})).await;
