@@ -215,6 +215,20 @@ impl Engine {
         }
     }
 
+    /// Rewrites every table, so that what was removed leaves the disk. Blocks for about a second for each 100 MiB.
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        for space in &self.spaces {
+            space.rotate_memtable().map_err(unavailable)?;
+            let started = Instant::now();
+            while space.sealed_memtable_count() > 0 && started.elapsed() < STALL_MAX {
+                self.database.persist(PersistMode::Buffer).map_err(unavailable)?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            space.major_compact().map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
     /// Writes what only the operating system has to the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(unavailable)

@@ -2,17 +2,21 @@
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Shared, high_water,
+    Shared,
+    engine::Engine,
+    high_water,
     op::{Care, Op},
     space::{self, Disk},
 };
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts to win space by rewriting tables.
+const REWRITE_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
@@ -20,18 +24,39 @@ pub(super) struct Keeper {
     /// Closed when the store closes.
     pub(super) stop: mpsc::Receiver<()>,
     pub(super) marked: u64,
+    /// When the tables were last rewritten to win space.
+    pub(super) rewritten: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn run(mut self) {
         while self.stop.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
             self.mark();
-            if let Some(order) = look(&self.shared)
+            let order = look(&self.shared);
+            self.make_room();
+            if let Some(order) = order
                 && let Some(steps) = self.steps.upgrade()
             {
                 // A full queue means that the writer is busy: the next look asks again.
                 let _ = steps.try_send(Op::Care(order));
             }
+        }
+    }
+
+    /// While events are refused nothing new is written, so the engine by itself would never rewrite tables full of what was
+    /// settled long ago.
+    fn make_room(&mut self) {
+        let shared = &self.shared;
+        let idle = shared.writable.load(Ordering::Relaxed) || shared.lean.load(Ordering::Relaxed);
+        if idle || self.rewritten.is_some_and(|at| at.elapsed() < REWRITE_PAUSE) {
+            return;
+        }
+        if !space::used(&shared.folder).can_rewrite(shared.free_bytes.load(Ordering::Relaxed)) {
+            return;
+        }
+        self.rewritten = Some(Instant::now());
+        if let Err(error) = shared.read(Engine::compact) {
+            tracing::warn!(error = %error, "the tables could not be rewritten to win space: {error}");
         }
     }
 

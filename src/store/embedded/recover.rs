@@ -195,6 +195,7 @@ fn start(
         steps: steps.downgrade(),
         stop,
         marked: 0,
+        rewritten: None,
     };
     let spawned = |e| io("a thread cannot be started", &shared.folder)(e);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());

@@ -80,6 +80,16 @@ impl Sizes {
     }
 }
 
+/// Tables up to this size are rewritten as a whole to win space; larger ones are left to the engine, bit by bit.
+const REWRITE_MAX: u64 = 256 * MIB;
+
+impl Used {
+    /// Whether all tables may be rewritten with that much free.
+    pub(super) fn can_rewrite(&self, free: u64) -> bool {
+        self.tables <= REWRITE_MAX && self.largest < free
+    }
+}
+
 /// Measures the store's folder.
 pub(super) fn used(folder: &Path) -> Used {
     let mut used = Used::default();
