@@ -152,8 +152,8 @@ impl Engine {
     }
 
     /// Makes all changes of the draft durable together: synced to the disk when the draft asks for it, else handed to the
-    /// operating system.
-    pub(super) fn commit(&self, draft: Draft<'_>) -> Result<(), StoreError> {
+    /// operating system. Answers how many bytes that was.
+    pub(super) fn commit(&self, draft: Draft<'_>) -> Result<u64, StoreError> {
         let (changes, sync) = draft.into_changes();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let count = changes.iter().map(|changes| changes.len()).sum();
@@ -176,7 +176,7 @@ impl Engine {
         self.await_background(&touched)?;
         batch.commit().map_err(unavailable)?;
         self.rotate(&touched, bytes);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Waits until background work has caught up, so that fjall never halts the writer.

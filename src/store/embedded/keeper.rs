@@ -51,7 +51,8 @@ impl Keeper {
         if idle || self.rewritten.is_some_and(|at| at.elapsed() < REWRITE_PAUSE) {
             return;
         }
-        if !space::used(&shared.folder).can_rewrite(shared.free_bytes.load(Ordering::Relaxed)) {
+        let used = space::used(&shared.folder);
+        if !used.is_small() || shared.free_bytes.load(Ordering::Relaxed) < shared.sizes.rewrite(used, live(shared)) {
             return;
         }
         self.rewritten = Some(Instant::now());
@@ -73,6 +74,12 @@ impl Keeper {
     }
 }
 
+/// Rough bytes of the rows of events that wait.
+fn live(shared: &Shared) -> u64 {
+    let totals = *shared.totals.lock();
+    totals.queued_bytes.saturating_add(totals.queued.saturating_mul(128))
+}
+
 /// Measures the disk, opens or shuts the intake, and says what the writer should do.
 pub(super) fn look(shared: &Shared) -> Option<Care> {
     let disk = match Disk::of(&shared.folder) {
@@ -89,6 +96,7 @@ pub(super) fn look(shared: &Shared) -> Option<Care> {
     // A little more than the limit opens it again, so that it does not flap.
     let enough = if was { intake } else { intake.saturating_add(intake / 8) };
     let writable = !lean && disk.free >= enough;
+    shared.headroom.store(disk.free.saturating_sub(intake), Ordering::Relaxed);
     shared.free_bytes.store(disk.free, Ordering::Relaxed);
     shared
         .disk_bytes
@@ -109,7 +117,7 @@ pub(super) fn look(shared: &Shared) -> Option<Care> {
     }
     let missing_ballast = shared.sizes.ballast.saturating_sub(used.ballast);
     if lean {
-        let needed = shared.sizes.background(used).saturating_add(missing_ballast);
+        let needed = shared.sizes.rewrite(used, live(shared)).saturating_add(missing_ballast);
         return (disk.free >= needed).then_some(Care::Restore);
     }
     (used.journals > shared.sizes.journal && used.journal_files == 1).then_some(Care::SealJournal)

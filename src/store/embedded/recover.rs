@@ -151,6 +151,7 @@ impl EmbeddedStore {
             disk_bytes: AtomicU64::new(0),
             free_bytes: AtomicU64::new(disk.free),
             writable: AtomicBool::new(true),
+            headroom: AtomicU64::new(0),
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
             config,
