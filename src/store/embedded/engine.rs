@@ -152,8 +152,8 @@ impl Engine {
     }
 
     /// Makes all changes of the draft durable together: synced to the disk when the draft asks for it, else handed to the
-    /// operating system.
-    pub(super) fn commit(&self, draft: Draft<'_>) -> Result<(), StoreError> {
+    /// operating system. Answers how many bytes that was.
+    pub(super) fn commit(&self, draft: Draft<'_>) -> Result<u64, StoreError> {
         let (changes, sync) = draft.into_changes();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let count = changes.iter().map(|changes| changes.len()).sum();
@@ -176,7 +176,7 @@ impl Engine {
         self.await_background(&touched)?;
         batch.commit().map_err(unavailable)?;
         self.rotate(&touched, bytes);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Waits until background work has caught up, so that fjall never halts the writer.
@@ -213,6 +213,20 @@ impl Engine {
                 tracing::warn!(error = %error, "a memtable could not be handed to its flush: {error}");
             }
         }
+    }
+
+    /// Rewrites every table, so that what was removed leaves the disk. Blocks for about a second for each 100 MiB.
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        for space in &self.spaces {
+            space.rotate_memtable().map_err(unavailable)?;
+            let started = Instant::now();
+            while space.sealed_memtable_count() > 0 && started.elapsed() < STALL_MAX {
+                self.database.persist(PersistMode::Buffer).map_err(unavailable)?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            space.major_compact().map_err(unavailable)?;
+        }
+        Ok(())
     }
 
     /// Writes what only the operating system has to the disk.

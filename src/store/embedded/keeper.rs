@@ -2,17 +2,21 @@
 
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Shared, high_water,
+    Shared,
+    engine::Engine,
+    high_water,
     op::{Care, Op},
     space::{self, Disk},
 };
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts to win space by rewriting tables.
+const REWRITE_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
@@ -20,18 +24,40 @@ pub(super) struct Keeper {
     /// Closed when the store closes.
     pub(super) stop: mpsc::Receiver<()>,
     pub(super) marked: u64,
+    /// When the tables were last rewritten to win space.
+    pub(super) rewritten: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn run(mut self) {
         while self.stop.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
             self.mark();
-            if let Some(order) = look(&self.shared)
+            let order = look(&self.shared);
+            self.make_room();
+            if let Some(order) = order
                 && let Some(steps) = self.steps.upgrade()
             {
                 // A full queue means that the writer is busy: the next look asks again.
                 let _ = steps.try_send(Op::Care(order));
             }
+        }
+    }
+
+    /// While events are refused nothing new is written, so the engine by itself would never rewrite tables full of what was
+    /// settled long ago.
+    fn make_room(&mut self) {
+        let shared = &self.shared;
+        let idle = shared.writable.load(Ordering::Relaxed) || shared.lean.load(Ordering::Relaxed);
+        if idle || self.rewritten.is_some_and(|at| at.elapsed() < REWRITE_PAUSE) {
+            return;
+        }
+        let used = space::used(&shared.folder);
+        if !used.is_small() || shared.free_bytes.load(Ordering::Relaxed) < shared.sizes.rewrite(used, live(shared)) {
+            return;
+        }
+        self.rewritten = Some(Instant::now());
+        if let Err(error) = shared.read(Engine::compact) {
+            tracing::warn!(error = %error, "the tables could not be rewritten to win space: {error}");
         }
     }
 
@@ -46,6 +72,12 @@ impl Keeper {
             Err(error) => tracing::debug!(error = %error, "the high-water mark could not be written: {error}"),
         }
     }
+}
+
+/// Rough bytes of the rows of events that wait.
+fn live(shared: &Shared) -> u64 {
+    let totals = *shared.totals.lock();
+    totals.queued_bytes.saturating_add(totals.queued.saturating_mul(128))
 }
 
 /// Measures the disk, opens or shuts the intake, and says what the writer should do.
@@ -64,6 +96,7 @@ pub(super) fn look(shared: &Shared) -> Option<Care> {
     // A little more than the limit opens it again, so that it does not flap.
     let enough = if was { intake } else { intake.saturating_add(intake / 8) };
     let writable = !lean && disk.free >= enough;
+    shared.headroom.store(disk.free.saturating_sub(intake), Ordering::Relaxed);
     shared.free_bytes.store(disk.free, Ordering::Relaxed);
     shared
         .disk_bytes
@@ -84,7 +117,7 @@ pub(super) fn look(shared: &Shared) -> Option<Care> {
     }
     let missing_ballast = shared.sizes.ballast.saturating_sub(used.ballast);
     if lean {
-        let needed = shared.sizes.background(used).saturating_add(missing_ballast);
+        let needed = shared.sizes.rewrite(used, live(shared)).saturating_add(missing_ballast);
         return (disk.free >= needed).then_some(Care::Restore);
     }
     (used.journals > shared.sizes.journal && used.journal_files == 1).then_some(Care::SealJournal)

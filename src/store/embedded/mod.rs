@@ -135,6 +135,8 @@ pub(crate) struct Shared {
     free_bytes: AtomicU64,
     /// Whether new events are taken.
     writable: AtomicBool,
+    /// Bytes free over the limit of the intake, at the last look and less what was written since.
+    headroom: AtomicU64,
     /// Whether the engine runs without background work.
     lean: AtomicBool,
     missed_arrivals: AtomicU64,

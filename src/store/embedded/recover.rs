@@ -151,6 +151,7 @@ impl EmbeddedStore {
             disk_bytes: AtomicU64::new(0),
             free_bytes: AtomicU64::new(disk.free),
             writable: AtomicBool::new(true),
+            headroom: AtomicU64::new(0),
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
             config,
@@ -195,6 +196,7 @@ fn start(
         steps: steps.downgrade(),
         stop,
         marked: 0,
+        rewritten: None,
     };
     let spawned = |e| io("a thread cannot be started", &shared.folder)(e);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());

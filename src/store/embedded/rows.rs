@@ -204,6 +204,8 @@ pub(super) struct Totals {
     pub(super) commit_no: u64,
     /// Events that wait.
     pub(super) queued: u64,
+    /// Bytes of their data.
+    pub(super) queued_bytes: u64,
     /// Devices that are not removed.
     pub(super) devices: u64,
 }
@@ -211,7 +213,11 @@ pub(super) struct Totals {
 impl Totals {
     pub(super) fn encode(&self) -> Slice {
         let mut into = Encoder::with_capacity(32);
-        into.byte(VERSION).number(self.commit_no).number(self.queued).number(self.devices);
+        into.byte(VERSION)
+            .number(self.commit_no)
+            .number(self.queued)
+            .number(self.queued_bytes)
+            .number(self.devices);
         into.finish().into()
     }
 
@@ -221,6 +227,7 @@ impl Totals {
         Ok(Self {
             commit_no: from.number()?,
             queued: from.number()?,
+            queued_bytes: from.number()?,
             devices: from.number()?,
         })
     }
@@ -321,6 +328,7 @@ mod tests {
         let totals = Totals {
             commit_no: 5,
             queued: 4,
+            queued_bytes: 900,
             devices: 3,
         };
         assert_eq!(Totals::decode(&totals.encode()).unwrap(), totals);

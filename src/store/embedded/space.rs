@@ -33,8 +33,10 @@ pub(super) struct Used {
     pub(super) journals: u64,
     pub(super) journal_files: usize,
     pub(super) tables: u64,
-    /// Of the keyspace that has most.
-    pub(super) largest: u64,
+    /// Of those, the waiting events and what is left of settled ones.
+    pub(super) events: u64,
+    /// Of the keyspace that has most of the others.
+    pub(super) other: u64,
     pub(super) ballast: u64,
 }
 
@@ -70,13 +72,29 @@ impl Sizes {
 
     /// Free bytes below which background work may fail.
     pub(super) fn background(&self, used: Used) -> u64 {
-        (2 * self.memtable).saturating_add(used.largest.min(COMPACTION_MAX))
+        (2 * self.memtable).saturating_add(used.events.max(used.other).min(COMPACTION_MAX))
+    }
+
+    /// Free bytes that it takes to write the memtables out and then every table anew, when `live` bytes of events wait.
+    pub(super) fn rewrite(&self, used: Used, live: u64) -> u64 {
+        let largest = used.events.min(live).max(used.other).min(COMPACTION_MAX);
+        (2 * self.memtable).saturating_add(used.journals).saturating_add(largest)
     }
 
     /// Free bytes below which new events are refused: what was accepted must still be flushed, compacted and settled.
     pub(super) fn intake(&self, used: Used) -> u64 {
         let journal = if self.journal == u64::MAX { 0 } else { self.journal };
         self.floor.max(self.background(used).saturating_add(journal))
+    }
+}
+
+/// Tables up to this size are rewritten as a whole to win space; larger ones are left to the engine, bit by bit.
+const REWRITE_MAX: u64 = 256 * MIB;
+
+impl Used {
+    /// Whether it takes but seconds to rewrite all tables.
+    pub(super) fn is_small(&self) -> bool {
+        self.tables <= REWRITE_MAX
     }
 }
 
@@ -88,7 +106,12 @@ pub(super) fn used(folder: &Path) -> Used {
         if folder.parent().and_then(Path::file_name).is_some_and(|name| name == "keyspaces") {
             let keyspace = bytes_under(&folder);
             used.tables += keyspace;
-            used.largest = used.largest.max(keyspace);
+            // The keyspace that was made first, see `Engine::open`.
+            if folder.file_name().is_some_and(|name| name == "1") {
+                used.events = keyspace;
+            } else {
+                used.other = used.other.max(keyspace);
+            }
             continue;
         }
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {

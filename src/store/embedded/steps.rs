@@ -142,6 +142,7 @@ impl Book {
         }
         draft.must_sync();
         self.totals.queued += 1;
+        self.totals.queued_bytes += bytes;
         state.events += 1;
         state.bytes += bytes;
 
@@ -448,6 +449,7 @@ fn end(
     }
     draft.must_sync();
     totals.queued = totals.queued.saturating_sub(1);
+    totals.queued_bytes = totals.queued_bytes.saturating_sub(json.len() as u64);
     Ok(())
 }
 

@@ -123,7 +123,8 @@ impl Writer {
             book.totals.commit_no += 1;
             draft.put(Space::Rows, keys::COMMIT, book.totals.encode());
             let synced = draft.syncs();
-            engine.commit(draft)?;
+            let bytes = engine.commit(draft)?;
+            use_headroom(&shared, bytes);
             *shared.totals.lock() = book.totals;
             if synced {
                 shared.synced_commit.store(book.totals.commit_no, Ordering::Relaxed);
@@ -243,6 +244,17 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+/// Shuts the intake between two looks of the keeper, when what was written since might fill the disk: a byte in the journal is
+/// another in a table, and a third that merging that table will take.
+fn use_headroom(shared: &Shared, bytes: u64) {
+    let spent = bytes.saturating_mul(3);
+    let left = shared.headroom.load(Ordering::Relaxed);
+    shared.headroom.store(left.saturating_sub(spent), Ordering::Relaxed);
+    if left < spent {
+        shared.writable.store(false, Ordering::Relaxed);
     }
 }
 
