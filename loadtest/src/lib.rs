@@ -4,7 +4,7 @@
 //! It is checked against a foreign server (Prosody) in `tests/prosody.rs`.
 //!
 //! The way through it: [`transport`] opens the socket, [`frame`] cuts the stream into stanzas, [`xml`] reads one, [`sasl`] proves
-//! the password, [`session`] negotiates the stream, [`event`] understands what arrives, [`record`] keeps what was applied,
+//! the password, [`options`] say what a device is like, [`session`] negotiates the stream, [`event`] understands what arrives, [`record`] keeps what was applied,
 //! [`device`] is what a test holds, [`crowd`] is many of them for little memory, [`raw`] is the bare stream for protocol tests.
 //! [`poster`] is the backend's side, [`server`] starts a server, [`process`] and [`report`] measure.
 
@@ -13,6 +13,7 @@ pub mod device;
 pub mod error;
 pub mod event;
 pub mod frame;
+pub mod options;
 pub mod poster;
 pub mod process;
 pub mod raw;
@@ -26,8 +27,9 @@ pub mod xml;
 
 pub use device::{Device, Kill, Resumption};
 pub use error::Error;
+pub use options::{Acks, Managed, Options};
 pub use poster::Poster;
 pub use raw::Raw;
 pub use sasl::{Mechanism, Password};
-pub use session::{Acks, Options, Session};
+pub use session::Session;
 pub use transport::{Security, Trust};

@@ -15,7 +15,7 @@ use support::{DOMAIN, PASSWORD, Prosody};
 const SOON: Duration = Duration::from_secs(10);
 
 fn trust(prosody: &Prosody) -> Trust {
-    Trust::ca_file(prosody.ca()).unwrap()
+    Trust::ca_file(&prosody.ca()).unwrap()
 }
 
 fn device(prosody: &Prosody, user: &str) -> Options {
@@ -69,7 +69,7 @@ async fn a_wrong_password_and_a_wrong_certificate_are_refused() {
     }
     let stranger = Prosody::certificate_only();
     let options = Options {
-        security: Security::StartTls(Trust::ca_file(stranger.ca()).unwrap()),
+        security: Security::StartTls(Trust::ca_file(&stranger.ca()).unwrap()),
         ..device(&prosody, "anna")
     };
     assert!(matches!(Device::connect(options).await, Err(Error::Tls(_))));
@@ -144,7 +144,7 @@ async fn a_session_resumes_after_each_way_to_die_and_gets_what_it_missed_in_orde
 
 #[tokio::test]
 async fn what_was_read_but_not_acknowledged_comes_again_and_is_not_applied_again() {
-    let Some(prosody) = Prosody::start().await else { return };
+    let Some(prosody) = Prosody::forgetful().await else { return };
     let anna = Device::connect(device(&prosody, "anna")).await.unwrap();
     let mut bert = Device::connect(Options {
         acks: Acks::Never,
@@ -158,7 +158,7 @@ async fn what_was_read_but_not_acknowledged_comes_again_and_is_not_applied_again
     // A new session, not a resumption: to Prosody the event is still unacknowledged, so it keeps it and sends it again.
     bert.change(|options| options.acks = Acks::Prompt);
     bert.kill(Kill::Reset).await;
-    prosody.forget_after_hibernation().await;
+    prosody.has_forgotten().await;
     bert.reconnect().await.unwrap();
     anna.send_stanza(event("e2", "normal.1", 2, &to)).await.unwrap();
     assert_eq!(bert.next_event(SOON).await.unwrap().id, "e2");
@@ -167,10 +167,10 @@ async fn what_was_read_but_not_acknowledged_comes_again_and_is_not_applied_again
 
 #[tokio::test]
 async fn a_session_the_server_lost_is_bound_anew() {
-    let Some(prosody) = Prosody::start().await else { return };
+    let Some(prosody) = Prosody::forgetful().await else { return };
     let mut bert = Device::connect(device(&prosody, "bert")).await.unwrap();
     bert.kill(Kill::Reset).await;
-    prosody.forget_after_hibernation().await;
+    prosody.has_forgotten().await;
     assert_eq!(bert.resume().await.unwrap(), Resumption::Anew);
     bert.sync().await.unwrap();
 }
@@ -207,4 +207,33 @@ async fn bytes_by_hand_reach_the_server_as_they_are() {
 
     let io = Transport::tcp(prosody.starttls, Some("127.0.0.9".parse().unwrap())).await.unwrap();
     assert_eq!(io.local().unwrap().ip().to_string(), "127.0.0.9");
+}
+
+#[tokio::test]
+async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
+    let Some(prosody) = Prosody::start().await else { return };
+    prosody.register(&(0..40).map(|number| format!("load-{number}")).collect::<Vec<_>>());
+    std::fs::write(prosody.file("password"), PASSWORD).unwrap();
+    let mut run = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    run.args("connect --devices 40 --steps 10 --rest 0 --hold 1 --processes 2 --at-once 4 --json".split(' '));
+    run.arg("--domain")
+        .arg(DOMAIN)
+        .arg("--ca")
+        .arg(prosody.ca())
+        .arg("--password-file")
+        .arg(prosody.file("password"));
+    run.args(["--server", &prosody.direct.to_string(), "--pid", &prosody.pid().to_string()]);
+    let done = run.output().await.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&report["passed"], &report["seen"]["up"]), (&true.into(), &40.into()), "{report}");
+    let logins: Vec<u64> = report["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["login"]["count"].as_u64().unwrap())
+        .collect();
+    assert_eq!(logins, [10, 30]);
+    assert!(report["steps"][1]["cpu_us_per_login"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["steps"][1]["memory_per_session"].as_f64().unwrap() > 0.0, "{report}");
 }

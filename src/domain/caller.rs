@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::TenantId;
+use super::{Refusal, TenantId};
 
 /// What an API key may do. Each scope contains the ones before it, but `push`, which only posts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -52,6 +52,30 @@ pub struct Caller {
     pub key_name: Arc<str>,
     /// What it may do.
     pub scope: Scope,
+}
+
+impl Caller {
+    /// Nothing, when the key has the scope.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`], naming the key and the scope.
+    pub fn require(&self, needed: Scope) -> Result<(), Refusal> {
+        self.require_any(&[needed])
+    }
+
+    /// Nothing, when the key has one of the scopes.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`], naming the key and the first of the scopes.
+    pub fn require_any(&self, needed: &[Scope]) -> Result<(), Refusal> {
+        if needed.iter().any(|needed| self.scope.covers(*needed)) {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden {
+            key: self.key_name.to_string(),
+            needed: needed.first().copied().unwrap_or(Scope::Operator),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,17 @@ pub enum Refusal {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive in time: {received} bytes came; send it at once, or with at least {least} bytes a second")]
+    BodyTooSlow {
+        /// What came.
+        received: u64,
+        /// The slowest rate that is taken, in bytes a second.
+        least: u64,
+    },
+    /// The body ended before its end, or its framing is broken (RFC 9112 §6).
+    #[error("the body did not arrive whole: {0}")]
+    BodyBroken(String),
     /// The `data` of an event is too large.
     #[error("data has {size} bytes; at most {limit} are allowed, so send a link to it instead")]
     DataTooLarge {
@@ -192,6 +203,42 @@ pub struct Face {
 }
 
 impl Refusal {
+    /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
+    pub const SLUGS: [&'static str; 32] = [
+        "bad-json",
+        "bad-utf8",
+        "unprintable-text",
+        "unknown-field",
+        "missing-field",
+        "invalid-field",
+        "invalid-parameter",
+        "no-target",
+        "two-targets",
+        "ttl-out-of-range",
+        "body-too-large",
+        "body-too-slow",
+        "body-broken",
+        "data-too-large",
+        "unsupported-media-type",
+        "unknown-device",
+        "removed-device",
+        "invalid-device-id",
+        "unknown-event",
+        "key-reused",
+        "queue-full",
+        "unauthenticated",
+        "forbidden",
+        "unknown-key",
+        "unknown-path",
+        "method-not-allowed",
+        "conflict",
+        "overloaded",
+        "no-space",
+        "unavailable",
+        "draining",
+        "internal",
+    ];
+
     /// Status, slug and title.
     pub fn face(&self) -> Face {
         let (status, slug, title) = match self {
@@ -206,6 +253,8 @@ impl Refusal {
             Self::TwoTargets { .. } => (400, "two-targets", "The event has more than one target"),
             Self::TtlOutOfRange { .. } => (400, "ttl-out-of-range", "The TTL is out of range"),
             Self::BodyTooLarge { .. } => (413, "body-too-large", "The body is too large"),
+            Self::BodyTooSlow { .. } => (408, "body-too-slow", "The body did not arrive in time"),
+            Self::BodyBroken(_) => (400, "body-broken", "The body did not arrive whole"),
             Self::DataTooLarge { .. } => (413, "data-too-large", "The data is too large"),
             Self::UnsupportedMediaType(_) => (415, "unsupported-media-type", "The content type is not taken"),
             Self::UnknownDevice(_) => (404, "unknown-device", "The device is not known"),
@@ -238,6 +287,22 @@ impl Refusal {
             | Self::Unavailable { retry_after }
             | Self::Draining { retry_after } => Some(*retry_after),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slug_is_in_the_list_once() {
+        let code = include_str!("refusal.rs");
+        let face = code.split("pub fn face").nth(1).and_then(|rest| rest.split("Face { status, slug, title }").next());
+        let used: Vec<&str> = face.unwrap().lines().filter_map(|line| line.split('"').nth(1)).collect();
+        assert_eq!(used.len(), Refusal::SLUGS.len());
+        for slug in used {
+            assert_eq!(Refusal::SLUGS.iter().filter(|known| **known == slug).count(), 1, "{slug}");
         }
     }
 }

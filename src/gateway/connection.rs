@@ -79,6 +79,8 @@ pub(super) struct State {
     /// What the stream asked, for the task to answer.
     pub(super) asked: Option<Box<Action>>,
     pub(super) closing: Option<Closing>,
+    /// Our last words were said.
+    pub(super) farewell: bool,
     /// STARTTLS is under way: random bytes for the stream inside.
     pub(super) starting_tls: Option<Box<[u8; 32]>>,
     /// Events may be written: presence is available.
@@ -125,6 +127,7 @@ impl Connection {
                 seated: None,
                 asked: None,
                 closing: None,
+                farewell: false,
                 starting_tls: None,
                 available: false,
                 lagging: true,
@@ -184,7 +187,9 @@ impl Connection {
                 return Poll::Pending;
             }
             match self.socket.poll_read_ready(cx) {
-                Poll::Ready(Ok(())) => self.read(state, now),
+                Poll::Ready(Ok(())) => {
+                    self.read(state, now);
+                }
                 Poll::Ready(Err(_)) => self.lose(state, Reason::Lost, now),
                 Poll::Pending => return Poll::Pending,
             }
@@ -193,19 +198,19 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads once and lets the stream have it.
-    fn read(&self, state: &mut State, now: Instant) {
+    /// Reads once and lets the stream have it. False: nothing more will come.
+    pub(super) fn read(&self, state: &mut State, now: Instant) -> bool {
         let time = self.shared.clock.now();
-        let lost = buffers::reading(|buffer| {
+        let (lost, open) = buffers::reading(|buffer| {
             let kept = state.wire.kept();
             let read = match self.receive(buffer.get_mut(kept..).unwrap_or_default()) {
-                Ok(0) => return Some(Reason::Lost),
+                Ok(0) => return (Some(Reason::Lost), false),
                 Ok(read) => read,
                 Err(error) => {
                     return match error.kind() {
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => None,
-                        io::ErrorKind::TimedOut => Some(Reason::Stalled),
-                        _ => Some(Reason::Lost),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => (None, true),
+                        io::ErrorKind::TimedOut => (Some(Reason::Stalled), false),
+                        _ => (Some(Reason::Lost), false),
                     };
                 }
             };
@@ -239,10 +244,11 @@ impl Connection {
             buffers::keep(answer);
             if let Err(error) = opened {
                 self.tls_failed(state, &error);
-                return None;
+                return (None, false);
             }
             self.pump(state, Reason::Stream, now);
-            state.wire.peer_closed().then_some(Reason::Lost)
+            let closed = state.wire.peer_closed();
+            (closed.then_some(Reason::Lost), !closed)
         });
         if let Some(reason) = lost {
             self.lose(state, reason, now);
@@ -252,6 +258,7 @@ impl Connection {
             self.rest(state);
             self.arm(state, now);
         }
+        open
     }
 
     /// One `recv`. A short read tells that the socket is empty, which saves the read that would say so: tokio clears its
@@ -315,10 +322,12 @@ impl Connection {
 
     /// Does what the stream wants done, and writes what it has to say. `reason`: why it ends, if it ends now.
     pub(super) fn pump(&self, state: &mut State, reason: Reason, now: Instant) {
-        while state.asked.is_none() && state.closing.is_none() {
+        while state.asked.is_none() {
             match state.stream.next_action() {
                 None => break,
                 Some(Action::Ended(ended)) => self.ended(state, ended),
+                // What a stream that ends says last, but for acknowledgements, concerns nobody.
+                Some(_) if state.closing.is_some() => {}
                 Some(Action::Ready) => {
                     state.available = true;
                     self.ready(state);

@@ -31,7 +31,13 @@ const LINGER_MAX_BYTES: usize = 64 * 1024;
 
 /// Ends a connection: settles what becomes of its session, then closes the socket.
 pub(super) async fn close(connection: Arc<Connection>) {
-    let (reason, signals, over) = settle(&connection);
+    let reason = connection.state.lock().closing.map_or(Reason::Bug, |closing| closing.reason);
+    if reason == Reason::Shutdown {
+        // The device hears first, and what it acknowledges then still counts.
+        // Past its time it is not waited for.
+        let _ = tokio::time::timeout(LINGER, last_acknowledgements(&connection)).await;
+    }
+    let (signals, over) = settle(&connection, reason);
     for signal in signals {
         // An error means that the dispatcher has ended: what it would do is done at the next start, from the store.
         let _ = connection.shared.signals.send(signal).await;
@@ -42,19 +48,50 @@ pub(super) async fn close(connection: Arc<Connection>) {
     let gone = matches!(reason, Reason::Lost | Reason::Stalled);
     let within = if gone { Duration::ZERO } else { LINGER };
     // Past its time it is closed as it is.
-    let _ = tokio::time::timeout(within, farewell(&connection)).await;
+    let _ = tokio::time::timeout(within, async {
+        if goodbye(&connection).await {
+            discard(&connection).await;
+        }
+    })
+    .await;
+}
+
+/// Says goodbye and lets the stream have what still comes, until nothing is unacknowledged or the device is gone.
+async fn last_acknowledgements(connection: &Connection) {
+    if !goodbye(connection).await {
+        return;
+    }
+    loop {
+        {
+            let mut state = connection.state.lock();
+            let state = &mut *state;
+            if state.written.is_empty() || state.closing.is_none_or(|closing| closing.reason != Reason::Shutdown) {
+                return;
+            }
+        }
+        if connection.socket.readable().await.is_err() {
+            return;
+        }
+        let open = connection.guarded(|connection, state| connection.read(state, Instant::now()));
+        if open != Some(true) {
+            return;
+        }
+    }
 }
 
 /// Decides in one step what becomes of the session.
-fn settle(connection: &Arc<Connection>) -> (Reason, Vec<DeviceSignal>, Option<Over>) {
+fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, Option<Over>) {
     let shared = &connection.shared;
     let now = Instant::now();
     let mut state = connection.state.lock();
     let state = &mut *state;
-    let Closing { end, reason } = *state.closing.get_or_insert(Closing {
-        end: SessionEnd::Over,
-        reason: Reason::Bug,
-    });
+    let end = state
+        .closing
+        .get_or_insert(Closing {
+            end: SessionEnd::Over,
+            reason,
+        })
+        .end;
     let last_heard = shared.time_of(state.stream.last_heard());
     let ended = catch_unwind(AssertUnwindSafe(|| {
         connection.report(state, shared.clock.now(), Duration::ZERO);
@@ -63,7 +100,7 @@ fn settle(connection: &Arc<Connection>) -> (Reason, Vec<DeviceSignal>, Option<Ov
     let session = ended.ok().flatten();
     let signals = std::mem::take(&mut state.signals);
     let Some(mut seated) = state.seated.take() else {
-        return (reason, signals, None);
+        return (signals, None);
     };
     shared.close_account(&mut seated);
     shared.metrics.sessions(connection.transport).dec();
@@ -78,7 +115,7 @@ fn settle(connection: &Arc<Connection>) -> (Reason, Vec<DeviceSignal>, Option<Ov
     let me = Entry::Live(connection.clone());
     let Some(session) = session else {
         shared.sessions.remove(&seated.key, &me);
-        return (reason, signals, None);
+        return (signals, None);
     };
     let at_once = Connection::at_once(state, reason, now);
     let over = match end {
@@ -96,7 +133,7 @@ fn settle(connection: &Arc<Connection>) -> (Reason, Vec<DeviceSignal>, Option<Ov
             })
         }
     };
-    (reason, signals, over)
+    (signals, over)
 }
 
 /// Puts the session in the place of its connection, to wait. `Some`: a newer one has the seat, so it is over.
@@ -146,11 +183,14 @@ fn hibernate(
     })
 }
 
-/// Writes what waits, says goodbye, closes our side and reads until the peer closes his.
-async fn farewell(connection: &Connection) {
+/// Writes what waits, says goodbye in TLS, and closes our side of the connection. False: the peer is gone.
+async fn goodbye(connection: &Connection) -> bool {
     {
         let mut state = connection.state.lock();
         let state = &mut *state;
+        if std::mem::replace(&mut state.farewell, true) {
+            return state.queue.is_empty();
+        }
         if state.wire.established() {
             connection.write_output(state, Instant::now());
             let mut goodbye = buffers::take();
@@ -162,25 +202,28 @@ async fn farewell(connection: &Connection) {
     loop {
         {
             let mut state = connection.state.lock();
-            match connection.socket.try_write(&state.queue) {
-                Ok(written) => {
-                    state.queue.drain(..written);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
             if state.queue.is_empty() {
                 break;
             }
+            match connection.socket.try_write(&state.queue) {
+                Ok(written) => {
+                    state.queue.drain(..written);
+                    continue;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
         }
         if connection.socket.writable().await.is_err() {
-            return;
+            return false;
         }
     }
+    socket2::SockRef::from(&connection.socket).shutdown(Shutdown::Write).is_ok()
+}
+
+/// Reads until the peer closes, too.
+async fn discard(connection: &Connection) {
     let socket = socket2::SockRef::from(&connection.socket);
-    if socket.shutdown(Shutdown::Write).is_err() {
-        return;
-    }
     let mut left = LINGER_MAX_BYTES;
     while left > 0 && connection.socket.readable().await.is_ok() {
         let read = buffers::reading(|buffer| connection.socket.try_io(tokio::io::Interest::READABLE, || (&*socket).read(buffer)));

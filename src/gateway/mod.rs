@@ -21,6 +21,9 @@ mod tally;
 mod timers;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     net::SocketAddr,

@@ -1,1 +1,64 @@
-//! What every HTTP part stands on: problems, bodies, pages, and the server loop.
+//! What every HTTP part stands on: problems, keys, bodies, JSON with names and places, pages, and the server loop.
+//!
+//! A part exports `routes() -> Router`; [`mount`] puts the parts behind one gate that authenticates, counts, and answers for
+//! paths and methods nobody serves; [`serve()`] serves the result on a listener. Handlers take [`crate::domain::Caller`] from
+//! the request's extensions and refuse with [`crate::domain::Refusal`], which becomes an RFC 9457 problem here and nowhere else.
+//!
+//! What is deliberately absent: HTTP/2 (a backend behind a proxy speaks it there), and any knowledge of the store.
+
+mod body;
+mod connection;
+mod gate;
+mod headers;
+pub mod json;
+mod lines;
+mod metrics;
+mod page;
+mod patience;
+mod problem;
+mod segment;
+mod serve;
+pub mod text;
+
+use serde::{Deserialize, Serialize};
+
+pub use body::read;
+pub use gate::{Keys, key_hash, mount};
+pub use headers::{MediaType, single};
+pub use lines::{Line, Lines};
+pub use metrics::HttpMetrics;
+pub use page::{PageRequest, Paged, Parameters};
+pub use problem::problem;
+pub use segment::Segment;
+pub use serve::serve;
+
+/// How the HTTP listeners treat their connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Connections that a listener serves at once; one more is answered 429 and closed, and far more are closed unheard. Default: 1024.
+    pub connections_max: usize,
+    /// How long the TLS handshake, and then the head of a request, may take, in seconds. Default: 10.
+    pub head_secs: u64,
+    /// How long a connection may idle between requests, in seconds. Default: 75.
+    pub idle_secs: u64,
+    /// How long a body may take, in seconds; it gets one more second for every KiB that came. Default: 20.
+    pub body_secs: u64,
+    /// How long a client may leave an answer unread before its connection is closed, in seconds. Default: 30.
+    pub write_secs: u64,
+    /// The largest head of a request (request line and header fields), in bytes; more is answered 431. Default: 32768.
+    pub head_max_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_024,
+            head_secs: 10,
+            idle_secs: 75,
+            body_secs: 20,
+            write_secs: 30,
+            head_max_bytes: 32 * 1024,
+        }
+    }
+}

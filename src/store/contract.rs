@@ -91,7 +91,8 @@ pub async fn claim(store: &dyn Store, device: &str, session: u128) -> Result<Cla
     claim_at(store, device, session, 0).await
 }
 
-async fn claim_at(store: &dyn Store, device: &str, session: u128, credential_generation: u32) -> Result<Claimed, StoreError> {
+/// Claims a device's seat for a login that read these credentials.
+pub async fn claim_at(store: &dyn Store, device: &str, session: u128, credential_generation: u32) -> Result<Claimed, StoreError> {
     let session = NewSeat {
         session: SessionId(session),
         node: "n1".into(),

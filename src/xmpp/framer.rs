@@ -185,9 +185,11 @@ impl Reading {
             let root = opening.map_or(USUAL_ROOT, |opening| &opening.root);
             let tag = format!("<{root}>");
             let mut tag = tag.as_bytes();
-            while !tag.is_empty() {
-                if reading.raw.parse(&mut tag, false).is_err() {
-                    return Err(Fault::NotWellFormed);
+            loop {
+                match reading.raw.parse(&mut tag, false) {
+                    Ok(Some(_)) => {}
+                    Err(EndOrError::NeedMoreData) => break,
+                    _ => return Err(Fault::NotWellFormed),
                 }
             }
             reading.names = opening.map_or_else(Namespaces::usual, |opening| opening.names.clone());

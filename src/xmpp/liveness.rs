@@ -131,7 +131,7 @@ impl ServerStream {
     /// Time passes: keepalive probes, deadlines.
     pub fn elapse(&mut self, now: Instant) {
         match self.stage {
-            Stage::Closed | Stage::Leaving => {}
+            Stage::Closed | Stage::Leaving | Stage::Taken => {}
             Stage::Bound => self.elapse_in_session(now),
             Stage::Header | Stage::Open | Stage::Waiting | Stage::Tls => {
                 if self.login.as_ref().is_some_and(|login| now >= login.deadline) {
@@ -172,7 +172,7 @@ impl ServerStream {
     pub fn wake_at(&self) -> Instant {
         let live = &self.live;
         match self.stage {
-            Stage::Closed | Stage::Leaving => live.heard + NEVER,
+            Stage::Closed | Stage::Leaving | Stage::Taken => live.heard + NEVER,
             Stage::Bound => {
                 let silence = match live.probed {
                     Some(probed) => probed + self.config.overdue,

@@ -338,7 +338,10 @@ impl ServerStream {
     fn login_failed(&mut self, failure: LoginFailure) {
         let Some(login) = &mut self.login else { return };
         login.exchange = None;
-        login.failures = login.failures.saturating_add(1);
+        // A store that does not answer is not the device's fault.
+        if failure != LoginFailure::TemporaryAuthFailure {
+            login.failures = login.failures.saturating_add(1);
+        }
         let too_many = login.failures >= self.config.login_tries_max;
         self.stage = Stage::Open;
         self.write_plain(LifeSign::Connect, |out| failure.write(out));

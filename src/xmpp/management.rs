@@ -224,7 +224,7 @@ impl ServerStream {
         }));
         self.traffic.again(self.out.len() - before);
         let (in_flight, available) = (session.window.in_flight(), session.available);
-        self.refused = false;
+        self.refused = None;
         self.ended(ends);
         self.ask(LifeSign::Resume);
         if in_flight > 0 {

@@ -3,8 +3,8 @@
 //! [`ServerStream`] is one connection's stream (RFC 6120); [`Session`] is what outlives a connection (XEP-0198 §5). The
 //! socket loop around it (`gateway`) is short and dull: it feeds what it read, answers [`Action`]s, and writes `output`.
 //!
-//! Inside, bytes become [`framer`] frames, these become calls of the stage the stream is in: [`header`] and [`login`]
-//! before the session, [`stanza`] and [`management`] in it. [`liveness`] has the timers.
+//! Inside, `framer` makes frames of bytes, and the stage that the stream is in takes them: `header`, `login` and `bind`
+//! before there is a session, `stanza` and `management` in it. `push` writes events, `liveness` has the timers.
 
 mod action;
 mod bind;

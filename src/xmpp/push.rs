@@ -79,14 +79,15 @@ impl ServerStream {
 
     /// Ends a burst of pushes: asks for the acknowledgement (`<r/>`, or a ping for a session without XEP-0198).
     pub fn flush(&mut self, now: Instant) {
-        if self.unasked && self.stage == Stage::Bound && self.ask(LifeSign::Acknowledgement) {
-            self.unasked = false;
+        if self.unasked && self.stage == Stage::Bound {
+            // A ping under way goes first; its answer leads to the next.
+            self.unasked = !self.ask(LifeSign::Acknowledgement);
             self.live.asked(now);
         }
     }
 
     /// Notes that something was refused for lack of room: yields `Ready` once there is room again.
     pub fn refused(&mut self) {
-        self.refused = true;
+        self.refused = Some(self.session.as_ref().map_or(0, |session| session.window.bytes()));
     }
 }

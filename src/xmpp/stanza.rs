@@ -242,6 +242,7 @@ impl ServerStream {
         }
         let Some(session) = &mut self.session else { return };
         if std::mem::replace(&mut session.available, available) != available {
+            self.refused = None;
             self.actions.push_back(if available { Action::Ready } else { Action::Unavailable });
         }
     }

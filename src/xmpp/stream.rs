@@ -31,6 +31,8 @@ pub(super) enum Stage {
     Tls,
     /// There is a session.
     Bound,
+    /// The session was taken away: input is thrown away, and only an error is still said.
+    Taken,
     /// The node stops: acknowledgements are still read, nothing is answered.
     Leaving,
     /// Nothing is read or written any more.
@@ -55,8 +57,8 @@ pub struct ServerStream {
     pub(super) traffic: Traffic,
     /// Bytes of the frame that is being read.
     reading: usize,
-    /// Something was refused for lack of room.
-    pub(super) refused: bool,
+    /// Something was refused for lack of room, when the window held that many bytes.
+    pub(super) refused: Option<usize>,
     /// Events were written since the last request for an acknowledgement.
     pub(super) unasked: bool,
 }
@@ -78,7 +80,7 @@ impl ServerStream {
             live: Liveness::new(now),
             traffic: Traffic::default(),
             reading: 0,
-            refused: false,
+            refused: None,
             unasked: false,
         }
     }
@@ -120,10 +122,14 @@ impl ServerStream {
     /// Ends the stream with that error.
     pub fn fail(&mut self, error: &StreamError, _now: Instant) {
         let leaving = *error == StreamError::SystemShutdown && self.stage == Stage::Bound && self.session.is_some();
-        self.fail_with(&Condition::Asked(error.clone()));
-        if leaving {
-            self.stage = Stage::Leaving;
+        if !leaving {
+            return self.fail_with(&Condition::Asked(error.clone()));
         }
+        // Closing drops the parser; what it has half read goes on here.
+        let framer = std::mem::take(&mut self.framer);
+        self.fail_with(&Condition::Asked(error.clone()));
+        self.framer = framer;
+        self.stage = Stage::Leaving;
     }
 
     /// Bytes to send, in order. The caller takes what it wrote off the front (or clears it).
@@ -143,6 +149,9 @@ impl ServerStream {
 
     /// Takes the session away: for resumption elsewhere, or to hibernate. The stream can only `fail` after that.
     pub fn take_session(&mut self) -> Option<Box<Session>> {
+        if self.stage == Stage::Bound {
+            self.stage = Stage::Taken;
+        }
         self.session.take()
     }
 
@@ -201,7 +210,7 @@ impl ServerStream {
     fn read(&mut self, mut bytes: &[u8], now: Instant) {
         loop {
             match self.stage {
-                Stage::Closed | Stage::Tls => return,
+                Stage::Closed | Stage::Tls | Stage::Taken => return,
                 Stage::Waiting => return self.keep(bytes),
                 Stage::Header | Stage::Open | Stage::Bound | Stage::Leaving => {}
             }
@@ -351,8 +360,9 @@ impl ServerStream {
         if !ends.is_empty() {
             self.actions.push_back(Action::Ended(ends));
         }
-        if self.refused && self.room() > 0 {
-            self.refused = false;
+        let held = self.session.as_ref().map_or(0, |session| session.window.bytes());
+        if self.refused.is_some_and(|before| held < before) && self.room() > 0 {
+            self.refused = None;
             self.actions.push_back(Action::Ready);
         }
     }

@@ -1,5 +1,6 @@
 //! The runs: each prints what was asked for, what was got, and the machine.
 
+mod board;
 pub mod connect;
 pub mod fleet;
 pub mod push;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -13,17 +13,17 @@ use clap::{Args, ValueEnum};
 use loadtest::{
     Error, Poster,
     crowd::Crowd,
-    event::Pushed,
     process::{self, Machine},
-    report::{Summary, Times},
+    report::Summary,
 };
 use serde::Serialize;
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::target::{Place, Protection, Target};
+use super::{
+    board::{Board, Slot, body},
+    target::{Place, Protection, Target},
+};
 
-/// How long a poster waits for its event to reach the device, before it is counted as late and the next is posted.
-const DEVICE_WITHIN: Duration = Duration::from_secs(30);
 /// Accepted events whose state is asked for at the end.
 const SETTLED_SAMPLE: usize = 100;
 
@@ -56,126 +56,13 @@ pub struct Arguments {
     /// Bytes of the event's data.
     #[arg(long, default_value_t = 300)]
     bytes: usize,
+    /// Seconds an event may take to its device: a poster that waits for it then posts the next, and at the end what is still
+    /// missing is lost.
+    #[arg(long, default_value_t = 30)]
+    patience: u64,
     /// What a poster waits for.
     #[arg(long, value_enum, default_value_t = Wait::Device)]
     wait: Wait,
-}
-
-/// What posters and devices of this process share: one clock.
-struct Board {
-    start: Instant,
-    stop: AtomicBool,
-    next: AtomicU64,
-    tally: Mutex<Tally>,
-    slots: Vec<Slot>,
-}
-
-/// Which event a poster waits for.
-struct Slot {
-    expects: AtomicU64,
-    arrived: Notify,
-}
-
-#[derive(Default)]
-struct Tally {
-    measured: bool,
-    post: Times,
-    device: Times,
-    accepted: Bits,
-    received: Bits,
-    accepted_count: u64,
-    received_count: u64,
-    repeats: u64,
-    late: u64,
-    refused: BTreeMap<u16, u64>,
-    failed: BTreeMap<String, u64>,
-    ids: Vec<String>,
-    refusal: Option<String>,
-}
-
-/// A set of numbers from 0.
-#[derive(Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    /// Adds one; false when it was there.
-    fn insert(&mut self, number: u64) -> bool {
-        let at = usize::try_from(number / 64).unwrap_or(usize::MAX);
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        let Some(word) = self.0.get_mut(at) else { return false };
-        let fresh = *word & (1 << (number % 64)) == 0;
-        *word |= 1 << (number % 64);
-        fresh
-    }
-
-    fn contains(&self, number: u64) -> bool {
-        usize::try_from(number / 64)
-            .ok()
-            .and_then(|at| self.0.get(at))
-            .is_some_and(|word| word & (1 << (number % 64)) != 0)
-    }
-
-    /// How many of ours the other lacks.
-    fn without(&self, other: &Self) -> u64 {
-        let theirs = other.0.iter().copied().chain(std::iter::repeat(0));
-        self.0
-            .iter()
-            .zip(theirs)
-            .map(|(ours, theirs)| u64::from((ours & !theirs).count_ones()))
-            .sum()
-    }
-}
-
-impl Board {
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A device applied an event.
-    fn arrived(&self, event: &Pushed) {
-        let now = self.start.elapsed();
-        let Some((poster, number, posted)) = marker(&event.json) else {
-            return;
-        };
-        let mut tally = self.tally();
-        if !tally.received.insert(number) {
-            tally.repeats += 1;
-            return;
-        }
-        tally.received_count += 1;
-        if tally.measured {
-            tally.device.add(now.saturating_sub(Duration::from_nanos(posted)));
-        }
-        drop(tally);
-        if let Some(slot) = self.slots.get(poster).filter(|slot| slot.expects.load(Relaxed) == number) {
-            slot.arrived.notify_one();
-        }
-    }
-}
-
-/// Reads `~poster.number.nanoseconds~` from an event's data.
-fn marker(json: &str) -> Option<(usize, u64, u64)> {
-    let mut parts = json.split('~').nth(1)?.split('.');
-    Some((
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    ))
-}
-
-/// A native event whose data has `bytes` bytes of JSON, if the marker leaves room for that.
-fn body(into: &mut String, device: &str, marker: &str, bytes: usize) {
-    let data = format!("{{\"m\":\"{marker}\",\"p\":\"");
-    let pad = bytes.saturating_sub(data.len() + 2);
-    into.clear();
-    into.push_str("{\"target\":{\"device\":\"");
-    into.push_str(device);
-    into.push_str("\"},\"type\":\"load.push\",\"data\":");
-    into.push_str(&data);
-    into.extend(std::iter::repeat_n('x', pad));
-    into.push_str("\"}}");
 }
 
 #[derive(Serialize)]
@@ -244,6 +131,7 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     target.provision(arguments.devices).await?;
     let board = Arc::new(Board {
         start: Instant::now(),
+        patience: Duration::from_secs(arguments.patience),
         stop: AtomicBool::new(false),
         next: AtomicU64::new(0),
         tally: Mutex::default(),
@@ -397,11 +285,11 @@ async fn arrived(board: &Board, index: usize, number: u64) -> bool {
             slot.arrived.notified().await;
         }
     };
-    tokio::time::timeout(DEVICE_WITHIN, wait).await.is_ok()
+    tokio::time::timeout(board.patience, wait).await.is_ok()
 }
 
 async fn everything_received(board: &Board) {
-    let end = Instant::now() + DEVICE_WITHIN;
+    let end = Instant::now() + board.patience;
     let missing = || {
         let tally = board.tally();
         tally.accepted.without(&tally.received)
@@ -487,34 +375,5 @@ impl Report {
         println!("machine   {}", self.machine);
         println!("{}", if self.passed { "passed" } else { "FAILED" });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_data_has_the_asked_size_and_the_marker_comes_back() {
-        let mut request = String::new();
-        body(&mut request, "load-7", "~3.99.123456789~", 300);
-        let event: serde_json::Value = serde_json::from_str(&request).unwrap();
-        assert_eq!(event["data"].to_string().len(), 300);
-        assert_eq!(marker(&event.to_string()), Some((3, 99, 123_456_789)));
-        assert_eq!(marker("{}"), None);
-    }
-
-    #[test]
-    fn losses_are_what_was_accepted_and_never_came() {
-        let (mut accepted, mut received) = (Bits::default(), Bits::default());
-        for number in 0..200 {
-            assert!(accepted.insert(number));
-            assert!(number == 7 || number > 190 || received.insert(number));
-        }
-        assert!(!received.insert(3));
-        assert_eq!(
-            (accepted.without(&received), received.contains(8), received.contains(7)),
-            (10, true, false)
-        );
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Held {
 /// The seats that are held. Gone after a restart, as are the sessions.
 pub(super) type Seats = HashMap<DeviceKey, Arc<Held>>;
 
+/// Where the waiting event of each collapse key is.
+type Replaceable = HashMap<Arc<str>, (Queue, u64)>;
+
 /// One device.
 pub(super) struct DeviceState {
     pub(super) ordinal: u32,
@@ -44,7 +47,7 @@ pub(super) struct DeviceState {
     pub(super) events: u32,
     pub(super) bytes: u64,
     /// Which waiting event has a collapse key. At most one each.
-    collapse: Option<Box<HashMap<Arc<str>, (Queue, u64)>>>,
+    collapse: Option<Box<Replaceable>>,
     pub(super) held: Option<Arc<Held>>,
     /// The round in which it was last used.
     pub(super) used: u64,

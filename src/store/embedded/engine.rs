@@ -5,7 +5,7 @@
 //! with a bound, and rotates by itself.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -205,28 +205,4 @@ impl Engine {
 
 pub(super) fn unavailable(error: fjall::Error) -> StoreError {
     StoreError::Unavailable(error.to_string().into())
-}
-
-/// Sets an empty journal behind those that are there. Opening then treats them as sealed: they are flushed into tables and
-/// deleted, which frees their space; and nothing is appended to a file whose sync failed. Only while at most `most` are there,
-/// since each one holds a memtable until it is flushed.
-pub(super) fn seal_journals(path: &Path, most: usize) -> std::io::Result<bool> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let name = entry?.file_name();
-        if let Some(number) = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".jnl"))
-            .and_then(|n| n.parse::<u64>().ok())
-        {
-            numbers.push(number);
-        }
-    }
-    let Some(last) = numbers.iter().max() else { return Ok(false) };
-    if numbers.len() > most {
-        return Ok(false);
-    }
-    std::fs::File::create_new(path.join(format!("{}.jnl", last + 1)))?.sync_all()?;
-    std::fs::File::open(path)?.sync_all()?;
-    Ok(true)
 }

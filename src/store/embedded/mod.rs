@@ -16,6 +16,7 @@ mod device_state;
 mod draft;
 mod engine;
 mod high_water;
+mod journal;
 mod keeper;
 mod keys;
 mod mailbox;

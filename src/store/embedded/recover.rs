@@ -20,6 +20,7 @@ use super::{
     draft::Draft,
     engine::{Engine, Setup, Space},
     high_water::{self, MarkError},
+    journal,
     keeper::{self, Keeper},
     keys,
     rows::{Identity, Totals},
@@ -110,7 +111,7 @@ impl EmbeddedStore {
             memtable: sizes.memtable,
             journals: config.journal_max_bytes,
             cache: config.cache_bytes,
-            workers: config.background_threads,
+            workers: sizes.workers,
         };
         let engine = open_engine(&folder, &setup, &sizes, disk)?;
         let totals = match engine.get(Space::Rows, keys::COMMIT)? {
@@ -256,10 +257,17 @@ fn open_engine(folder: &Path, setup: &Setup, sizes: &Sizes, disk: Disk) -> Resul
             "the disk has {} bytes free, too little to work in full: new events are refused until there is more",
             disk.free
         );
+        if setup.path.exists() {
+            let ballast = space::ballast_path(folder);
+            journal::seal(&setup.path, Some(&ballast)).map_err(io("the journal cannot be sealed", &setup.path))?;
+        }
         space::drop_ballast(folder).map_err(io("the ballast cannot be deleted", folder))?;
     }
-    let open = |lean| Engine::open(setup, lean).map_err(|error| OpenError::Engine(error.to_string()));
-    open(!roomy)
+    let engine = Engine::open(setup, !roomy).map_err(|error| OpenError::Engine(error.to_string()))?;
+    if !roomy && let Err(error) = journal::reserve(&setup.path, sizes.ballast) {
+        tracing::warn!(error = %error, "no room could be kept for acknowledgements: {error}");
+    }
+    Ok(engine)
 }
 
 /// Whether the store lost commits that it had promised, and the operator takes that.

@@ -33,6 +33,8 @@ pub(super) struct Used {
     pub(super) journals: u64,
     pub(super) journal_files: usize,
     pub(super) tables: u64,
+    /// Of the keyspace that has most.
+    pub(super) largest: u64,
     pub(super) ballast: u64,
 }
 
@@ -40,6 +42,8 @@ pub(super) struct Used {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     pub(super) memtable: u64,
+    /// Threads for background work: a small disk has room for one compaction at a time.
+    pub(super) workers: usize,
     /// Bytes of the active journal at which it is sealed by a reopening. `u64::MAX`: fjall's own rotation at 64 MB will do.
     pub(super) journal: u64,
     pub(super) ballast: u64,
@@ -57,6 +61,7 @@ impl Sizes {
         let share = disk.total / 100 * u64::from(config.free_space_min_percent.min(100));
         Self {
             memtable,
+            workers: if journal < 64 * MIB { 1 } else { config.background_threads.max(1) },
             journal: if journal < 64 * MIB { journal } else { u64::MAX },
             ballast: config.ballast_bytes.min(disk.total / 8),
             floor: share.min(config.free_space_min_cap_bytes).max(4 * memtable),
@@ -65,7 +70,7 @@ impl Sizes {
 
     /// Free bytes below which background work may fail.
     pub(super) fn background(&self, used: Used) -> u64 {
-        (2 * self.memtable).max(used.tables.min(COMPACTION_MAX))
+        (2 * self.memtable).saturating_add(used.largest.min(COMPACTION_MAX))
     }
 
     /// Free bytes below which new events are refused: what was accepted must still be flushed, compacted and settled.
@@ -80,16 +85,20 @@ pub(super) fn used(folder: &Path) -> Used {
     let mut used = Used::default();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        // Files come and go while the engine works: what cannot be read is not there any more.
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                folders.push(entry.path());
+        if folder.parent().and_then(Path::file_name).is_some_and(|name| name == "keyspaces") {
+            let keyspace = bytes_under(&folder);
+            used.tables += keyspace;
+            used.largest = used.largest.max(keyspace);
+            continue;
+        }
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, Ok(meta)) = (entry.path(), entry.metadata()) else {
                 continue;
-            }
-            let bytes = std::os::unix::fs::MetadataExt::blocks(&meta).saturating_mul(512);
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "jnl") {
+            };
+            let bytes = blocks(&meta);
+            if meta.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "jnl") {
                 used.journals += bytes;
                 used.journal_files += 1;
             } else if path.file_name().is_some_and(|name| name == BALLAST) {
@@ -100,6 +109,26 @@ pub(super) fn used(folder: &Path) -> Used {
         }
     }
     used
+}
+
+/// Bytes of all files under a folder. Files come and go while the engine works: what cannot be read is gone.
+fn bytes_under(folder: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => folders.push(entry.path()),
+                Ok(meta) => bytes += blocks(&meta),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+fn blocks(meta: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(meta).saturating_mul(512)
 }
 
 const BALLAST: &str = "ballast";

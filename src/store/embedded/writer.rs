@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use super::{
     Shared,
     draft::Draft,
-    engine::{Engine, Space, seal_journals},
-    keys,
+    engine::{Engine, Space},
+    journal, keys,
     op::{Care, Op, Outcome},
     rows::Totals,
     space,
@@ -168,9 +168,6 @@ impl Writer {
         tracing::error!(error = %error, "the store failed to write and is opened again: {error}");
         self.shared.writable.store(false, Ordering::Relaxed);
         self.shared.lean.store(true, Ordering::Relaxed);
-        if let Err(error) = space::drop_ballast(&self.shared.folder) {
-            tracing::warn!(error = %error, "the ballast could not be deleted: {error}");
-        }
         self.reopen(true, true)
     }
 
@@ -181,8 +178,14 @@ impl Writer {
         *place = None;
         self.book.states.clear();
         self.book.positions.clear();
-        if seal && let Err(error) = seal_journals(&shared.setup.path, 2) {
-            tracing::warn!(error = %error, "the journal could not be sealed: {error}");
+        if seal {
+            let ballast = space::ballast_path(&shared.folder);
+            if let Err(error) = journal::seal(&shared.setup.path, lean.then_some(ballast.as_path())) {
+                tracing::warn!(error = %error, "the journal could not be sealed: {error}");
+            }
+        }
+        if lean && let Err(error) = space::drop_ballast(&shared.folder) {
+            tracing::warn!(error = %error, "the ballast could not be deleted: {error}");
         }
         let opened = Engine::open(&shared.setup, lean).map_err(|e| e.to_string()).and_then(|engine| {
             let row = engine.get(Space::Rows, keys::COMMIT).map_err(|e| e.to_string())?;
@@ -203,6 +206,9 @@ impl Writer {
                 *shared.totals.lock() = totals;
                 shared.lean.store(engine.is_lean(), Ordering::Relaxed);
                 *place = Some(engine);
+                if lean && let Err(error) = journal::reserve(&shared.setup.path, shared.sizes.ballast) {
+                    tracing::warn!(error = %error, "no room could be kept for acknowledgements: {error}");
+                }
                 true
             }
             Err(error) => {

@@ -1,0 +1,160 @@
+//! What posters and devices of a push run share: one clock, and what was accepted and received.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use loadtest::{event::Pushed, report::Times};
+use tokio::sync::Notify;
+
+/// What posters and devices of this process share: one clock.
+pub struct Board {
+    pub start: Instant,
+    pub patience: Duration,
+    pub stop: AtomicBool,
+    pub next: AtomicU64,
+    pub tally: Mutex<Tally>,
+    pub slots: Vec<Slot>,
+}
+
+/// Which event a poster waits for.
+pub struct Slot {
+    pub expects: AtomicU64,
+    pub arrived: Notify,
+}
+
+#[derive(Default)]
+pub struct Tally {
+    pub measured: bool,
+    pub post: Times,
+    pub device: Times,
+    pub accepted: Bits,
+    pub received: Bits,
+    pub accepted_count: u64,
+    pub received_count: u64,
+    pub repeats: u64,
+    pub late: u64,
+    pub refused: BTreeMap<u16, u64>,
+    pub failed: BTreeMap<String, u64>,
+    pub ids: Vec<String>,
+    pub refusal: Option<String>,
+}
+
+/// A set of numbers from 0.
+#[derive(Default)]
+pub struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Adds one; false when it was there.
+    pub fn insert(&mut self, number: u64) -> bool {
+        let at = usize::try_from(number / 64).unwrap_or(usize::MAX);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(at) else { return false };
+        let fresh = *word & (1 << (number % 64)) == 0;
+        *word |= 1 << (number % 64);
+        fresh
+    }
+
+    pub fn contains(&self, number: u64) -> bool {
+        usize::try_from(number / 64)
+            .ok()
+            .and_then(|at| self.0.get(at))
+            .is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
+    /// How many of ours the other lacks.
+    pub fn without(&self, other: &Self) -> u64 {
+        let theirs = other.0.iter().copied().chain(std::iter::repeat(0));
+        self.0
+            .iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| u64::from((ours & !theirs).count_ones()))
+            .sum()
+    }
+}
+
+impl Board {
+    pub fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A device applied an event.
+    pub fn arrived(&self, event: &Pushed) {
+        let now = self.start.elapsed();
+        let Some((poster, number, posted)) = marker(&event.json) else {
+            return;
+        };
+        let mut tally = self.tally();
+        if !tally.received.insert(number) {
+            tally.repeats += 1;
+            return;
+        }
+        tally.received_count += 1;
+        if tally.measured {
+            tally.device.add(now.saturating_sub(Duration::from_nanos(posted)));
+        }
+        drop(tally);
+        if let Some(slot) = self.slots.get(poster).filter(|slot| slot.expects.load(Relaxed) == number) {
+            slot.arrived.notify_one();
+        }
+    }
+}
+
+/// Reads `~poster.number.nanoseconds~` from an event's data.
+pub fn marker(json: &str) -> Option<(usize, u64, u64)> {
+    let mut parts = json.split('~').nth(1)?.split('.');
+    Some((
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+    ))
+}
+
+/// A native event whose data has `bytes` bytes of JSON, if the marker leaves room for that.
+pub fn body(into: &mut String, device: &str, marker: &str, bytes: usize) {
+    let data = format!("{{\"m\":\"{marker}\",\"p\":\"");
+    let pad = bytes.saturating_sub(data.len() + 2);
+    into.clear();
+    into.push_str("{\"target\":{\"device\":\"");
+    into.push_str(device);
+    into.push_str("\"},\"type\":\"load.push\",\"data\":");
+    into.push_str(&data);
+    into.extend(std::iter::repeat_n('x', pad));
+    into.push_str("\"}}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_has_the_asked_size_and_the_marker_comes_back() {
+        let mut request = String::new();
+        body(&mut request, "load-7", "~3.99.123456789~", 300);
+        let event: serde_json::Value = serde_json::from_str(&request).unwrap();
+        assert_eq!(event["data"].to_string().len(), 300);
+        assert_eq!(marker(&event.to_string()), Some((3, 99, 123_456_789)));
+        assert_eq!(marker("{}"), None);
+    }
+
+    #[test]
+    fn losses_are_what_was_accepted_and_never_came() {
+        let (mut accepted, mut received) = (Bits::default(), Bits::default());
+        for number in 0..200 {
+            assert!(accepted.insert(number));
+            assert!(number == 7 || number > 190 || received.insert(number));
+        }
+        assert!(!received.insert(3));
+        assert_eq!(
+            (accepted.without(&received), received.contains(8), received.contains(7)),
+            (10, true, false)
+        );
+    }
+}

@@ -1,0 +1,354 @@
+//! Sessions: seats, resumption, signals, the end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
+use crate::domain::{Epoch, Outcome};
+
+#[tokio::test]
+async fn an_acknowledged_event_ends_and_presence_follows() {
+    let mut service = Service::start().await;
+    assert_eq!(service.state("box").await, "offline");
+    let mut device = service.online("box").await;
+    assert_eq!(service.state("box").await, "online");
+    let link = service.link("box").unwrap();
+    let first = event("box", 1, "{}");
+    assert_eq!(link.offer(&first, now()), Offer::Taken);
+    assert_eq!(link.offer(&first, now()), Offer::Taken, "the cursor covers it");
+    assert!(link.holds(first.id));
+    device.hear("</message>").await;
+    device.acknowledge(2).await;
+    match service.signal().await {
+        DeviceSignal::Ended { device, epoch, events, .. } => {
+            assert_eq!((device, epoch), (id("box"), Epoch(1)));
+            assert_eq!(events, [(first.id, first.located, Outcome::Delivered)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!link.holds(first.id));
+    device.send("</stream:stream>").await;
+    device.hear("</stream:stream>").await;
+    match service.signal().await {
+        DeviceSignal::Returned { events, at_once, .. } => assert!(events.is_empty() && at_once),
+        other => panic!("{other:?}"),
+    }
+    service
+        .until("released", async |service| service.store.holder(&key("box")).is_none())
+        .await;
+    assert!(service.link("box").is_none());
+    assert_eq!(service.state("box").await, "offline");
+    let found = service.presence.of(&key("box")).await.unwrap();
+    let crate::presence::Found::Device(presence) = found else {
+        panic!()
+    };
+    assert_eq!(
+        (presence.session_epoch, presence.connected_at, presence.node),
+        (Some(Epoch(1)), None, None)
+    );
+    assert!(presence.last_seen_at.is_some());
+}
+
+#[tokio::test]
+async fn arrivals_wait_until_the_backlog_is_read() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let link = service.link("box").unwrap();
+    assert!(link.behind().is_none(), "no presence yet");
+    assert_eq!(link.offer(&event("box", 3, "{}"), now()), Offer::Later);
+    device.present().await;
+    assert!(matches!(service.signal().await, DeviceSignal::Ready { .. }));
+    let behind = link.behind().unwrap();
+    assert_eq!((behind.room, behind.refused), (32, 1));
+    assert_eq!(link.refill(&event("box", 1, r#"{"n":1}"#), now()), Offer::Taken);
+    assert_eq!(link.refill(&event("box", 2, r#"{"n":2}"#), now()), Offer::Taken);
+    assert_eq!(
+        link.offer(&event("box", 4, r#"{"n":4}"#), now()),
+        Offer::Later,
+        "the backlog is being read"
+    );
+    assert!(!link.caught_up(behind.refused), "an arrival was refused meanwhile");
+    let behind = link.behind().unwrap();
+    assert_eq!(link.refill(&event("box", 3, r#"{"n":3}"#), now()), Offer::Taken);
+    assert_eq!(link.refill(&event("box", 4, r#"{"n":4}"#), now()), Offer::Taken);
+    assert!(link.caught_up(behind.refused));
+    assert_eq!(link.offer(&event("box", 5, r#"{"n":5}"#), now()), Offer::Taken);
+    for number in 1..=5 {
+        device.hear(&format!(r#"{{"n":{number}}}"#)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_window_says_later_and_is_ready_again_after_an_acknowledgement() {
+    let mut service = Service::with(|config| config.window_max_events = 2).await;
+    let mut device = service.online("box").await;
+    let link = service.link("box").unwrap();
+    let offers: Vec<_> = (1..=3).map(|number| link.offer(&event("box", number, "{}"), now())).collect();
+    assert_eq!(offers, [Offer::Taken, Offer::Taken, Offer::Later]);
+    device.hear("</message>").await;
+    device.acknowledge(2).await;
+    assert!(matches!(service.signal().await, DeviceSignal::Ended { .. }));
+    assert!(matches!(service.signal().await, DeviceSignal::Ready { .. }));
+    assert_eq!(link.behind().unwrap().room, 1);
+}
+
+#[tokio::test]
+async fn a_lost_session_is_away_and_resumes_with_what_it_did_not_get() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device.present().await;
+    service.ready("box").await;
+    let link = service.link("box").unwrap();
+    for number in 1..=2 {
+        assert_eq!(
+            link.offer(&event("box", number, &format!(r#"{{"n":{number}}}"#)), now()),
+            Offer::Taken
+        );
+    }
+    drop(device);
+    service.until("away", async |service| service.state("box").await == "away").await;
+    let away = service.link("box").unwrap();
+    assert_eq!(away.offer(&event("box", 3, "{}"), now()), Offer::Later);
+    assert!(away.behind().is_none() && away.holds(event("box", 2, "").id));
+
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    // The presence and the first event arrived.
+    device.resume(&previous, 2).await;
+    device.hear("<resumed").await;
+    let replay = device.hear("</message>").await;
+    assert!(replay.contains(r#"{"n":2}"#) && !replay.contains(r#"{"n":1}"#), "{replay}");
+    match service.signal().await {
+        DeviceSignal::Ended { events, epoch, .. } => assert_eq!((events.len(), epoch), (1, Epoch(1))),
+        other => panic!("{other:?}"),
+    }
+    service.ready("box").await;
+    assert_eq!(away.offer(&event("box", 3, "{}"), now()), Offer::Gone);
+    assert_eq!(
+        service.link("box").unwrap().offer(&event("box", 3, r#"{"n":3}"#), now()),
+        Offer::Taken
+    );
+    device.hear(r#"{"n":3}"#).await;
+    assert_eq!(service.state("box").await, "online");
+    assert_eq!(service.store.holder(&key("box")), Some(Epoch(1)));
+    assert_eq!(service.metric("unpoll_sessions_hibernating").as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
+    let mut service = Service::start().await;
+    let mut old = Device::tls(&service).await;
+    old.login("box").await;
+    old.bind().await;
+    let previous = old.enable().await;
+    old.present().await;
+    service.ready("box").await;
+    let mut new = Device::tls(&service).await;
+    new.login("box").await;
+    new.resume(&previous, 1).await;
+    new.hear("<resumed").await;
+    assert!(old.hear_the_end().await.contains("<conflict"));
+    service.ready("box").await;
+    assert_eq!(service.state("box").await, "online");
+    assert_eq!(
+        service.metric(r#"unpoll_sessions{node="n1",transport="xmpps"}"#).as_deref(),
+        Some("1")
+    );
+    // Another device cannot have it, and learns nothing of it.
+    let mut stranger = Device::tls(&service).await;
+    stranger.login("stranger").await;
+    stranger.resume(&previous, 1).await;
+    let failed = stranger.hear("</failed>").await;
+    assert!(failed.contains("<item-not-found") && !failed.contains("h="), "{failed}");
+}
+
+#[tokio::test]
+async fn a_newer_bind_takes_the_seat_and_the_older_session_returns_its_events() {
+    let mut service = Service::start().await;
+    let mut old = service.online("box").await;
+    let first = event("box", 1, "{}");
+    assert_eq!(service.link("box").unwrap().offer(&first, now()), Offer::Taken);
+    let mut new = Device::tls(&service).await;
+    new.login("box").await;
+    new.bind().await;
+    assert!(old.hear_the_end().await.contains("<conflict"));
+    match service.signal().await {
+        DeviceSignal::Returned {
+            epoch, events, at_once, ..
+        } => {
+            assert_eq!((epoch, events, at_once), (Epoch(1), vec![(first.id, first.located)], false));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(service.store.holder(&key("box")), Some(Epoch(2)));
+    assert_eq!(service.link("box").unwrap().epoch(), Epoch(2));
+}
+
+#[tokio::test]
+async fn a_new_bind_ends_a_session_that_waits_to_be_resumed_and_its_count_is_remembered() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device.present().await;
+    service.ready("box").await;
+    drop(device);
+    service.until("away", async |service| service.state("box").await == "away").await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    assert!(matches!(service.signal().await, DeviceSignal::Returned { epoch: Epoch(1), .. }));
+    let mut late = Device::tls(&service).await;
+    late.login("box").await;
+    late.resume(&previous, 1).await;
+    let failed = late.hear("</failed>").await;
+    assert!(failed.contains("h='1'"), "{failed}");
+    late.bind().await;
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_resumes_ends_and_gives_the_seat_up() {
+    let mut service = Service::with(|config| config.resume_within_secs = 1).await;
+    let device = service.online("box").await;
+    let first = event("box", 1, "{}");
+    assert_eq!(service.link("box").unwrap().offer(&first, now()), Offer::Taken);
+    drop(device);
+    match service.signal().await {
+        DeviceSignal::Returned { events, at_once, .. } => {
+            assert_eq!((events, at_once), (vec![(first.id, first.located)], true));
+        }
+        other => panic!("{other:?}"),
+    }
+    service
+        .until("released", async |service| service.store.holder(&key("box")).is_none())
+        .await;
+    assert!(service.link("box").is_none());
+}
+
+#[tokio::test]
+async fn a_silent_device_reads_offline_after_a_missed_probe() {
+    let mut service = Service::with(|config| (config.keepalive_secs, config.overdue_secs) = (1, 1)).await;
+    let mut device = service.online("box").await;
+    let began = Instant::now();
+    device.hear("<r xmlns='urn:xmpp:sm:3'/>").await;
+    let end = device.hear_the_end().await;
+    assert!(end.contains("<connection-timeout"), "{end}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // It was heard two seconds ago; 31 s vouch for it.
+    assert_eq!(service.state("box").await, "away");
+    assert_eq!(
+        service
+            .metric(r#"unpoll_session_events_total{event="close",reason="silent"}"#)
+            .as_deref(),
+        Some("1")
+    );
+}
+
+#[tokio::test]
+async fn a_removed_device_is_thrown_out() {
+    let mut service = Service::start().await;
+    let mut device = service.online("box").await;
+    let links = service.gateway.links();
+    links.dismiss(super::TENANT, &id("box"), Epoch(7));
+    assert!(service.link("box").is_some(), "another epoch");
+    links.dismiss(super::TENANT, &id("box"), Epoch(1));
+    assert!(device.hear_the_end().await.contains("<not-authorized"));
+    assert!(matches!(service.signal().await, DeviceSignal::Returned { .. }));
+}
+
+#[tokio::test]
+async fn a_full_signal_channel_loses_no_signal() {
+    let mut service = Service::with_channel(1, |_| {}).await;
+    let mut device = service.online("box").await;
+    let link = service.link("box").unwrap();
+    for number in 1..=5 {
+        assert_eq!(link.offer(&event("box", number, "{}"), now()), Offer::Taken);
+        device.hear("</message>").await;
+        device.acknowledge(u32::try_from(number).unwrap() + 1).await;
+    }
+    device.send("</stream:stream>").await;
+    let mut ended = Vec::new();
+    loop {
+        match service.signal().await {
+            DeviceSignal::Ended { events, .. } => ended.extend(events.into_iter().map(|(_, located, _)| located.number)),
+            DeviceSignal::Returned { events, .. } => {
+                assert!(events.is_empty());
+                break;
+            }
+            DeviceSignal::Ready { .. } => {}
+        }
+    }
+    assert_eq!(ended, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
+    let mut service = Service::start().await;
+    let mut device = service.online("box").await;
+    let away = service.online("away").await;
+    drop(away);
+    service.until("away", async |service| service.state("away").await == "away").await;
+    let link = service.link("box").unwrap();
+    assert_eq!(link.offer(&event("box", 1, "{}"), now()), Offer::Taken);
+    assert_eq!(link.offer(&event("box", 2, "{}"), now()), Offer::Taken);
+    let crew = service.links.clone();
+    let stopping = tokio::spawn(async move { crew.dismiss(Instant::now() + Duration::from_secs(20)).await });
+    device.hear("<system-shutdown").await;
+    device.acknowledge(2).await;
+    device.hear_the_end().await;
+    drop(device);
+    assert_eq!(stopping.await.unwrap(), 0);
+    let (mut ended, mut returned) = (Vec::new(), Vec::new());
+    while let Ok(signal) = service.signals.try_recv() {
+        match signal {
+            DeviceSignal::Ended { events, .. } => ended.extend(events.into_iter().map(|(_, located, _)| located.number)),
+            DeviceSignal::Returned { events, .. } => {
+                returned.push(events.into_iter().map(|(_, located)| located.number).collect::<Vec<_>>())
+            }
+            DeviceSignal::Ready { .. } => {}
+        }
+    }
+    returned.sort();
+    assert_eq!((ended, returned), (vec![1], vec![vec![], vec![2]]));
+    assert!(service.store.holder(&key("box")).is_none() && service.store.holder(&key("away")).is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_no_wrong_password() {
+    let service = Service::start().await;
+    *service.store.down.lock() = true;
+    let mut device = Device::tls(&service).await;
+    device
+        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
+        .await;
+    device.hear("</stream:features>").await;
+    device
+        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJveABzZWNyZXQ=</auth>")
+        .await;
+    device.hear("<temporary-auth-failure/>").await;
+}
+
+#[tokio::test]
+async fn two_connections_that_fight_for_a_seat_are_slowed() {
+    let service = Service::with(|config| config.seat_changes_max = 2).await;
+    let mut devices = Vec::new();
+    for _ in 0..3 {
+        let mut device = Device::tls(&service).await;
+        device.login("box").await;
+        device.bind().await;
+        devices.push(device);
+    }
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    let began = Instant::now();
+    device.bind().await;
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(service.metric("unpoll_seat_changes_slowed_total").as_deref(), Some("1"));
+}

@@ -1,0 +1,130 @@
+//! The listener: accepts within its bound, ends TLS, and hands over to the connection.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Config, HttpMetrics, connection};
+use crate::crew::Crew;
+
+/// How long the listener rests when the system has no descriptor or memory for one more connection.
+const REST: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener`, with TLS when an acceptor is given, until the crew stops: then no connection is accepted any
+/// more, idle ones are closed, and those with a request at hand after its answer.
+pub fn serve(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, metrics: HttpMetrics, config: Config, crew: &Crew) {
+    let listening = Listening {
+        router,
+        tls,
+        metrics,
+        // A few more than the bound are told why before they are closed; beyond them nobody is heard.
+        spare: Arc::new(Semaphore::new(config.connections_max / 8 + 8)),
+        rooms: Arc::new(Semaphore::new(config.connections_max)),
+        config: Arc::new(config),
+        crew: crew.clone(),
+    };
+    crew.spawn_vital(|stop| listening.accept(listener, stop));
+}
+
+struct Listening {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    metrics: HttpMetrics,
+    rooms: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
+    config: Arc<Config>,
+    crew: Crew,
+}
+
+impl Listening {
+    async fn accept(self, listener: TcpListener, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, _)) => self.admit(socket, &stop),
+                Err(error) if is_of_the_connection(&error) => debug!(%error, "an HTTP connection ended before it was accepted"),
+                Err(error) => {
+                    warn!(%error, "no HTTP connection can be accepted: {error}; trying again in {REST:?}");
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, socket: TcpStream, stop: &CancellationToken) {
+        let (room, full) = match Arc::clone(&self.rooms).try_acquire_owned() {
+            Ok(room) => (room, false),
+            Err(_) => {
+                self.metrics.turned_away.inc();
+                match Arc::clone(&self.spare).try_acquire_owned() {
+                    Ok(room) => (room, true),
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = self.tune(&socket) {
+            debug!(%error, "an HTTP connection ended as it was accepted");
+            return;
+        }
+        let open = Open::new(&self.metrics, room);
+        let (router, tls, config, stop) = (self.router.clone(), self.tls.clone(), Arc::clone(&self.config), stop.clone());
+        self.crew.spawn(async move {
+            let _open = open;
+            let Some(tls) = tls else {
+                return connection::run(socket, router, &config, stop, full).await;
+            };
+            match timeout(Duration::from_secs(config.head_secs), tls.accept(socket)).await {
+                Ok(Ok(stream)) => connection::run(stream, router, &config, stop, full).await,
+                Ok(Err(error)) => debug!(%error, "a TLS handshake of an HTTP connection failed: {error}"),
+                Err(_) => debug!("a TLS handshake of an HTTP connection took too long"),
+            }
+        });
+    }
+
+    fn tune(&self, socket: &TcpStream) -> std::io::Result<()> {
+        socket.set_nodelay(true)?;
+        // Covers a peer that is gone as well as one whose window stays shut.
+        SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_secs(self.config.write_secs)))
+    }
+}
+
+/// Errors of `accept` that concern the one connection alone.
+fn is_of_the_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// A connection's room and its place in the gauge: given back however the connection ends.
+struct Open {
+    gauge: prometheus::IntGauge,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(metrics: &HttpMetrics, room: OwnedSemaphorePermit) -> Self {
+        let gauge = metrics.connections.clone();
+        gauge.inc();
+        Self { gauge, _room: room }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests;
