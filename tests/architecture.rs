@@ -56,7 +56,9 @@ const MADE: [&str; 3] = ["target", "unpoll-data", "node_modules"];
 #[test]
 fn imports_point_down_the_flow() {
     let mut wrong = Vec::new();
-    for file in sources(&root().join("src")) {
+    let files = sources(&root().join("src"));
+    assert!(files.len() > MAY_IMPORT.len(), "the sources are not where this test looks for them");
+    for file in files {
         let part = part_of(&file);
         if ABOVE.contains(&part.as_str()) {
             continue;
@@ -136,7 +138,6 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
             found.push(path);
         }
     }
-    assert!(!found.is_empty() || folder.ends_with("benches"), "{} is empty", folder.display());
     found
 }
 

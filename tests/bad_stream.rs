@@ -62,7 +62,7 @@ impl Scene {
 fn ends(mut wire: Wire, bytes: impl AsRef<[u8]>, condition: &str) -> String {
     // The server may close before it has read everything; what it says before that is what counts.
     let _ = wire.try_send(bytes.as_ref());
-    let said = wire.to_end(SOON);
+    let said = wire.until_closed(SOON);
     let expected = format!("<{condition} xmlns='{STREAMS}'");
     assert!(said.contains(&expected), "no {expected} in {said:?}");
     assert!(said.contains("</stream:error>") && said.ends_with("</stream:stream>"), "{said:?}");
@@ -155,7 +155,7 @@ fn bad_xml_after_login() {
     // RFC 6120 §11.1 forbids entity references; one that nobody declared is not well-formed XML either.
     let mut wire = scene.bound();
     wire.send("<message>&undefined;</message>");
-    let said = wire.to_end(SOON);
+    let said = wire.until_closed(SOON);
     assert!(said.contains("<restricted-xml") || said.contains("<not-well-formed"), "{said}");
     scene.untouched();
 }
@@ -202,7 +202,7 @@ fn bytes_sent_in_clear_behind_starttls_are_never_read_as_secure() {
     wire.send(&format!(
         "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{STREAM_HEADER}{login}"
     ));
-    let said = wire.to_end(SOON);
+    let said = wire.until_closed(SOON);
     assert!(!said.contains("<success"), "{said}");
     scene.untouched();
 }
@@ -262,11 +262,11 @@ fn every_mechanism_logs_in_over_both_ways_of_tls() {
 fn silence_before_login_ends() {
     let scene = Scene::with(Settings::default().set("UNPOLL_XMPP_LOGIN_WITHIN_SECS", "2"));
     let within = Duration::from_secs(15);
-    let said = scene.stream().to_end(within);
+    let said = scene.stream().until_closed(within);
     assert!(said.contains("<connection-timeout") || said.contains("<policy-violation"), "{said}");
     // TCP and nothing more: closed, with or without a word.
-    Wire::plain(scene.service.xmpps).to_end(within);
-    Wire::plain(scene.service.xmpp).to_end(within);
+    Wire::plain(scene.service.xmpps).until_closed(within);
+    Wire::plain(scene.service.xmpp).until_closed(within);
     scene.untouched();
 }
 

@@ -1,13 +1,6 @@
 //! What a start needs before anything serves: the store, the first key, the certificate.
 
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::SystemTime};
 
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -29,7 +22,11 @@ const READY_FILE: &str = "ready.json";
 
 pub(super) async fn store(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<EmbeddedStore>, mpsc::Receiver<Arrival>), StartError> {
     let (dir, limits) = (config.data_dir.clone(), config.limits.clone());
-    let settings = crate::store::embedded::Config { data_dir: dir.clone(), default_domain: config.domain.clone(), ..config.store.clone() };
+    let settings = crate::store::embedded::Config {
+        data_dir: dir.clone(),
+        default_domain: config.domain.clone(),
+        ..config.store.clone()
+    };
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, limits, clock)).await;
     match opened {
         Ok(opened) => opened.map_err(|source| StartError::Store { dir, source }),
@@ -47,7 +44,13 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
     let key = registry::new_key()?;
     let path = config.data_dir.join(KEY_FILE);
     write(&path, format!("{key}\n").as_bytes())?;
-    let row = ApiKey { id: registry::new_key_id()?, name: "admin".into(), tenant: default_tenant.0, scope: Scope::Operator, created_at: now };
+    let row = ApiKey {
+        id: registry::new_key_id()?,
+        name: "admin".into(),
+        tenant: default_tenant.0,
+        scope: Scope::Operator,
+        created_at: now,
+    };
     store.put_key(http::key_hash(&key), row).await?;
     info!("the first key, of scope operator, is in {}", path.display());
     Ok(())
@@ -80,10 +83,18 @@ pub(super) fn write_ready(config: &Config, ready: &Value) -> Result<(), StartErr
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StartError> {
     let attempt = || -> io::Result<()> {
         let new = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    attempt().map_err(|source| StartError::File { path: path.to_owned(), source })
+    attempt().map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -58,7 +58,7 @@ impl Wire {
 
     /// Everything until the peer closes, which it must within that time; `"` are given as `'`.
     #[track_caller]
-    pub fn to_end(&mut self, within: Duration) -> String {
+    pub fn until_closed(&mut self, within: Duration) -> String {
         let read = block_on(self.0.read_to_end(within));
         let Ok(text) = read else {
             panic!("{read:?}; unread: {:?}", self.0.held())
