@@ -66,12 +66,23 @@ struct Door {
 
 impl Door {
     async fn bind(section: &'static str, address: SocketAddr, config: http::Config) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { section, address, source })?;
-        Ok(Self { listener, tls: None, router: Router::new(), config })
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| StartError::Listen { section, address, source })?;
+        Ok(Self {
+            listener,
+            tls: None,
+            router: Router::new(),
+            config,
+        })
     }
 
     fn address(&self) -> Result<SocketAddr, StartError> {
-        self.listener.local_addr().map_err(|source| StartError::Listen { section: "http", address: SocketAddr::from(([0; 4], 0)), source })
+        self.listener.local_addr().map_err(|source| StartError::Listen {
+            section: "http",
+            address: SocketAddr::from(([0; 4], 0)),
+            source,
+        })
     }
 
     fn open(self, crew: &Crew) {
@@ -95,7 +106,10 @@ impl App {
         let prometheus = metrics.registry();
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(config.ledger.clone(), store.clone(), clock.clone(), prometheus, NODE.into())?;
-        let rules = Rules { keepalive: config.xmpp.keepalive(), resume_within: config.xmpp.resume_within() };
+        let rules = Rules {
+            keepalive: config.xmpp.keepalive(),
+            resume_within: config.xmpp.resume_within(),
+        };
         let presence = Presence::new(parts.clone(), clock.clone(), NODE.into(), rules);
         let (signals, from_devices) = mpsc::channel(config.dispatch.signals_max.max(1));
         let gateway = Gateway::bind(
@@ -113,8 +127,13 @@ impl App {
             },
         )
         .await?;
-        let dispatcher =
-            Dispatcher::new(config.dispatch.clone(), parts.clone(), gateway.links(), clock.clone(), dispatch_metrics.clone());
+        let dispatcher = Dispatcher::new(
+            config.dispatch.clone(),
+            parts.clone(),
+            gateway.links(),
+            clock.clone(),
+            dispatch_metrics.clone(),
+        );
 
         let draining = Arc::new(AtomicBool::new(false));
         let http_metrics = HttpMetrics::register(prometheus)?;
@@ -136,7 +155,13 @@ impl App {
                 written,
                 counts(&dispatch_metrics, DeliveryState::Cancelled),
             )))
-            .merge(registry::routes(registry::RegistryState::new(parts.clone(), clock.clone(), config.limits.clone(), config.registry.clone(), ended)))
+            .merge(registry::routes(registry::RegistryState::new(
+                parts.clone(),
+                clock.clone(),
+                config.limits.clone(),
+                config.registry.clone(),
+                ended,
+            )))
             .merge(presence::routes(presence))
             .merge(ledger::routes(ledger.clone()));
         let routes = http::mount(routes, keys(parts.clone()), http_metrics.clone());
@@ -149,7 +174,12 @@ impl App {
 
         let gauges = store.clone();
         let missed = store.clone();
-        StoreGauges::register(prometheus, Arc::new(move || gauges.stats()), Arc::new(move || missed.missed_arrivals()), clock)?;
+        StoreGauges::register(
+            prometheus,
+            Arc::new(move || gauges.stats()),
+            Arc::new(move || missed.missed_arrivals()),
+            clock,
+        )?;
         let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
         let state = AdminState {
             metrics: metrics.clone(),
@@ -178,7 +208,10 @@ impl App {
             store,
             gateway,
             dispatcher,
-            inputs: Inputs { arrivals, signals: from_devices },
+            inputs: Inputs {
+                arrivals,
+                signals: from_devices,
+            },
             ledger,
             doors: vec![http_door, https_door],
             admin,
@@ -230,7 +263,13 @@ impl App {
 
 /// Which tenant an XMPP domain belongs to.
 fn hosts(store: Arc<dyn Store>) -> gateway::Hosts {
-    Arc::new(move |domain| store.tenants().iter().find(|tenant| tenant.domain == domain).map(|tenant| TenantId(tenant.id)))
+    Arc::new(move |domain| {
+        store
+            .tenants()
+            .iter()
+            .find(|tenant| tenant.domain == domain)
+            .map(|tenant| TenantId(tenant.id))
+    })
 }
 
 /// Who a key belongs to.
@@ -277,7 +316,15 @@ fn readiness(store: Arc<EmbeddedStore>, draining: Arc<AtomicBool>) -> Arc<dyn Fn
         let stats = store.stats();
         let draining = draining.load(Ordering::Relaxed);
         vec![
-            Check::new("store", stats.writable, if stats.writable { "takes events" } else { "takes no events: look at its disk" }),
+            Check::new(
+                "store",
+                stats.writable,
+                if stats.writable {
+                    "takes events"
+                } else {
+                    "takes no events: look at its disk"
+                },
+            ),
             Check::new("drain", !draining, if draining { "stopping" } else { "not stopping" }),
         ]
     })
