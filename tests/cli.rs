@@ -117,7 +117,7 @@ fn push_and_listen_are_the_two_ends() {
             "box",
             "--password-stdin",
             "--server",
-            &service.xmpp.to_string(),
+            &service.xmpps.to_string(),
             "--ca",
         ])
         .arg(service.ca())
@@ -187,7 +187,7 @@ fn listen_ends_when_the_password_is_wrong() {
             "box",
             "--password-stdin",
             "--server",
-            &service.xmpp.to_string(),
+            &service.xmpps.to_string(),
             "--ca",
         ])
         .arg(service.ca());

@@ -7,15 +7,17 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 11] = [
+const DOCUMENTED: [(&str, &str, &str); 13] = [
     ("", include_str!("../config.rs"), "Config"),
-    ("http", include_str!("../config.rs"), "Listen"),
+    ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
     ("admin", include_str!("../config.rs"), "Listen"),
     ("xmpp", include_str!("../gateway/config.rs"), "Config"),
     ("store", include_str!("../store/embedded/mod.rs"), "Config"),
     ("tls", include_str!("../config.rs"), "Tls"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),
+    ("ingress", include_str!("../ingress/mod.rs"), "Config"),
+    ("registry", include_str!("../registry/mod.rs"), "Config"),
     ("dispatch", include_str!("../dispatch/config.rs"), "Config"),
     ("ledger", include_str!("../ledger/mod.rs"), "Config"),
     ("log", include_str!("../telemetry/log.rs"), "Config"),
