@@ -8,9 +8,14 @@ import { CloudEvent, HTTP } from "cloudevents";
 const [url, mode] = process.argv.slice(2);
 const { attributes, data } = JSON.parse(fs.readFileSync(0, "utf8"));
 const message = HTTP[mode](new CloudEvent({ ...attributes, data }));
+// The SDK leaves it to us to percent-encode what a header cannot carry (CloudEvents HTTP binding, 3.1.3.2).
+const encode = (text) => String(text).replace(/[^\x21-\x7e]|["%]/gu, encodeURIComponent);
+const headers = Object.fromEntries(
+  Object.entries(message.headers).map(([name, value]) => [name, name.startsWith("ce-") ? encode(value) : value]),
+);
 const answer = await fetch(`${url}/v1/events`, {
   method: "POST",
-  headers: { ...message.headers, authorization: `Bearer ${process.env.UNPOLL_KEY}` },
+  headers: { ...headers, authorization: `Bearer ${process.env.UNPOLL_KEY}` },
   body: message.body,
 });
 console.log(await answer.text());

@@ -81,6 +81,11 @@ impl Sizes {
         (2 * self.memtable).saturating_add(used.journals).saturating_add(largest)
     }
 
+    /// Free bytes below which no commit may add events, whatever the keeper saw at its last look.
+    pub(super) fn least(&self) -> u64 {
+        self.floor
+    }
+
     /// Free bytes below which new events are refused: what was accepted must still be flushed, compacted and settled.
     pub(super) fn intake(&self, used: Used) -> u64 {
         let journal = if self.journal == u64::MAX { 0 } else { self.journal };

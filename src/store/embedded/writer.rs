@@ -84,6 +84,7 @@ impl Writer {
             }
             _ => true,
         });
+        self.look_for_room(&ops);
         let mut tries = 0;
         while !ops.is_empty() {
             match self.try_write(&mut ops) {
@@ -108,6 +109,26 @@ impl Writer {
             }
         }
         orders
+    }
+
+    /// Shuts the intake when the disk was filled since the keeper's last look: a commit that fails for lack of space leaves
+    /// the backend in doubt, a refusal before it does not.
+    fn look_for_room(&self, ops: &[Op]) {
+        if !self.shared.writable.load(Ordering::Relaxed) || !ops.iter().any(|op| matches!(op, Op::Enqueue(..))) {
+            return;
+        }
+        match space::Disk::of(&self.shared.folder) {
+            Ok(disk) if disk.free < self.shared.sizes.least() => {
+                self.shared.writable.store(false, Ordering::Relaxed);
+                tracing::error!(
+                    disk.free_bytes = disk.free,
+                    "the disk is full: {} bytes are free, so new events are refused; acknowledgements go on",
+                    disk.free
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %error, "the free space of the disk cannot be read: {error}"),
+        }
     }
 
     fn try_write(&mut self, ops: &mut [Op]) -> Result<Vec<Outcome>, StoreError> {
