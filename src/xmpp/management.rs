@@ -239,6 +239,9 @@ impl ServerStream {
     pub fn not_resumed(&mut self, handled: Option<u32>, now: Instant) {
         if self.resuming().is_some() {
             self.stage = Stage::Open;
+            // Clients exist that cannot read `<failed/>` without an `h` (tokio-xmpp 6 connects again for ever). A count that is
+            // not known is told as 0: the client then sends again what it had sent, and each of those is idempotent here.
+            let handled = Some(handled.unwrap_or(0));
             self.write_plain(LifeSign::Connect, |out| Unmanaged::ItemNotFound { handled }.write(out));
             self.go_on(now);
         }

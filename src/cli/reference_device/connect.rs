@@ -249,7 +249,7 @@ impl Connector {
             Error::Auth(AuthError::Fail(DefinedCondition::TemporaryAuthFailure)) => None,
             Error::Auth(AuthError::Fail(condition)) => Some(DeviceError::Login {
                 jid,
-                why: format!("{condition:?}"),
+                why: condition_name(condition),
             }),
             Error::Auth(error) => Some(DeviceError::Login {
                 jid,
@@ -287,4 +287,16 @@ mod tests {
         check(u32::MAX, 60);
         assert!((0..100).all(|attempt| backoff.pause(attempt) <= backoff.limit(attempt)));
     }
+}
+
+/// The name of a SASL condition as it stands on the wire (RFC 6120 §6.5): `not-authorized`.
+fn condition_name(condition: &DefinedCondition) -> String {
+    let mut name = String::new();
+    for character in format!("{condition:?}").chars() {
+        if character.is_ascii_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.push(character.to_ascii_lowercase());
+    }
+    name
 }

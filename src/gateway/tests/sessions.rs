@@ -170,7 +170,7 @@ async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
     stranger.login("stranger").await;
     stranger.resume(&previous, 1).await;
     let failed = stranger.hear("</failed>").await;
-    assert!(failed.contains("<item-not-found") && !failed.contains("h="), "{failed}");
+    assert!(failed.contains("<item-not-found") && failed.contains("h='0'"), "{failed}");
 }
 
 #[tokio::test]
