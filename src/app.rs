@@ -49,6 +49,7 @@ pub struct App {
     dispatcher: Dispatcher,
     inputs: Inputs,
     ledger: Arc<Ledger>,
+    metrics: Metrics,
     doors: Vec<Door>,
     admin: Door,
     draining: Arc<AtomicBool>,
@@ -213,12 +214,18 @@ impl App {
                 signals: from_devices,
             },
             ledger,
+            metrics,
             doors: vec![http_door, https_door],
             admin,
             draining,
             drain_within: Duration::from_secs(config.drain_secs.max(1)),
             ready,
         })
+    }
+
+    /// All metrics of the service.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The ready line: where it serves.
