@@ -84,8 +84,8 @@ impl Dispatcher {
     /// Starts its tasks. They stop with the crew; signals that are in the channel by then are still settled.
     pub fn start(&self, crew: &Crew, inputs: Inputs) {
         let Inputs { arrivals, signals } = inputs;
-        let shared = self.shared.clone();
-        crew.spawn_vital(move |stop| follow_arrivals(shared, arrivals, stop));
+        let (shared, refill_crew) = (self.shared.clone(), crew.clone());
+        crew.spawn_vital(move |stop| follow_arrivals(shared, arrivals, refill_crew, stop));
         let (shared, refill_crew) = (self.shared.clone(), crew.clone());
         crew.spawn_vital(move |stop| follow_signals(shared, signals, refill_crew, stop));
         let (shared, refill_crew) = (self.shared.clone(), crew.clone());
@@ -113,6 +113,15 @@ impl Shared {
         if self.paused() || link.epoch() != arrival.epoch {
             return;
         }
+        let event = &arrival.event;
+        let device = DeviceKey {
+            tenant: event.event.tenant,
+            device: event.event.device.clone(),
+        };
+        if event.located.queue.is_some() && self.refills.takes_over(&device) {
+            self.metrics.deferred.inc();
+            return;
+        }
         match link.offer(&arrival.event, self.clock.now()) {
             Offer::Taken => self.metrics.written_at_once.inc(),
             // It waits in the store: the session will say that it is ready, or the next one will read it.
@@ -128,7 +137,8 @@ impl Shared {
     }
 }
 
-async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>, stop: CancellationToken) {
+async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>, crew: Crew, stop: CancellationToken) {
+    let mut missed = shared.store.missed_arrivals();
     let mut burst = Vec::with_capacity(BURST);
     loop {
         let taken = tokio::select! {
@@ -139,6 +149,15 @@ async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arriv
             break;
         }
         for arrival in burst.drain(..) {
+            // A hint that was lost before this one leaves a gap that no session may be given events across: all of them read
+            // on from the store first, and what arrives meanwhile is read there, too.
+            let missed_now = shared.store.missed_arrivals();
+            if missed_now != missed {
+                missed = missed_now;
+                for (tenant, device, _) in shared.links.all() {
+                    refill::request(&shared, &crew, DeviceKey { tenant, device });
+                }
+            }
             shared.offer(&arrival);
         }
     }

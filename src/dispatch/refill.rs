@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Refills {
     /// True: asked for again meanwhile.
     running: Mutex<HashMap<DeviceKey, bool>>,
+    /// How many are in `running`, to be looked at without the lock.
+    count: AtomicUsize,
     places: Semaphore,
 }
 
@@ -31,6 +36,7 @@ impl Refills {
     pub(super) fn new(max: usize) -> Self {
         Self {
             running: Mutex::new(HashMap::new()),
+            count: AtomicUsize::new(0),
             places: Semaphore::new(max.max(1)),
         }
     }
@@ -45,8 +51,23 @@ impl Refills {
             }
             None => {
                 running.insert(device.clone(), false);
+                self.count.store(running.len(), Ordering::Release);
                 true
             }
+        }
+    }
+
+    /// Whether the device is being refilled: what has just arrived for it is then read from the store, in its order.
+    pub(super) fn takes_over(&self, device: &DeviceKey) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        match self.running.lock().get_mut(device) {
+            Some(again) => {
+                *again = true;
+                true
+            }
+            None => false,
         }
     }
 
@@ -60,6 +81,7 @@ impl Refills {
             }
             _ => {
                 running.remove(device);
+                self.count.store(running.len(), Ordering::Release);
                 true
             }
         }
