@@ -1,7 +1,7 @@
 //! Events in: `POST /v1/events`. Parses once, checks everything, and answers once the event is durable.
 //!
-//! One event for one device, as native JSON ([`native`]) or as a CloudEvent, structured or binary ([`cloudevents`]). Both become
-//! a [`draft::Draft`], and that becomes the stored event with its idempotency key. Whatever is refused has stored nothing.
+//! One event for one device, as native JSON (`native`) or as a CloudEvent, structured or binary (`cloudevents`). Both become
+//! a `draft::Draft`, and that becomes the stored event with its idempotency key. Whatever is refused has stored nothing.
 //!
 //! What is deliberately absent: looking for the device's session. The store answers who holds the seat in the step that stores the
 //! event, and the dispatcher follows the store.

@@ -273,6 +273,18 @@ impl Connector {
     }
 }
 
+/// The name of a SASL condition as it stands on the wire (RFC 6120 §6.5): `not-authorized`.
+fn condition_name(condition: &DefinedCondition) -> String {
+    let mut name = String::new();
+    for character in format!("{condition:?}").chars() {
+        if character.is_ascii_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.push(character.to_ascii_lowercase());
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,16 +299,4 @@ mod tests {
         check(u32::MAX, 60);
         assert!((0..100).all(|attempt| backoff.pause(attempt) <= backoff.limit(attempt)));
     }
-}
-
-/// The name of a SASL condition as it stands on the wire (RFC 6120 §6.5): `not-authorized`.
-fn condition_name(condition: &DefinedCondition) -> String {
-    let mut name = String::new();
-    for character in format!("{condition:?}").chars() {
-        if character.is_ascii_uppercase() && !name.is_empty() {
-            name.push('-');
-        }
-        name.push(character.to_ascii_lowercase());
-    }
-    name
 }

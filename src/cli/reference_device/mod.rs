@@ -2,7 +2,7 @@
 //! resumption, reconnection with full jitter, one number a lane against repeats.
 //!
 //! `tokio-xmpp` carries the stream. Its own client would retry a refused login for ever and reconnect in step with all others,
-//! so the connector is ours ([`connect`]); it acknowledges stanzas itself as it reads them (XEP-0198), before the caller has
+//! so the connector is ours (`connect`); it acknowledges stanzas itself as it reads them (XEP-0198), before the caller has
 //! the event. Whoever must not lose an event between the two asks for it with `require: "received"`: that receipt
 //! (XEP-0184) is sent by [`ReferenceDevice::confirm`], after the event was applied.
 
