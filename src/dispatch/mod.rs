@@ -10,15 +10,13 @@ mod config;
 mod metrics;
 mod poison;
 mod refill;
+mod resync;
 mod settle;
 mod sweeper;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::mpsc;
@@ -89,7 +87,7 @@ impl Dispatcher {
         let (shared, refill_crew) = (self.shared.clone(), crew.clone());
         crew.spawn_vital(move |stop| follow_signals(shared, signals, refill_crew, stop));
         let (shared, refill_crew) = (self.shared.clone(), crew.clone());
-        crew.spawn_vital(move |stop| resync(shared, refill_crew, stop));
+        crew.spawn_vital(move |stop| resync::run(shared, refill_crew, stop));
         let shared = self.shared.clone();
         crew.spawn_vital(move |stop| sweeper::run(shared, stop));
     }
@@ -154,9 +152,7 @@ async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arriv
             let missed_now = shared.store.missed_arrivals();
             if missed_now != missed {
                 missed = missed_now;
-                for (tenant, device, _) in shared.links.all() {
-                    refill::request(&shared, &crew, DeviceKey { tenant, device });
-                }
+                resync::read_on(&shared, &crew);
             }
             shared.offer(&arrival);
         }
@@ -230,40 +226,6 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
         }
         if !ends.is_empty() {
             settle::settle(&shared, ends, &stop).await;
-        }
-    }
-}
-
-/// Looks now and then whether something waits for a session that nobody told it about; at once when the store says that
-/// hints were lost.
-async fn resync(shared: Arc<Shared>, crew: Crew, stop: CancellationToken) {
-    let every = Duration::from_secs(shared.config.resync_secs.max(1));
-    let mut missed = shared.store.missed_arrivals();
-    let mut last = tokio::time::Instant::now();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1).min(every)) => {}
-        }
-        let missed_now = shared.store.missed_arrivals();
-        if missed_now == missed && last.elapsed() < every {
-            continue;
-        }
-        (missed, last) = (missed_now, tokio::time::Instant::now());
-        for (index, (tenant, device, link)) in shared.links.all().into_iter().enumerate() {
-            if index % BURST == BURST - 1 {
-                tokio::task::yield_now().await;
-            }
-            if stop.is_cancelled() {
-                return;
-            }
-            let device = DeviceKey { tenant, device };
-            match shared.store.seat(&device).await {
-                Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
-                    refill::request(&shared, &crew, device);
-                }
-                Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
-            }
         }
     }
 }

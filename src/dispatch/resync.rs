@@ -1,0 +1,54 @@
+//! The resync: what no hint told of is found all the same.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{BURST, Shared, refill};
+use crate::{crew::Crew, store::DeviceKey};
+
+/// How often to look whether hints were lost, when no arrival tells.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Lets every session read on from the store: a hint was lost, and nobody knows whose.
+pub(super) fn read_on(shared: &Arc<Shared>, crew: &Crew) {
+    for (tenant, device, _) in shared.links.all() {
+        refill::request(shared, crew, DeviceKey { tenant, device });
+    }
+}
+
+/// Compares each session with the store now and then; at once when the store says that hints were lost.
+pub(super) async fn run(shared: Arc<Shared>, crew: Crew, stop: CancellationToken) {
+    let every = Duration::from_secs(shared.config.resync_secs.max(1));
+    let mut missed = shared.store.missed_arrivals();
+    let mut last = Instant::now();
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        let missed_now = shared.store.missed_arrivals();
+        if missed_now != missed {
+            missed = missed_now;
+            read_on(&shared, &crew);
+        } else if last.elapsed() < every {
+            continue;
+        } else if stop.run_until_cancelled(compare(&shared, &crew)).await.is_none() {
+            return;
+        }
+        last = Instant::now();
+    }
+}
+
+/// Refills the sessions for which something waits.
+async fn compare(shared: &Arc<Shared>, crew: &Crew) {
+    for (index, (tenant, device, link)) in shared.links.all().into_iter().enumerate() {
+        if index % BURST == BURST - 1 {
+            tokio::task::yield_now().await;
+        }
+        let device = DeviceKey { tenant, device };
+        match shared.store.seat(&device).await {
+            Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
+                refill::request(shared, crew, device);
+            }
+            Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
+        }
+    }
+}
