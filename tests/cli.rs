@@ -104,26 +104,29 @@ fn devices_are_added_shown_and_removed() {
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
 }
 
+/// `unpoll listen` as the device `box`; the password comes from stdin.
+fn listen_as_box(service: &Service) -> Command {
+    let mut listen = service.command();
+    listen.args([
+        "listen",
+        "--device",
+        "box",
+        "--password-stdin",
+        "--server",
+        &service.xmpps.to_string(),
+        "--ca",
+    ]);
+    listen.arg(service.ca());
+    listen
+}
+
 #[test]
 fn push_and_listen_are_the_two_ends() {
     let service = Service::start();
     let backend = service.backend();
     backend.add_device("box", "secret");
-    let mut listen = service.command();
-    listen
-        .args([
-            "listen",
-            "--device",
-            "box",
-            "--password-stdin",
-            "--server",
-            &service.xmpps.to_string(),
-            "--ca",
-        ])
-        .arg(service.ca())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    let mut listen = listen_as_box(&service);
+    listen.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut listening = listen.spawn().unwrap();
     listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
     let (lines, next) = mpsc::channel();
@@ -179,18 +182,7 @@ fn push_and_listen_are_the_two_ends() {
 fn listen_ends_when_the_password_is_wrong() {
     let service = Service::start();
     service.backend().add_device("box", "secret");
-    let mut listen = service.command();
-    listen
-        .args([
-            "listen",
-            "--device",
-            "box",
-            "--password-stdin",
-            "--server",
-            &service.xmpps.to_string(),
-            "--ca",
-        ])
-        .arg(service.ca());
+    let mut listen = listen_as_box(&service);
     let ended = run_with_input(&mut listen, "wrong\n");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(String::from_utf8_lossy(&ended.stderr).contains("not-authorized"), "{ended:?}");

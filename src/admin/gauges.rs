@@ -5,10 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use prometheus::{
     Registry,
     core::{Collector, Desc},
-    proto::{Counter, Gauge, Metric, MetricFamily, MetricType},
+    proto::{MetricFamily, MetricType},
 };
 
-use crate::{domain::Clock, store::StoreStats};
+use crate::{domain::Clock, store::StoreStats, telemetry::single};
 
 const METRICS: [(&str, MetricType, &str); 7] = [
     (
@@ -91,26 +91,7 @@ impl Collector for StoreGauges {
         METRICS
             .into_iter()
             .zip(values)
-            .map(|((name, kind, help), value)| family(name, kind, help, value))
+            .map(|((name, kind, help), value)| single(name, kind, help, value))
             .collect()
     }
-}
-
-fn family(name: &str, kind: MetricType, help: &str, value: f64) -> MetricFamily {
-    let mut metric = Metric::default();
-    if kind == MetricType::COUNTER {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-    }
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(vec![metric]);
-    family
 }

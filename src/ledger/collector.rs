@@ -13,7 +13,7 @@ use super::{
     figures::Baseline,
     tally::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, Sums, Tally, UNCREDITED, WAIT_BUCKETS},
 };
-use crate::domain::Overhead;
+use crate::{domain::Overhead, telemetry};
 
 const POLLS: (&str, &str) = (
     "unpoll_polls_avoided_total",
@@ -199,12 +199,7 @@ fn split(all: u64, event_polls: u64, empty_shown: &mut u64) -> (u64, u64) {
 }
 
 fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<proto::Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
+    telemetry::family(name, kind, help, metrics)
 }
 
 fn labelled(labels: &[(&str, &str)]) -> proto::Metric {

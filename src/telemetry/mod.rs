@@ -1,9 +1,11 @@
 //! Logs and metrics: how they look, and where they are collected. What they say belongs to the parts.
 
+mod family;
 mod log;
 mod process;
 mod reference;
 
+pub use family::{family, single};
 pub use log::{Config, Format, LogError, init_logging};
 pub use reference::reference;
 

@@ -6,8 +6,10 @@ use std::{collections::HashMap, fs};
 
 use prometheus::{
     core::Desc,
-    proto::{Counter, Gauge, Metric, MetricFamily, MetricType},
+    proto::{MetricFamily, MetricType},
 };
+
+use super::single;
 
 /// Clock ticks a second in `/proc/*/stat`: the kernel's interface fixes it, whatever its own timer.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -59,7 +61,7 @@ impl prometheus::core::Collector for Collector {
         ];
         let families = METRICS.into_iter().zip(values);
         families
-            .filter_map(|((name, kind, help), value)| Some(family(name, kind, help, value?)))
+            .filter_map(|((name, kind, help), value)| Some(single(name, kind, help, value?)))
             .collect()
     }
 }
@@ -113,25 +115,6 @@ impl Figures {
 
 fn number(text: Option<&&str>) -> Option<f64> {
     text.and_then(|text| text.parse().ok())
-}
-
-fn family(name: &str, kind: MetricType, help: &str, value: f64) -> MetricFamily {
-    let mut metric = Metric::default();
-    if kind == MetricType::COUNTER {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-    }
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(vec![metric]);
-    family
 }
 
 #[cfg(test)]

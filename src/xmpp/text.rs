@@ -2,40 +2,38 @@
 
 /// Appends `text` as character data or as the value of an attribute in single quotes.
 pub(super) fn escape(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let entity: &[u8] = match byte {
-            b'&' => b"&amp;",
-            b'<' => b"&lt;",
-            b'>' => b"&gt;",
-            b'\'' => b"&apos;",
-            b'"' => b"&quot;",
-            b'\t' => b"&#9;",
-            b'\n' => b"&#10;",
-            b'\r' => b"&#13;",
-            _ => continue,
-        };
-        out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
-        out.extend_from_slice(entity);
-        from = at + 1;
-    }
-    out.extend_from_slice(bytes.get(from..).unwrap_or_default());
+    replaced(out, text, |byte| match byte {
+        b'\'' => Some(b"&apos;"),
+        b'"' => Some(b"&quot;"),
+        b'\t' => Some(b"&#9;"),
+        b'\n' => Some(b"&#10;"),
+        _ => always(byte),
+    });
 }
 
-/// Appends `text` as character data where quotes are frequent: `&`, `<` and `>` alone are escaped.
+/// Appends `text` as character data where quotes are frequent: only what must be is escaped.
 pub(super) fn escape_characters(out: &mut Vec<u8>, text: &str) {
+    replaced(out, text, always);
+}
+
+/// What stands for a byte that no text may hold as it is.
+fn always(byte: u8) -> Option<&'static [u8]> {
+    match byte {
+        b'&' => Some(b"&amp;"),
+        b'<' => Some(b"&lt;"),
+        b'>' => Some(b"&gt;"),
+        // A parser would read it as a line feed.
+        b'\r' => Some(b"&#13;"),
+        _ => None,
+    }
+}
+
+/// Appends `text` with each byte replaced for which `entity` has something.
+fn replaced(out: &mut Vec<u8>, text: &str, entity: impl Fn(u8) -> Option<&'static [u8]>) {
     let bytes = text.as_bytes();
     let mut from = 0;
     for (at, byte) in bytes.iter().enumerate() {
-        let entity: &[u8] = match byte {
-            b'&' => b"&amp;",
-            b'<' => b"&lt;",
-            b'>' => b"&gt;",
-            // A parser would read it as a line feed.
-            b'\r' => b"&#13;",
-            _ => continue,
-        };
+        let Some(entity) = entity(*byte) else { continue };
         out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
         out.extend_from_slice(entity);
         from = at + 1;

@@ -11,7 +11,9 @@ use super::{
     keys::Place,
 };
 use crate::{
-    domain::{Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Queue, Reason, Require, Seq, Timestamp, Urgency},
+    domain::{
+        Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Outcome, Queue, Reason, Require, Seq, Timestamp, Urgency,
+    },
     store::{Delivery, QueuedEvent, StoreError},
 };
 
@@ -159,6 +161,20 @@ pub(super) struct Ending {
     pub(super) replaced_by: Option<EventId>,
     /// An acknowledgement came after the end.
     pub(super) late_ack: bool,
+}
+
+impl Ending {
+    /// The end that an outcome is.
+    pub(super) fn of(outcome: Outcome, at: Timestamp, epoch: Option<Epoch>) -> Self {
+        Self {
+            state: outcome.state(),
+            reason: outcome.reason(),
+            at,
+            epoch,
+            replaced_by: None,
+            late_ack: false,
+        }
+    }
 }
 
 /// The bytes of a state row, made of the event's own.

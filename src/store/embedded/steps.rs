@@ -260,14 +260,7 @@ impl Book {
             return Ok(Settled::Unknown);
         }
         let shared = Arc::clone(&self.shared);
-        let ending = Ending {
-            state: settle.outcome.state(),
-            reason: settle.outcome.reason(),
-            at: settle.at,
-            epoch: settle.epoch,
-            replaced_by: None,
-            late_ack: false,
-        };
+        let ending = Ending::of(settle.outcome, settle.at, settle.epoch);
         end(
             draft,
             &mut self.totals,
@@ -368,14 +361,7 @@ impl Book {
             let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
             let id = shared.ids.seal(place.located(bucket));
             let outcome = Outcome::Failed(crate::domain::Reason::DeviceRemoved);
-            let ending = Ending {
-                state: outcome.state(),
-                reason: outcome.reason(),
-                at,
-                epoch: None,
-                replaced_by: None,
-                late_ack: false,
-            };
+            let ending = Ending::of(outcome, at, None);
             end(
                 draft,
                 &mut self.totals,
