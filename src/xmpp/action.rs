@@ -13,8 +13,11 @@ pub enum Credentials {
         /// The generation of its credentials, to be claimed with.
         generation: u32,
     },
-    /// There is no such device: fails at the proof, like a wrong password.
-    Unknown,
+    /// There is no such device, or it has no secret: fails at the proof, like a wrong password.
+    Unknown {
+        /// A secret of another device, if there is one: the challenge takes its form, so that names cannot be tried out.
+        like: Option<ScramSecret>,
+    },
     /// The store does not answer: `temporary-auth-failure`.
     Unavailable,
 }

@@ -136,12 +136,14 @@ impl Talk {
                     } else if device.as_str() == "no-store" {
                         Credentials::Unavailable
                     } else {
-                        Credentials::Unknown
+                        Credentials::Unknown {
+                            like: self.secrets.first().cloned(),
+                        }
                     };
                     self.stream.credentials_found(found, self.now);
                 }
                 Action::CheckPassword { password, secrets } => {
-                    let right = secrets.iter().any(|secret| secret.matches(&password));
+                    let right = Some(secrets.iter().any(|secret| secret.matches(&password)));
                     self.stream.password_checked(right, self.now);
                 }
                 Action::Claim {
