@@ -10,8 +10,9 @@ use prometheus::{
 
 use super::{
     Config,
+    cell::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, UNCREDITED, WAIT_BUCKETS},
     figures::Baseline,
-    tally::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, Sums, Tally, UNCREDITED, WAIT_BUCKETS},
+    tally::{Sums, Tally},
 };
 use crate::{domain::Overhead, telemetry};
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Config,
-    tally::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, Sums, UNCREDITED},
+    cell::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, UNCREDITED},
+    tally::Sums,
 };
 use crate::domain::Overhead;
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Ledger,
+    cell::{DIRECTIONS, UNCREDITED},
     figures::{self, Baseline, Figures},
-    tally::{DIRECTIONS, UNCREDITED},
 };
 use crate::{
     domain::{Overhead, Timestamp},

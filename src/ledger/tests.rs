@@ -163,7 +163,7 @@ async fn who_polls_or_may_poll_earns_nothing() {
         bench.ledger.proof(&mut account, after(300));
         bench.ledger.delivered(&mut account, after(10), after(11));
         bench.ledger.expiring(&account, after(10), after(11));
-        let reason = tally::UNCREDITED.iter().find(|(reason, _)| *reason == why).expect("listed").1;
+        let reason = cell::UNCREDITED.iter().find(|(reason, _)| *reason == why).expect("listed").1;
         assert_eq!(
             bench.metric("unpoll_uncredited_connected_seconds_total", &[("reason", reason)]),
             300.0
