@@ -84,7 +84,15 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 
 fn bench() -> Bench {
     let (minutes, clock, registry) = (Arc::new(Minutes::default()), ManualClock::at(START), prometheus::Registry::new());
-    let ledger = Ledger::new(Config::default(), minutes.clone(), clock.clone(), &registry, "n1".into()).expect("no metric twice");
+    let ledger = Ledger::new(
+        Config::default(),
+        minutes.clone(),
+        clock.clone(),
+        &registry,
+        "n1".into(),
+        Arc::new(|| [900, 50, 50]),
+    )
+    .expect("no metric twice");
     Bench {
         ledger,
         minutes,
@@ -232,14 +240,28 @@ fn every_label_set_exists_from_the_start() {
         .map(|family| (family.name().to_owned(), family.get_metric().len()))
         .collect();
     let expected = [
+        ("unpoll_calibration_ratio", 4),
+        ("unpoll_calibration_ratio_high", 4),
+        ("unpoll_calibration_ratio_low", 4),
+        ("unpoll_cohort_devices", 3),
+        ("unpoll_connection_memory_bytes", 1),
         ("unpoll_credited_connected_seconds_total", 2),
         ("unpoll_events_saved_from_expiry_total", 1),
+        ("unpoll_keepalives_total", 1),
+        ("unpoll_legacy_poll_bytes_total", 6),
+        ("unpoll_legacy_poll_duration_seconds", 1),
+        ("unpoll_legacy_poll_interval_seconds", 1),
+        ("unpoll_legacy_polls_total", 12),
         ("unpoll_overhead_bytes_total", 14),
+        ("unpoll_overhead_cpu_seconds_total", 1),
         ("unpoll_overhead_packets_total", 14),
         ("unpoll_poll_avoided_bytes_total", 12),
+        ("unpoll_poll_avoided_cpu_seconds_total", 3),
         ("unpoll_poll_latency_saved_seconds", 3),
+        ("unpoll_polling_devices", 1),
         ("unpoll_polls_avoided_total", 12),
         ("unpoll_uncredited_connected_seconds_total", 3),
+        ("unpoll_untracked_polls_total", 1),
         ("unpoll_virtual_poll_wait_seconds", 1),
     ];
     assert_eq!(sets, expected.map(|(name, count)| (name.to_owned(), count)).into());
