@@ -163,10 +163,11 @@ impl Observed {
         let squares: f64 = without.iter().map(|estimate| (estimate - mean).powi(2)).sum();
         let deviation = (squares * (count - 1.0) / count).sqrt();
         let reach = deviation * STUDENT_T[freedom.min(STUDENT_T.len()) - 1];
+        let millionths = |number: f64| (number * 1e6).round() / 1e6;
         let finite = Ratio {
-            ratio,
-            low: ratio * (-reach).exp(),
-            high: ratio * reach.exp(),
+            ratio: millionths(ratio),
+            low: millionths(ratio * (-reach).exp()),
+            high: millionths(ratio * reach.exp()),
         };
         (ratio > 0.0 && ratio.is_finite() && reach.is_finite()).then_some(finite)
     }

@@ -224,7 +224,7 @@ fn control(observed: &Observed, devices: f64) -> Option<ControlReport> {
             inward: rounded(inward / empty),
             outward: rounded((observed.total(Control::EmptyBytes) - inward) / empty),
         }),
-        empty_ratio: 1.0 - observed.total(Control::Found) / polls,
+        empty_ratio: rounded(1.0 - observed.total(Control::Found) / polls),
         latency_seconds: (events > 0.0).then(|| rounded(observed.total(Control::Latency) / events)),
     })
 }

@@ -52,7 +52,7 @@ fn write_baseline(text: &mut String, report: &Report, name: &str, baseline: &Bas
     match (name, &report.control) {
         ("measured", Some(control)) => writeln!(
             text,
-            "  against measured polling every {:.1} s, as cohort control does",
+            "  against measured polling (cohort control polls every {:.1} s)",
             control.poll_interval_seconds.mean
         )?,
         _ => writeln!(text, "  against {name} polling every {} s", report.poll_interval_seconds)?,
@@ -198,6 +198,7 @@ fn span(seconds: f64) -> String {
     let units = [(86_400.0, "d"), (3_600.0, "h"), (60.0, "min")];
     match units.iter().find(|(unit, _)| seconds >= *unit) {
         Some((unit, name)) => format!("{} {name}", count((seconds / unit * 10.0).round() / 10.0)),
+        None if seconds < 1.0 && seconds > 0.0 => format!("{:.1} ms", seconds * 1e3),
         None => format!("{seconds:.1} s"),
     }
 }
@@ -216,6 +217,8 @@ mod tests {
         assert_eq!(size(833.0), "833 B");
         assert_eq!(size(-4_213_000.0), "-4.21 MB");
         assert_eq!(span(59.0), "59.0 s");
+        assert_eq!(span(0.0), "0.0 s");
+        assert_eq!(span(0.0012), "1.2 ms");
         assert_eq!(span(90.0), "1.5 min");
         assert_eq!(span(400.0 * 604_800.0), "2,800 d");
     }
