@@ -196,7 +196,7 @@ impl<'a> Progress<'a> {
             } => self.claim(DeviceKey { tenant, device }, generation).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Unavailable | Action::Close(_) => {}
         }
     }
 
@@ -416,6 +416,7 @@ impl<'a> Progress<'a> {
             key: key.clone(),
         };
         seated.account.last_tick = account.last_tick;
+        seated.account.polling = account.polling;
         if !self.take_seat(seated, false) {
             let over = Over {
                 key: key.clone(),

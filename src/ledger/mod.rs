@@ -6,6 +6,7 @@
 //!
 //! What is deliberately absent: credit for a poll at start-up (although the connect is charged), clamps, and money.
 
+mod calibration;
 mod cell;
 mod clock;
 mod collector;
@@ -13,6 +14,9 @@ mod config;
 mod credit;
 mod figures;
 mod flush;
+mod measured;
+mod metric;
+mod poll_collector;
 mod polls;
 mod report;
 mod routes;
@@ -21,13 +25,14 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod usage;
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 pub use config::Config;
-pub use report::{BaselineReport, Bytes, Latency, Report, words};
+pub use report::{BaselineReport, Bytes, Calibration, CohortReport, ControlReport, Interval, Latency, Ratio, Report, Saved, words};
 pub use routes::routes;
 
 use self::{
@@ -35,13 +40,19 @@ use self::{
     collector::Collector,
     credit::Credit,
     flush::Book,
+    measured::Measured,
+    poll_collector::PollCollector,
     tally::Tally,
     tracker::Tracker,
+    usage::Charge,
 };
 use crate::{
     domain::{Account, Clock, DeviceId, Direction, Meter, Overhead, Polling, TenantId, Timestamp},
     store::Records,
 };
+
+/// How many devices there are of the cohorts push, poll and control. Called often; it must not block.
+pub type CohortDevices = Arc<dyn Fn() -> [u64; 3] + Send + Sync>;
 
 /// Takes the figures of sessions, keeps them by the minute, and reports them.
 pub struct Ledger {
@@ -51,6 +62,9 @@ pub struct Ledger {
     records: Arc<dyn Records>,
     clock: Arc<dyn Clock>,
     node: String,
+    measured: Arc<Measured>,
+    charge: Arc<Charge>,
+    cohort_devices: CohortDevices,
     /// Names this life of the process, so that a flush of doubtful end is never stored twice.
     marker: String,
     book: Mutex<Book>,
@@ -68,10 +82,20 @@ impl Ledger {
         clock: Arc<dyn Clock>,
         registry: &prometheus::Registry,
         node: String,
+        cohort_devices: CohortDevices,
     ) -> prometheus::Result<Arc<Self>> {
         let tally = Arc::new(Tally::default());
         let tracker = Arc::new(Tracker::new(config.polling_devices_max));
-        registry.register(Box::new(Collector::new(config.clone(), tally.clone())?))?;
+        let measured = Arc::new(Measured::default());
+        let charge = Arc::new(Charge::begin());
+        registry.register(Box::new(Collector::new(config.clone(), tally.clone(), charge.clone())?))?;
+        registry.register(Box::new(PollCollector::new(
+            tally.clone(),
+            tracker.clone(),
+            measured.clone(),
+            clock.clone(),
+            cohort_devices.clone(),
+        )?))?;
         let marker = format!("flushes.{node}.{}", clock.now().0);
         Ok(Arc::new(Self {
             config,
@@ -80,6 +104,9 @@ impl Ledger {
             records,
             clock,
             node,
+            measured,
+            charge,
+            cohort_devices,
             marker,
             book: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
@@ -100,6 +127,15 @@ impl Ledger {
             self.tally.add(Cell::CreditedMs(policy), credit.credited_ms);
             let polls = credit::micro_polls(credit.credited_ms, account.poll_interval_secs);
             self.tally.add(Cell::MicroPolls(policy), polls);
+            if let Some(measured) = self.measured.parameters() {
+                let polls = polls as f64 * measured.polls;
+                self.tally.add(Cell::MeasuredMs, credit.credited_ms);
+                self.tally.add(Cell::MeasuredMicroPolls(policy), polls as u64);
+                for (direction, bytes) in [(Direction::In, measured.bytes_in), (Direction::Out, measured.bytes_out)] {
+                    self.tally
+                        .add(Cell::MeasuredMilliBytes(policy, direction), (polls * bytes / 1e3) as u64);
+                }
+            }
         }
         if let Some((why, ms)) = credit.uncredited {
             self.tally.add(Cell::UncreditedMs(why), ms);
@@ -164,15 +200,26 @@ impl Meter for Ledger {
         let Some(tick) = self.claimed_tick(account, accepted_at) else {
             return;
         };
+        let measured = self.measured.parameters();
         if tick.index > account.last_tick {
             account.last_tick = tick.index;
             self.tally.add(Cell::EventPolls(self.policy(account)), 1);
+            if measured.is_some() {
+                self.tally.add(Cell::MeasuredEventPolls(self.policy(account)), 1);
+            }
         }
-        let by_poll = tick.wait_ms.saturating_add(self.config.poll_service_ms.into());
-        let by_push = u64::try_from(now.since(accepted_at).as_millis()).unwrap_or(u64::MAX);
-        let saved = i64::try_from(by_poll)
-            .unwrap_or(i64::MAX)
-            .saturating_sub(i64::try_from(by_push).unwrap_or(i64::MAX));
+        let by_push = i64::try_from(now.since(accepted_at).as_millis()).unwrap_or(i64::MAX);
+        let saved_after = |wait_ms: u64| {
+            let by_poll = wait_ms.saturating_add(self.config.poll_service_ms.into());
+            i64::try_from(by_poll).unwrap_or(i64::MAX).saturating_sub(by_push)
+        };
+        let saved = saved_after(tick.wait_ms);
+        if let Some(measured) = measured {
+            let saved = saved_after((tick.wait_ms as f64 * measured.wait) as u64);
+            self.tally
+                .add(Cell::MeasuredSavedBucket(bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
+            self.tally.add_signed(Cell::MeasuredSavedSumMs, saved);
+        }
         self.tally
             .add(Cell::WaitBucket(bucket(&WAIT_BUCKETS, tick.wait_ms as f64 / 1e3)), 1);
         self.tally.add(Cell::WaitSumMs, tick.wait_ms);
@@ -193,6 +240,9 @@ impl Meter for Ledger {
         let headers = packets.saturating_mul(self.config.packet_header_bytes.into());
         self.tally.add(Cell::Bytes(kind, direction), bytes.saturating_add(headers));
         self.tally.add(Cell::Packets(kind, direction), packets);
+        if (kind, direction) == (Overhead::Keepalive, Direction::In) {
+            self.tally.add(Cell::Keepalives, packets);
+        }
         // The other side's TCP acknowledgement: counted for every packet, although many ride on an answer.
         let back = match direction {
             Direction::In => Direction::Out,

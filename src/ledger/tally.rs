@@ -99,9 +99,9 @@ impl Sums {
         difference
     }
 
-    /// Whether nothing was counted.
-    pub fn is_zero(&self) -> bool {
-        self.0.iter().all(|count| *count == 0)
+    /// Whether nothing was counted but this.
+    pub fn is_zero_but(&self, cell: Cell) -> bool {
+        self.0.iter().enumerate().all(|(at, count)| *count == 0 || at == cell.index())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{DeviceId, EventId, Located, Outcome, Password, ScramSecret, SessionId, TenantId};
+use crate::domain::{DeviceId, EventId, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
 
 /// Answer to [`Action::FindCredentials`].
 pub enum Credentials {
@@ -66,6 +66,8 @@ pub enum Action {
     Ended(Vec<Ended>),
     /// The session can take events (first available presence of priority ≥ 0, resumption, or room after refusing).
     Ready,
+    /// The device said in its presence whether it polls as well.
+    Polls(Polling),
     /// Presence became unavailable or negative: hold events.
     Unavailable,
     /// Flush `output`, half-close, drain the peer for a moment, close.

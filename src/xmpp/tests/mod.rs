@@ -217,6 +217,7 @@ fn word(fact: &Action) -> String {
             ends.join(", ")
         }
         Action::Ready => "ready".into(),
+        Action::Polls(polling) => format!("polls {polling:?}"),
         Action::Unavailable => "unavailable".into(),
         Action::Close(SessionEnd::Over) => "over".into(),
         Action::Close(SessionEnd::Hibernate(time)) => format!("hibernate {}", time.as_secs()),
