@@ -131,6 +131,28 @@ async fn a_control_cohort_that_polls_as_declared_validates_the_figures() {
     }
 }
 
+#[tokio::test]
+async fn no_ratio_is_off_when_most_polls_find_events_or_stretches_are_short() {
+    for (events_every, away) in [(5.0, 0.0), (8.0, 0.15)] {
+        let report = ControlCohort {
+            interval: &|random| random.jittered(10.0, 0.03),
+            events_every,
+            away: (away, 10.0),
+            minutes: 20,
+            ..ControlCohort::default()
+        }
+        .report()
+        .await;
+        for (quantity, ratio) in report.calibration.all() {
+            let ratio = ratio.expect("compared").ratio;
+            assert!(
+                (ratio - 1.0).abs() < 0.015,
+                "{quantity}: {ratio}, an event every {events_every} s, away {away}"
+            );
+        }
+    }
+}
+
 /// What is wrong, and which ratio says so, above or below 1.
 async fn is_found_out(wrong: &str, quantity: &str, above: bool, cohort: ControlCohort<'_>) {
     let report = cohort.report().await;

@@ -3,6 +3,7 @@
 mod control;
 mod intervals;
 mod polls;
+mod recomputed;
 mod simulation;
 mod storing;
 mod words;
