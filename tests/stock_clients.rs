@@ -278,7 +278,7 @@ fn node_program(name: &str) -> PathBuf {
     path
 }
 
-/// Cargo builds the examples together with the tests, two folders above this one.
+/// Two folders above this one. Cargo builds it together with all tests; with `--test stock_clients` alone add `--examples`.
 fn example() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     this.ancestors().nth(2).unwrap().join("examples/device")
