@@ -2,6 +2,7 @@
 
 mod control;
 mod intervals;
+mod measured;
 mod polls;
 mod recomputed;
 mod simulation;
