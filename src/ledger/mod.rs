@@ -145,7 +145,7 @@ impl Ledger {
     /// The virtual tick that would have carried an event, if this account claims anything for it: not when the device polls,
     /// and not when the event was there before the session, for then a poll at start-up would have brought it.
     fn claimed_tick(&self, account: &Account, accepted_at: Timestamp) -> Option<clock::Tick> {
-        (account.polling == Polling::Off && accepted_at >= account.opened_at && !self.held(account).is_some_and(|held| accepted_at < held))
+        (account.polling == Polling::Off && accepted_at >= account.opened_at && self.held(account).is_none_or(|held| accepted_at >= held))
             .then(|| clock::tick(accepted_at, account.phase_ms, account.poll_interval_secs))
     }
 

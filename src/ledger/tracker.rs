@@ -78,10 +78,13 @@ impl Watch {
     }
 }
 
+/// Devices by the hash of tenant and id.
+type Devices = HashMap<u64, Tracked, BuildHasherDefault<AsItIs>>;
+
 /// All devices that poll.
 #[derive(Debug)]
 pub struct Tracker {
-    shards: Box<[Mutex<HashMap<u64, Tracked, BuildHasherDefault<AsItIs>>>]>,
+    shards: Box<[Mutex<Devices>]>,
     most: usize,
     count: AtomicUsize,
     controls: AtomicUsize,
@@ -190,7 +193,7 @@ impl Tracker {
         }
     }
 
-    fn shard(&self, device: u64) -> Option<&Mutex<HashMap<u64, Tracked, BuildHasherDefault<AsItIs>>>> {
+    fn shard(&self, device: u64) -> Option<&Mutex<Devices>> {
         self.shards.get((device >> 16) as usize % SHARDS)
     }
 }

@@ -2,7 +2,9 @@
 
 mod control;
 mod intervals;
+mod measured;
 mod polls;
+mod recomputed;
 mod simulation;
 mod storing;
 mod words;

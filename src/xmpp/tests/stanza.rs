@@ -166,7 +166,7 @@ fn presence_opens_and_closes_the_way_for_events() {
 
 #[test]
 fn a_device_says_in_its_presence_whether_it_polls() {
-    let mut check = |presence: &str, expected: &[&str]| {
+    let check = |presence: &str, expected: &[&str]| {
         let mut talk = Talk::bound();
         talk.send(presence);
         assert_eq!(talk.facts(), expected, "{presence}");
