@@ -51,6 +51,7 @@ impl Book {
         device.updated_at = *now;
         draft.put(Space::Rows, keys::device(key), rows::encode_device(&device)?);
         draft.must_sync();
+        self.touched.push(key.clone());
         if is_new {
             self.totals.devices += 1;
             self.states.forget(key);
@@ -111,6 +112,7 @@ impl Book {
         draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
         draft.must_sync();
         self.states.forget(key);
+        self.touched.push(key.clone());
         self.seat_changes.push((key.clone(), None));
         self.totals.devices = self.totals.devices.saturating_sub(1);
         Ok(seat)
