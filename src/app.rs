@@ -16,6 +16,7 @@ use std::{
 use axum::Router;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use error::StartError;
@@ -25,8 +26,8 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, DeliveryState, DeviceId, Epoch, EventId, SystemClock, TenantId},
-    gateway::{self, Gateway, GatewayMetrics},
+    domain::{Caller, DeliveryState, DeviceId, Epoch, EventId, Outcome, SystemClock, TenantId},
+    gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
     ledger::Ledger,
@@ -53,6 +54,7 @@ pub struct App {
     doors: Vec<Door>,
     admin: Door,
     draining: Arc<AtomicBool>,
+    end_waits: CancellationToken,
     drain_within: Duration,
     ready: Value,
 }
@@ -126,7 +128,7 @@ impl App {
             gateway::Parts {
                 store: parts.clone(),
                 presence: presence.clone(),
-                signals,
+                signals: signals.clone(),
                 meter: ledger.clone(),
                 clock: clock.clone(),
                 metrics: GatewayMetrics::register(prometheus, NODE)?,
@@ -172,7 +174,23 @@ impl App {
             )))
             .merge(presence::routes(presence))
             .merge(ledger::routes(ledger.clone()));
-        let routes = http::mount(routes, keys(parts.clone()), http_metrics.clone());
+        let end_waits = CancellationToken::new();
+        let door = poll::Door::new(
+            config.poll.clone(),
+            poll::Parts {
+                store: parts.clone(),
+                links: gateway.links(),
+                signals,
+                meter: ledger.clone(),
+                clock: clock.clone(),
+                metrics: poll::PollMetrics::register(prometheus)?,
+                hosts: hosts(parts.clone()),
+                interval_secs: config.ledger.poll_interval_secs.max(1),
+                delivered: counts_delivered(&dispatch_metrics),
+                stop: end_waits.clone(),
+            },
+        )?;
+        let routes = http::mount_beside(routes, poll::routes(door), keys(parts.clone()), http_metrics.clone());
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
@@ -225,6 +243,7 @@ impl App {
             doors: vec![http_door, https_door],
             admin,
             draining,
+            end_waits,
             drain_within: Duration::from_secs(config.drain_secs.max(1)),
             ready,
         })
@@ -257,6 +276,7 @@ impl App {
         }
 
         self.draining.store(true, Ordering::Relaxed);
+        self.end_waits.cancel();
         let by = Instant::now() + self.drain_within; // one budget, to match the orchestrator's
         // A client that keeps a connection open without a request does not hold up the stop.
         let mut late = intake.dismiss(by.min(Instant::now() + LAST_WORDS)).await; // 1. no new events; those accepted are in the store
@@ -325,6 +345,12 @@ fn cohort_devices(store: Arc<EmbeddedStore>) -> ledger::CohortDevices {
 fn counts(metrics: &DispatchMetrics, state: DeliveryState) -> Arc<dyn Fn(u64) + Send + Sync> {
     let metrics = metrics.clone();
     Arc::new(move |by| metrics.count(state.as_str(), "none", by))
+}
+
+/// Counts deliveries that a device acknowledged by HTTP, as those by XMPP.
+fn counts_delivered(metrics: &DispatchMetrics) -> poll::CountDelivered {
+    let metrics = metrics.clone();
+    Arc::new(move |urgency, waited| metrics.ended(Outcome::Delivered, urgency, waited))
 }
 
 /// Ends the session of a removed device.

@@ -31,6 +31,8 @@ pub struct Config {
     pub admin: Listen,
     /// `[xmpp]`: the door for devices.
     pub xmpp: crate::gateway::Config,
+    /// `[poll]`: the door for devices that still poll, at the HTTP listeners.
+    pub poll: crate::gateway::poll::Config,
     /// `[store]`: the embedded store.
     pub store: crate::store::embedded::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
@@ -59,6 +61,7 @@ impl Default for Config {
             https: Listen::loopback(8443),
             admin: Listen::loopback(9090),
             xmpp: crate::gateway::Config::default(),
+            poll: crate::gateway::poll::Config::default(),
             store: crate::store::embedded::Config::default(),
             tls: Tls::default(),
             limits: crate::domain::Limits::default(),

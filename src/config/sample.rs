@@ -7,12 +7,13 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 13] = [
+const DOCUMENTED: [(&str, &str, &str); 14] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
     ("admin", include_str!("../config.rs"), "Listen"),
     ("xmpp", include_str!("../gateway/config.rs"), "Config"),
+    ("poll", include_str!("../gateway/poll/config.rs"), "Config"),
     ("store", include_str!("../store/embedded/mod.rs"), "Config"),
     ("tls", include_str!("../config.rs"), "Tls"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),

@@ -1,5 +1,7 @@
 //! What the dispatcher counts.
 
+use std::time::Duration;
+
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::domain::{Outcome, Reason, Urgency};
@@ -94,6 +96,14 @@ impl DispatchMetrics {
     /// The latency of one urgency.
     pub fn latency(&self, urgency: Urgency) -> Histogram {
         self.latency.with_label_values(&[urgency.as_str()])
+    }
+
+    /// Counts the end of a delivery, and how long it took when it was delivered.
+    pub fn ended(&self, outcome: Outcome, urgency: Urgency, waited: Duration) {
+        self.counter(outcome).inc();
+        if outcome == Outcome::Delivered {
+            self.latency(urgency).observe(waited.as_secs_f64());
+        }
     }
 
     /// Counts ends that happened elsewhere: `replaced` at acceptance, `cancelled` by the API, `failed` at a removal.

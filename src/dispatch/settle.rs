@@ -6,10 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Shared;
-use crate::{
-    domain::Outcome,
-    store::{Settle, Settled, StoreError},
-};
+use crate::store::{Settle, Settled, StoreError};
 
 /// First pause before trying again; doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(50);
@@ -24,12 +21,7 @@ pub(super) async fn settle(shared: &Arc<Shared>, mut ends: Vec<Settle>, stop: &C
         let mut again = Vec::new();
         for (end, answer) in ends.into_iter().zip(answers) {
             match answer {
-                Ok(Settled::Now { waited, urgency }) => {
-                    shared.metrics.counter(end.outcome).inc();
-                    if end.outcome == Outcome::Delivered {
-                        shared.metrics.latency(urgency).observe(waited.as_secs_f64());
-                    }
-                }
+                Ok(Settled::Now { waited, urgency, .. }) => shared.metrics.ended(end.outcome, urgency, waited),
                 Ok(Settled::Before(_) | Settled::Unknown) | Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => {}
                 Err(StoreError::Corrupt(what)) => {
                     error!(event.id = %end.id, "the end of {} could not be stored, its record is damaged: {what}", end.id);

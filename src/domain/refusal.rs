@@ -142,6 +142,18 @@ pub enum Refusal {
     /// No key, or one that is not known.
     #[error("the request needs a valid key: Authorization: Bearer <key>")]
     Unauthenticated,
+    /// A request of a device without its password, or with a wrong one.
+    #[error("the request needs the device's password: HTTP Basic with its bare JID, such as tsn-746@example.org, and the password")]
+    WrongCredentials,
+    /// Too many wrong passwords for one device.
+    #[error("too many passwords were wrong; no more is tried for {} s", .retry_after.as_secs().max(1))]
+    TooManyWrong {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A device that asks about another one.
+    #[error("the path names another device than the credentials, which are those of {0}")]
+    OtherDevice(DeviceId),
     /// A key without the scope.
     #[error("the key {key} has not the scope {needed}")]
     Forbidden {
@@ -204,7 +216,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 32] = [
+    pub const SLUGS: [&'static str; 35] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -227,6 +239,9 @@ impl Refusal {
         "key-reused",
         "queue-full",
         "unauthenticated",
+        "wrong-credentials",
+        "too-many-wrong",
+        "other-device",
         "forbidden",
         "unknown-key",
         "unknown-path",
@@ -264,6 +279,9 @@ impl Refusal {
             Self::KeyReused { .. } => (409, "key-reused", "One key was used for two events"),
             Self::QueueFull { .. } => (429, "queue-full", "The queue of the device is full"),
             Self::Unauthenticated => (401, "unauthenticated", "The key is missing or not known"),
+            Self::WrongCredentials => (401, "wrong-credentials", "The password is missing or wrong"),
+            Self::TooManyWrong { .. } => (429, "too-many-wrong", "Too many passwords were wrong"),
+            Self::OtherDevice(_) => (403, "other-device", "The path names another device"),
             Self::Forbidden { .. } => (403, "forbidden", "The key may not do this"),
             Self::UnknownKey(_) => (404, "unknown-key", "The key is not known"),
             Self::UnknownPath(_) => (404, "unknown-path", "Nothing is served here"),
@@ -283,6 +301,7 @@ impl Refusal {
         match self {
             Self::QueueFull { .. } => Some(Duration::from_secs(60)),
             Self::Overloaded { retry_after }
+            | Self::TooManyWrong { retry_after }
             | Self::NoSpace { retry_after }
             | Self::Unavailable { retry_after }
             | Self::Draining { retry_after } => Some(*retry_after),

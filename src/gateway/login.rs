@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
-    store::{DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
+    store::{Device, DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
     xmpp::{Action, Credentials, StreamError},
 };
 
@@ -228,12 +228,7 @@ impl<'a> Progress<'a> {
         Some(match self.within(store.device(key)).await? {
             Ok(Registered::Present(device)) => {
                 self.facts = Facts {
-                    poll_interval_secs: device
-                        .attributes
-                        .get("poll_interval_secs")
-                        .and_then(serde_json::Value::as_u64)
-                        .and_then(|secs| u32::try_from(secs).ok())
-                        .filter(|secs| *secs > 0),
+                    poll_interval_secs: poll_interval_secs(&device),
                     polling: match device.cohort {
                         Cohort::Push => Polling::Off,
                         Cohort::Poll | Cohort::Control => Polling::On,
@@ -445,9 +440,15 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// How often the device polls, in seconds, where its backend says so.
+pub(super) fn poll_interval_secs(device: &Device) -> Option<u32> {
+    let secs = device.attributes.get("poll_interval_secs")?.as_u64()?;
+    u32::try_from(secs).ok().filter(|secs| *secs > 0)
+}
+
 /// A secret of the device that follows that name in the registry (after the last comes the first): what a name that is no
 /// device's pretends to have. It is the same at every try, and as mixed as the secrets of the devices are.
-async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<ScramSecret> {
+pub(super) async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<ScramSecret> {
     for after in [Some(&key.device), None] {
         // A registry that cannot be read shows in the look-up of real devices, too.
         let devices = store.devices(key.tenant, after, NEIGHBOURS).await.unwrap_or_default();

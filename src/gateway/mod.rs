@@ -3,7 +3,7 @@
 //! [`Gateway`] listens for devices that speak XMPP over TCP, with STARTTLS or direct TLS. Each connection is one small task
 //! around a pure stream (`xmpp`). The dispatcher writes to a session at once through its [`Link`]; only what the socket does
 //! not take waits, in a bounded queue of the session. What must outlive a connection is in the store, or waits in the table
-//! of sessions to be resumed.
+//! of sessions to be resumed. [`poll`] is the door for devices that still poll.
 
 mod buffers;
 mod config;
@@ -14,6 +14,7 @@ mod link;
 mod listener;
 mod login;
 mod metrics;
+pub mod poll;
 mod session;
 mod sessions;
 mod shared;

@@ -234,7 +234,10 @@ impl Link for Connection {
     }
 
     fn give_up(&self, id: EventId) {
-        let _ = self.guarded(|_, state| state.stream.session_mut().map(|session| session.give_up(id)));
+        let _ = self.guarded(|_, state| {
+            state.written.retain(|written| written.id != id);
+            state.stream.session_mut().map(|session| session.give_up(id))
+        });
     }
 }
 
@@ -337,6 +340,7 @@ impl Link for Hibernated {
 
     fn give_up(&self, id: EventId) {
         if let Some(carried) = &mut *self.carried.lock() {
+            carried.written.retain(|written| written.id != id);
             carried.session.give_up(id);
         }
     }

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, error};
 
-use super::{Config, patience::patient};
+use super::{Config, Wire, patience::patient};
 use crate::domain::Refusal;
 
 /// What a connection is doing, and since when. The low two bits of the word are the phase, the rest milliseconds.
@@ -91,16 +91,20 @@ impl Watch {
 }
 
 /// Serves the requests of one connection until it ends, has had its time, or `stop` is called and the request at hand answered.
-/// With `full` every request is answered with 429.
-pub(super) async fn run<I>(io: I, router: Router, config: &Config, stop: CancellationToken, full: bool)
+/// With `full` every request is answered with 429. `wire` counts what `io` costs.
+pub(super) async fn run<I>(io: I, wire: Wire, router: Router, config: &Config, stop: CancellationToken, full: bool)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::new());
+    // Dropped behind the connection: the last exchange is charged with its end.
+    let _ends = Ends(wire.clone());
     let body_allowed = Duration::from_secs(config.body_secs);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         watch.enter(Phase::Serving);
-        let (router, served) = (router.clone(), Served(Arc::clone(&watch)));
+        wire.began();
+        request.extensions_mut().insert(wire.clone());
+        let (router, served) = (router.clone(), Served(Arc::clone(&watch), wire.clone()));
         async move {
             let response = if full {
                 no_room()
@@ -176,11 +180,21 @@ fn no_room() -> Response<Body> {
 }
 
 /// Marks the end of an answer, or of the attempt to give one.
-struct Served(Arc<Watch>);
+struct Served(Arc<Watch>, Wire);
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.0.enter(Phase::Idle);
+        self.1.answered();
+    }
+}
+
+/// Marks the end of a connection.
+struct Ends(Wire);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.ended();
     }
 }
 

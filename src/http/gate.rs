@@ -7,6 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, State},
+    handler::Handler,
     http::{Method, Request, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -32,29 +33,48 @@ pub fn key_hash(key: &str) -> [u8; 32] {
 /// Puts the parts behind the gate: a request of a path that a part serves needs a key, whose [`Caller`] the handlers find in
 /// the request's extensions. Paths and methods that nobody serves get their problem.
 pub fn mount(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    parts
-        .fallback(async |uri: Uri| Refusal::UnknownPath(uri.path().to_owned()))
+    finish(gated(parts, Some(keys), &metrics), metrics)
+}
+
+/// The same with paths beside the gate: `own` finds out by itself who calls. They are measured and counted as the others.
+pub fn mount_beside(parts: Router, own: Router, keys: Keys, metrics: HttpMetrics) -> Router {
+    let routes = gated(parts, Some(keys), &metrics).merge(gated(own, None, &metrics));
+    finish(routes, metrics)
+}
+
+fn gated(routes: Router, keys: Option<Keys>, metrics: &HttpMetrics) -> Router {
+    let gate = Gate {
+        keys,
+        metrics: metrics.clone(),
+    };
+    routes
         .method_not_allowed_fallback(async |method: Method| Refusal::MethodNotAllowed(method.to_string()))
-        .layer(middleware::from_fn_with_state(Gate { keys, metrics }, pass))
+        .route_layer(middleware::from_fn_with_state(gate, pass))
+}
+
+fn finish(routes: Router, metrics: HttpMetrics) -> Router {
+    let unknown = async |uri: Uri| Refusal::UnknownPath(uri.path().to_owned());
+    let gate = Gate { keys: None, metrics };
+    routes.fallback(unknown.layer(middleware::from_fn_with_state(gate, pass)))
 }
 
 #[derive(Clone)]
 struct Gate {
-    keys: Keys,
+    /// Without them everybody passes.
+    keys: Option<Keys>,
     metrics: HttpMetrics,
 }
 
 async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = match (&route, caller(&gate.keys, &request)) {
-        (Some(_), None) => Refusal::Unauthenticated.into_response(),
-        (_, caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
+    let response = match gate.keys.as_ref().map(|keys| caller(keys, &request)) {
+        Some(None) => Refusal::Unauthenticated.into_response(),
+        Some(Some(caller)) => {
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
+        None => next.run(request).await,
     };
     let slug = response.extensions().get::<Slug>().map(|slug| slug.0);
     gate.metrics

@@ -10,13 +10,15 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 12] = [
+pub const ROUTES: [&str; 14] = [
     "/v1/events",
     "/v1/events/{id}",
     "/v1/events/{id}/deliveries",
     "/v1/devices",
     "/v1/devices/{id}",
+    "/v1/devices/{id}/acks",
     "/v1/devices/{id}/deliveries",
+    "/v1/devices/{id}/events",
     "/v1/devices/{id}/presence",
     "/v1/keys",
     "/v1/keys/{id}",

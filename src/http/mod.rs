@@ -1,7 +1,7 @@
 //! What every HTTP part stands on: problems, keys, bodies, JSON with names and places, pages, and the server loop.
 //!
 //! A part exports `routes() -> Router`; [`mount`] puts the parts behind one gate that authenticates, counts, and answers for
-//! paths and methods nobody serves; [`serve()`] serves the result on a listener. Handlers take [`crate::domain::Caller`] from
+//! paths and methods nobody serves ([`mount_beside`] puts beside them what authenticates by itself); [`serve()`] serves the result on a listener. Handlers take [`crate::domain::Caller`] from
 //! the request's extensions and refuse with [`crate::domain::Refusal`], which becomes an RFC 9457 problem here and nowhere else.
 //!
 //! What is deliberately absent: HTTP/2 (a backend behind a proxy speaks it there), and any knowledge of the store.
@@ -19,13 +19,14 @@ mod problem;
 mod segment;
 mod serve;
 pub mod text;
+mod wire;
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub use body::read;
-pub use gate::{Keys, key_hash, mount};
+pub use gate::{Keys, key_hash, mount, mount_beside};
 pub use headers::{MediaType, single};
 pub use lines::{Line, Lines};
 pub use metrics::HttpMetrics;
@@ -33,6 +34,7 @@ pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
 pub use serve::serve;
+pub use wire::Wire;
 
 /// The HTTP listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

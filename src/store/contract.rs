@@ -155,6 +155,7 @@ macro_rules! run_contract {
             an_unknown_or_removed_device_takes_nothing,
             an_event_of_ttl_zero_is_stored_nowhere,
             arrivals_name_the_holder_of_the_seat,
+            a_watch_is_woken_by_what_is_stored_for_its_device,
             the_newest_session_takes_the_seat,
             a_late_goodbye_leaves_the_newer_seat,
             changed_credentials_refuse_a_claim,
@@ -208,6 +209,7 @@ pub async fn an_event_waits_until_it_is_acknowledged(bench: impl Bench) {
     let now = Settled::Now {
         waited: Duration::from_millis(250),
         urgency: Urgency::Normal,
+        expires_at: new.expires_at(),
     };
     assert_eq!(end(&*store, "box", done.id, Outcome::Delivered, at).await, now);
     assert!(waiting(&*store, "box").await.is_empty());
@@ -435,6 +437,36 @@ pub async fn arrivals_name_the_holder_of_the_seat(mut bench: impl Bench) {
         (told.located, told.lane, told.seq, &told.event)
     );
     assert!(bench.arrivals().try_recv().is_err());
+}
+
+pub async fn a_watch_is_woken_by_what_is_stored_for_its_device(bench: impl Bench) {
+    let store = bench.store();
+    for device in ["box", "other"] {
+        add(&*store, device).await;
+    }
+    let mut watch = store.watch(&key("box"));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(20), watch.woken()).await.is_err(),
+        "nothing was stored since"
+    );
+    push(&*store, event("other", "{}", START)).await.unwrap();
+    let done = push(&*store, event("box", "{}", START)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), watch.woken())
+        .await
+        .expect("woken by the event");
+    let page = store.pending(&key("box"), Cursor::default(), 10).await.unwrap();
+    assert_eq!(page.events.len(), 1, "what woke can be read");
+    assert_eq!(page.events[0].id, done.id);
+    // Also while a session holds the seat.
+    claim(&*store, "box", 1).await.unwrap();
+    push(&*store, event("box", "{}", START)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), watch.woken())
+        .await
+        .expect("woken beside the session");
+    store.remove_device(&key("box"), START).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), watch.woken())
+        .await
+        .expect("woken by the removal");
 }
 
 pub async fn the_newest_session_takes_the_seat(bench: impl Bench) {

@@ -9,6 +9,7 @@
 
 pub mod embedded;
 mod refusal;
+mod watch;
 
 #[cfg(test)]
 pub mod contract;
@@ -17,6 +18,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+pub use watch::{Watch, Watches};
 
 use crate::domain::{
     Cohort, Credential, DeliveryState, DeviceId, Durability, Epoch, Event, EventId, Generation, Lane, Located, Outcome, Queue, Reason,
@@ -263,6 +266,8 @@ pub enum Settled {
         waited: Duration,
         /// How urgent it was.
         urgency: Urgency,
+        /// Until when it could be delivered.
+        expires_at: Timestamp,
     },
     /// It had ended before; that state stays. A `delivered` that comes after `replaced`, `cancelled` or `expired` is kept
     /// as `late-ack` in its record.
@@ -390,6 +395,9 @@ pub trait Mailbox: Send + Sync + 'static {
     /// One bounded round of housekeeping: ends what expired, drops what was kept long enough. Call it now and then; it goes
     /// on where the last round stopped.
     async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError>;
+
+    /// Waits until something is stored for a device, whoever holds its seat, or the device itself is changed or removed.
+    fn watch(&self, device: &DeviceKey) -> Watch;
 
     /// Which life of the store this is.
     fn generation(&self) -> Generation;

@@ -13,7 +13,7 @@ use crate::{
     domain::{Cohort, Credential, DeviceId, Epoch, EventId, Generation, Located, Password, ScramSecret, TenantId, Timestamp},
     store::{
         ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, Receipt, Records,
-        Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Tenant,
+        Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
     },
 };
 
@@ -111,6 +111,10 @@ impl Mailbox for MemoryStore {
 
     async fn sweep(&self, _: Timestamp) -> Result<Swept, StoreError> {
         Err(nothing())
+    }
+
+    fn watch(&self, device: &DeviceKey) -> Watch {
+        Arc::<Watches>::default().watch(device)
     }
 
     fn generation(&self) -> Generation {

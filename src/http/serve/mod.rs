@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Config, connection};
+use super::{Config, connection, wire::Counted};
 use crate::crew::Crew;
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
@@ -76,14 +76,15 @@ impl Listening {
             debug!(%error, "an HTTP connection ended as it was accepted");
             return;
         }
+        let (socket, wire) = Counted::new(socket);
         let (router, tls, config, stop) = (self.router.clone(), self.tls.clone(), Arc::clone(&self.config), stop.clone());
         self.crew.spawn(async move {
             let _room = room;
             let Some(tls) = tls else {
-                return connection::run(socket, router, &config, stop, full).await;
+                return connection::run(socket, wire, router, &config, stop, full).await;
             };
             match timeout(Duration::from_secs(config.head_secs), tls.accept(socket)).await {
-                Ok(Ok(stream)) => connection::run(stream, router, &config, stop, full).await,
+                Ok(Ok(stream)) => connection::run(stream, wire, router, &config, stop, full).await,
                 Ok(Err(error)) => debug!(%error, "a TLS handshake of an HTTP connection failed: {error}"),
                 Err(_) => debug!("a TLS handshake of an HTTP connection took too long"),
             }

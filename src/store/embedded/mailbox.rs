@@ -21,7 +21,7 @@ use crate::{
     domain::{Epoch, EventId, Generation, Located, Queue, TenantId, Timestamp},
     store::{
         Claimed, Cursor, Delivery, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, QueuedEvent, SeatView, Settle, Settled,
-        StoreError, StoreStats, Swept,
+        StoreError, StoreStats, Swept, Watch,
     },
 };
 
@@ -227,6 +227,10 @@ impl Mailbox for EmbeddedStore {
 
     async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError> {
         super::sweep::round(self, now).await
+    }
+
+    fn watch(&self, device: &DeviceKey) -> Watch {
+        self.shared.watches.watch(device)
     }
 
     fn generation(&self) -> Generation {

@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{device_state::Seats, engine::Engine, op::Op, rows::Totals};
-use super::{ApiKey, StoreError, Tenant};
+use super::{ApiKey, StoreError, Tenant, Watches};
 use crate::domain::{Clock, EventIdKey, Generation, Limits};
 
 pub use self::recover::OpenError;
@@ -140,6 +140,8 @@ pub(crate) struct Shared {
     /// Whether the engine runs without background work.
     lean: AtomicBool,
     missed_arrivals: AtomicU64,
+    /// Long polls.
+    watches: Arc<Watches>,
 }
 
 impl Shared {

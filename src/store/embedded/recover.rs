@@ -155,6 +155,7 @@ impl EmbeddedStore {
             headroom: AtomicU64::new(0),
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
+            watches: Arc::default(),
             config,
             limits,
             clock,
@@ -182,6 +183,7 @@ fn start(
         positions: HashMap::new(),
         next_epoch: u64::from(boot) << 32 | 1,
         seat_changes: Vec::new(),
+        touched: Vec::new(),
         now: shared.clock.now(),
         shared: Arc::clone(&shared),
     };

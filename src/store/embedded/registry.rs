@@ -52,6 +52,7 @@ impl Book {
         draft.put(Space::Rows, keys::device(key), rows::encode_device(&device)?);
         draft.must_sync();
         self.totals.move_device((!is_new).then_some(before.cohort), Some(device.cohort));
+        self.touched.push(key.clone());
         if is_new {
             self.states.forget(key);
         } else if let Some(state) = self.states.get_mut(key) {
@@ -111,6 +112,7 @@ impl Book {
         draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
         draft.must_sync();
         self.states.forget(key);
+        self.touched.push(key.clone());
         self.seat_changes.push((key.clone(), None));
         self.totals.move_device(rows::decode_cohort(&row)?, None);
         Ok(seat)

@@ -29,6 +29,8 @@ pub(super) struct Book {
     pub(super) positions: HashMap<TenantId, u64>,
     pub(super) next_epoch: u64,
     pub(super) seat_changes: SeatChanges,
+    /// Devices whose queue or row changed: whoever watches them is woken once the commit holds.
+    pub(super) touched: Vec<DeviceKey>,
     /// The time of this round.
     pub(super) now: Timestamp,
 }
@@ -180,6 +182,7 @@ impl Book {
             state.remember(Arc::clone(collapse_key), place.queue, place.number);
         }
         state.tell();
+        self.touched.push(key);
         if let Some(seat) = &seat {
             arrivals.push(Arrival {
                 epoch: seat.epoch,
@@ -280,6 +283,7 @@ impl Book {
         Ok(Settled::Now {
             waited: settle.at.since(facts.accepted_at),
             urgency: facts.urgency,
+            expires_at: facts.expires_at(),
         })
     }
 

@@ -164,6 +164,8 @@ impl Writer {
         } else if wrote {
             held = shared.seats.read().len();
         }
+        shared.watches.wake(&book.touched);
+        book.touched.clear();
         book.states.end_round(held);
         remember(&shared, ops, &outcomes);
         Ok(outcomes)
@@ -185,6 +187,7 @@ impl Writer {
         self.book.states.clear();
         self.book.positions.clear();
         self.book.seat_changes.clear();
+        self.book.touched.clear();
         if self.reopened.is_some_and(|at| at.elapsed() < REOPEN_PAUSE) {
             // What is open still answers reads.
             self.book.totals = *self.shared.totals.lock();

@@ -1,0 +1,1 @@
+//! The door on the real store, without sockets.
