@@ -98,7 +98,7 @@ impl ControlCohort<'_> {
         bench.ledger.poll_traffic(poller, Exchange::Poll(result), inward, outward, payload);
     }
 
-    async fn report(&self) -> Report {
+    pub async fn report(&self) -> Report {
         let bench = bench();
         self.run(&bench);
         bench.report().await
