@@ -1,5 +1,5 @@
-//! The boxes of the demo, in a process of their own: reference devices that are told on stdin what happens to them, and report
-//! on stdout what they see.
+//! The boxes of the demo, in a process of their own: reference devices, or boxes that poll. They are told on stdin what happens
+//! to them, and report on stdout what they see.
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     crew::Crew,
 };
 
-use super::now_us;
+use super::{now_us, poller};
 
 /// The boxes connect spread over this many milliseconds a hundred of them, as they would come to life one after the other.
 const START_SPREAD_MS_A_HUNDRED: u64 = 500;
@@ -28,10 +28,22 @@ const WAITING_MAX: usize = 4_096;
 /// How long the goodbyes may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How boxes learn of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Connected by XMPP.
+    Push,
+    /// By asking over HTTPS.
+    Poll,
+}
+
 /// The first line on stdin.
 #[derive(Serialize, Deserialize)]
 pub struct Script {
-    /// Host and port of XMPP over TLS.
+    /// How these boxes learn of events.
+    pub way: Way,
+    /// Host and port: of XMPP over TLS, or of HTTPS.
     pub address: String,
     /// The XMPP domain.
     pub domain: String,
@@ -101,6 +113,7 @@ pub async fn run() -> Outcome {
     let unreadable = |error: &dyn std::fmt::Display| Failure::Usage(format!("stdin has no script: {error}; `unpoll demo` starts this"));
     let first = lines.next_line().await.map_err(|error| unreadable(&error))?.unwrap_or_default();
     let script: Script = serde_json::from_str(&first).map_err(|error| unreadable(&error))?;
+    let door = poller::Door::new(&script.address, &script.ca)?;
     let endpoint = Endpoint {
         address: script.address,
         tls: tls_trusting(&script.ca)?,
@@ -122,10 +135,13 @@ pub async fn run() -> Outcome {
             domain: script.domain.clone(),
             password,
         };
-        let (endpoint, report) = (endpoint.clone(), report.clone());
+        let (endpoint, door, report) = (endpoint.clone(), door.clone(), report.clone());
         crew.spawn(async move {
             tokio::time::sleep(Duration::from_millis(random_below(spread + 1))).await;
-            live(account, endpoint, ordered, report).await;
+            match script.way {
+                Way::Push => live(account, endpoint, ordered, report).await,
+                Way::Poll => poller::live(account, door, ordered, report).await,
+            }
         });
     }
     drop(report);

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    boxes::{Order, Report, Script},
+    boxes::{Order, Report, Script, Way},
     stage::{Stage, spawn},
 };
 use crate::{
@@ -43,14 +43,24 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the processes; the boxes connect at once and report.
-    pub async fn start(stage: &Stage, boxes: Vec<(String, String)>, reports: mpsc::Sender<Report>) -> Result<Self, Failure> {
-        let mut fleet = Self {
+    /// No boxes yet.
+    pub fn new() -> Self {
+        Self {
             processes: Vec::new(),
             process_of: HashMap::new(),
             readers: Crew::default(),
-        };
-        for (number, some) in boxes.chunks(BOXES_A_PROCESS).enumerate() {
+        }
+    }
+
+    /// Starts processes with boxes, which connect or poll at once and report.
+    pub async fn add(
+        &mut self,
+        stage: &Stage,
+        way: Way,
+        boxes: &[(String, String)],
+        reports: &mpsc::Sender<Report>,
+    ) -> Result<(), Failure> {
+        for some in boxes.chunks(BOXES_A_PROCESS) {
             let mut command = this_program()?;
             command
                 .arg("demo-boxes")
@@ -61,18 +71,23 @@ impl Fleet {
             let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
                 return Err(Failure::Failed("a process of boxes has no pipes".into()));
             };
-            fleet.process_of.extend(some.iter().map(|(id, _)| (id.clone(), number)));
-            fleet.readers.spawn(read(stdout, reports.clone()));
+            let number = self.processes.len();
+            self.process_of.extend(some.iter().map(|(id, _)| (id.clone(), number)));
+            self.readers.spawn(read(stdout, reports.clone()));
             let script = Script {
-                address: stage.xmpps.clone(),
+                way,
+                address: match way {
+                    Way::Push => stage.xmpps.clone(),
+                    Way::Poll => stage.https.clone(),
+                },
                 domain: stage.domain.clone(),
                 ca: stage.ca(),
                 boxes: some.to_vec(),
             };
             write(&mut stdin, &script).await?;
-            fleet.processes.push((child, stdin));
+            self.processes.push((child, stdin));
         }
-        Ok(fleet)
+        Ok(())
     }
 
     /// Gives a box trouble: its connection is cut, or it loses its power, by turns.

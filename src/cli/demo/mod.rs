@@ -1,10 +1,12 @@
 //! `unpoll demo`: the whole story on one machine. A server, boxes and a backend, as separate processes over real sockets; some
-//! boxes drop off and come back; at the end every accepted event is accounted for.
+//! boxes drop off and come back, and a control cohort really polls beside them; at the end every accepted event is accounted
+//! for, and what the ledger says of polling is compared with the polling that took place.
 
 mod backend;
 pub mod boxes;
 mod fleet;
 mod metrics;
+mod poller;
 mod stage;
 mod tally;
 mod view;
@@ -19,7 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use self::{backend::Backend, fleet::Fleet, stage::Stage, tally::Tally, view::View};
+use self::{backend::Backend, boxes::Way, fleet::Fleet, stage::Stage, tally::Tally, view::View};
 use super::{Failure, Outcome, client::segment, device, secret};
 
 /// The poll interval that the demo declares: short, so that some seconds show something.
@@ -38,9 +40,12 @@ const DEVICES_A_REQUEST: usize = 500;
 /// How large, and how long.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How many boxes.
+    /// How many boxes are pushed to.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     devices: u32,
+    /// How many boxes poll beside them, so that the report can be validated; 500 or more are enough for that.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=5_000))]
+    control: u32,
     /// How long the backend posts, in seconds.
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -62,17 +67,23 @@ pub async fn run(arguments: Arguments) -> Outcome {
 }
 
 async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
-    let boxes = provision(stage, arguments.devices).await?;
+    let pushed = provision(stage, "push", arguments.devices).await?;
+    let polling = provision(stage, "control", arguments.control).await?;
     let (report, mut reports) = mpsc::channel(NEWS_MAX);
     let (answer, mut answers) = mpsc::channel(NEWS_MAX);
-    let ids: Vec<String> = boxes.iter().map(|(id, _)| id.clone()).collect();
+    let names = |boxes: &[(String, String)]| boxes.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+    let (ids, control) = (names(&pushed), names(&polling));
+    let all = ids.len() + control.len();
     let mut view = View::new(arguments.devices, arguments.seconds, POLL_INTERVAL_SECS);
-    let mut tally = Tally::new(ids.len());
-    let mut fleet = Fleet::start(stage, boxes, report).await?;
+    let mut tally = Tally::new(ids.len(), control.iter().cloned());
+    let mut fleet = Fleet::new();
+    fleet.add(stage, Way::Push, &pushed, &report).await?;
+    fleet.add(stage, Way::Poll, &polling, &report).await?;
+    drop(report);
 
     // The boxes connect.
     let connected = timeout(ONLINE_WITHIN, async {
-        while tally.online() < ids.len() {
+        while tally.online() + tally.polling() < all {
             match reports.recv().await {
                 Some(report) => tally.report(report)?,
                 None => return Err(Failure::Failed("the processes of the boxes ended".into())),
@@ -82,14 +93,14 @@ async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
     });
     connected.await.unwrap_or_else(|_| {
         Err(Failure::Failed(format!(
-            "only {} of {} boxes came online",
-            tally.online(),
-            ids.len()
+            "only {} of {all} boxes came online",
+            tally.online() + tally.polling()
         )))
     })?;
 
     // The backend posts, boxes come and go.
-    let mut backend = Backend::new(stage.client.clone(), ids.clone(), answer);
+    let everyone = ids.iter().chain(&control).cloned().collect();
+    let mut backend = Backend::new(stage.client.clone(), everyone, answer);
     let began = Instant::now();
     let ends = began + Duration::from_secs(arguments.seconds);
     let mut post = ticks(backend.pace());
@@ -128,15 +139,15 @@ async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
 }
 
 /// Adds the boxes through the API, as an operator would.
-async fn provision(stage: &Stage, devices: u32) -> Result<Vec<(String, String)>, Failure> {
+async fn provision(stage: &Stage, cohort: &str, devices: u32) -> Result<Vec<(String, String)>, Failure> {
     let mut boxes = Vec::new();
     for number in 1..=devices {
-        boxes.push((format!("box-{number:04}"), secret::generate_password()?));
+        boxes.push((format!("{cohort}-{number:04}"), secret::generate_password()?));
     }
     for some in boxes.chunks(DEVICES_A_REQUEST) {
         let mut lines = String::new();
         for (id, password) in some {
-            lines.push_str(&json!({"id": id, "password": password, "cohort": "push"}).to_string());
+            lines.push_str(&json!({"id": id, "password": password, "cohort": cohort}).to_string());
             lines.push('\n');
         }
         let body = Some(("application/x-ndjson", lines.into_bytes()));

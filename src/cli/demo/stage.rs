@@ -23,6 +23,8 @@ use crate::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to stop before it is killed.
 const STOPPED_WITHIN: Duration = Duration::from_secs(15);
+/// Boxes that poll, and the backend.
+const HTTP_CONNECTIONS_MAX: u32 = 6_000;
 /// How much of the server's log a failure shows.
 const LOG_LINES_SHOWN: usize = 5;
 
@@ -35,6 +37,8 @@ pub struct Stage {
     admin: Client,
     /// Host and port of XMPP over TLS.
     pub xmpps: String,
+    /// Host and port of HTTPS.
+    pub https: String,
     /// The XMPP domain.
     pub domain: String,
 }
@@ -78,6 +82,7 @@ impl Stage {
             client: client("http")?,
             admin: client("admin")?,
             xmpps: field("xmpps")?,
+            https: field("https")?,
             domain: field("domain")?,
             server,
             directory,
@@ -123,6 +128,8 @@ fn start_server(directory: &Path, data: &Path, poll_interval_secs: u64) -> Resul
     }
     command
         .env("UNPOLL_LEDGER_POLL_INTERVAL_SECS", poll_interval_secs.to_string())
+        // Every box that polls keeps its connection.
+        .env("UNPOLL_HTTP_CONNECTIONS_MAX", HTTP_CONNECTIONS_MAX.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);

@@ -11,14 +11,20 @@ pub struct Tally {
     /// Events with a 2xx answer, and when their POST was sent.
     accepted: HashMap<String, u64>,
     /// Events that a box applied, and when first.
-    applied: HashMap<String, u64>,
-    /// From the POST sent to the event applied, in microseconds.
+    applied: HashMap<String, Application>,
+    /// Of events pushed: from the POST sent to the event applied, in microseconds.
     times: Vec<u64>,
     twice: u64,
     refused: u64,
     last_refusal: Option<String>,
     online: HashSet<String>,
-    /// Devices.
+    /// Boxes that poll.
+    control: HashSet<String>,
+    /// Those of them that polled.
+    polling: HashSet<String>,
+    /// Of events applied by boxes that poll: from the POST sent.
+    polled_times: Vec<u64>,
+    /// Boxes that are pushed to.
     pub devices: usize,
     /// Connections cut so far.
     pub cuts: u64,
@@ -28,6 +34,15 @@ pub struct Tally {
     pub resumed: u64,
     /// The server's own count, if it tells.
     pub polls_avoided: Option<f64>,
+}
+
+/// How an event was applied.
+#[derive(Clone, Copy, Debug)]
+struct Application {
+    /// When, in microseconds since 1970.
+    at_us: u64,
+    /// By a box that polls.
+    polled: bool,
 }
 
 /// Times from the POST to the box, in microseconds.
@@ -40,10 +55,11 @@ pub struct Latency {
 }
 
 impl Tally {
-    /// Nothing yet.
-    pub fn new(devices: usize) -> Self {
+    /// Nothing yet. `control`: the boxes that poll, beside `devices` that are pushed to.
+    pub fn new(devices: usize, control: impl Iterator<Item = String>) -> Self {
         Self {
             devices,
+            control: control.collect(),
             ..Self::default()
         }
     }
@@ -53,17 +69,26 @@ impl Tally {
         match report {
             Report::Online { device, resumed } => {
                 self.resumed += u64::from(resumed);
-                self.online.insert(device);
+                if self.control.contains(&device) {
+                    self.polling.insert(device);
+                } else {
+                    self.online.insert(device);
+                }
             }
             Report::Away { device } => {
                 self.online.remove(&device);
+                self.polling.remove(&device);
             }
-            Report::Applied { event, at_us, .. } => {
+            Report::Applied { device, event, at_us } => {
                 if self.applied.contains_key(&event) {
                     self.twice += 1;
                 } else {
-                    self.times.extend(self.accepted.get(&event).map(|sent| at_us.saturating_sub(*sent)));
-                    self.applied.insert(event, at_us);
+                    let polled = self.control.contains(&device);
+                    let application = Application { at_us, polled };
+                    if let Some(sent_us) = self.accepted.get(&event).copied() {
+                        self.time(application, sent_us);
+                    }
+                    self.applied.insert(event, application);
                 }
             }
             Report::Failed { device, why } => return Err(Failure::Failed(format!("{device} failed: {why}"))),
@@ -75,7 +100,9 @@ impl Tally {
     pub fn posted(&mut self, posted: Posted) {
         match posted {
             Posted::Accepted { event, sent_us } => {
-                self.times.extend(self.applied.get(&event).map(|at| at.saturating_sub(sent_us)));
+                if let Some(application) = self.applied.get(&event).copied() {
+                    self.time(application, sent_us);
+                }
                 self.accepted.insert(event, sent_us);
             }
             Posted::Refused { why } => {
@@ -83,6 +110,15 @@ impl Tally {
                 self.last_refusal = Some(why);
             }
         }
+    }
+
+    fn time(&mut self, application: Application, sent_us: u64) {
+        let times = if application.polled {
+            &mut self.polled_times
+        } else {
+            &mut self.times
+        };
+        times.push(application.at_us.saturating_sub(sent_us));
     }
 
     /// A box was given trouble.
@@ -99,6 +135,16 @@ impl Tally {
         self.online.len()
     }
 
+    /// Boxes that poll.
+    pub fn polling(&self) -> usize {
+        self.polling.len()
+    }
+
+    /// Boxes that are to poll.
+    pub fn control(&self) -> usize {
+        self.control.len()
+    }
+
     /// Events accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.len()
@@ -106,12 +152,12 @@ impl Tally {
 
     /// Accepted events that a box applied.
     pub fn applied(&self) -> usize {
-        self.times.len()
+        self.times.len() + self.polled_times.len()
     }
 
     /// Accepted events that no box applied yet: how many.
     pub fn waiting(&self) -> usize {
-        self.accepted.len().saturating_sub(self.times.len())
+        self.accepted.len().saturating_sub(self.applied())
     }
 
     /// Accepted events that no box applied yet: which.
@@ -129,11 +175,22 @@ impl Tally {
         (self.refused, self.last_refusal.as_deref())
     }
 
-    /// From the POST sent to the event applied, over all so far.
+    /// From the POST sent to the event applied, over all so far that were pushed.
     pub fn latency(&self) -> Option<Latency> {
-        let mut times = self.times.clone();
+        Latency::of(&self.times)
+    }
+
+    /// The same over all that were fetched by a poll.
+    pub fn polled_latency(&self) -> Option<Latency> {
+        Latency::of(&self.polled_times)
+    }
+}
+
+impl Latency {
+    fn of(times: &[u64]) -> Option<Self> {
+        let mut times = times.to_vec();
         times.sort_unstable();
-        Some(Latency {
+        Some(Self {
             p50: percentile(&times, 50)?,
             p99: percentile(&times, 99)?,
         })
@@ -167,7 +224,7 @@ mod tests {
 
     #[test]
     fn every_accepted_event_is_accounted_for() {
-        let mut tally = Tally::new(1);
+        let mut tally = Tally::new(1, std::iter::empty());
         tally.report(applied("a", 150)).unwrap(); // the box may be faster than the answer to the POST
         tally.posted(accepted("a", 100));
         tally.posted(accepted("b", 200));
@@ -179,6 +236,30 @@ mod tests {
         tally.report(applied("b", 900)).unwrap();
         assert_eq!((tally.applied(), tally.applied_twice()), (2, 1));
         assert_eq!(tally.latency(), Some(Latency { p50: 30, p99: 50 }));
+    }
+
+    #[test]
+    fn pushed_and_polled_events_have_times_of_their_own() {
+        let mut tally = Tally::new(1, ["poller".to_owned()].into_iter());
+        let polls = Report::Online {
+            device: "poller".into(),
+            resumed: false,
+        };
+        tally.report(polls).unwrap();
+        assert_eq!((tally.online(), tally.polling(), tally.control()), (0, 1, 1));
+        tally.posted(accepted("a", 100));
+        tally.posted(accepted("b", 100));
+        tally.report(applied("a", 150)).unwrap();
+        assert_eq!(tally.waiting(), 1);
+        let fetched = Report::Applied {
+            device: "poller".into(),
+            event: "b".into(),
+            at_us: 1_100,
+        };
+        tally.report(fetched).unwrap();
+        assert_eq!((tally.waiting(), tally.applied()), (0, 2));
+        assert_eq!(tally.latency(), Some(Latency { p50: 50, p99: 50 }));
+        assert_eq!(tally.polled_latency(), Some(Latency { p50: 1_000, p99: 1_000 }));
     }
 
     #[test]
@@ -194,7 +275,7 @@ mod tests {
 
     #[test]
     fn boxes_come_and_go() {
-        let mut tally = Tally::new(1);
+        let mut tally = Tally::new(1, std::iter::empty());
         let online = |resumed| Report::Online {
             device: "box".into(),
             resumed,

@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::{metrics::Metrics, tally::Tally};
+use super::{
+    metrics::Metrics,
+    tally::{Latency, Tally},
+};
 use crate::cli::{Failure, Outcome, report, say};
 
 /// The poll interval that a fleet in the field is compared with, in seconds (the ledger's default).
@@ -50,7 +53,12 @@ impl View {
             } else {
                 "the last events arrive".into()
             };
-            let head = format!("unpoll demo: {} boxes over TLS, {phase}", self.devices);
+            let head = format!(
+                "unpoll demo: {} boxes pushed to over TLS, {} that poll every {} s, {phase}",
+                self.devices,
+                tally.control(),
+                self.interval_secs
+            );
             let up = if self.drawn > 0 {
                 format!("\x1b[{}A", self.drawn)
             } else {
@@ -69,11 +77,13 @@ impl View {
         let _ = out.flush();
     }
 
-    fn facts(&self, tally: &Tally) -> [String; 4] {
-        let latency = tally.latency().map_or_else(
-            || "-".into(),
-            |latency| format!("p50 {} p99 {}", milliseconds(latency.p50), milliseconds(latency.p99)),
-        );
+    fn facts(&self, tally: &Tally) -> [String; 5] {
+        let shown = |latency: Option<Latency>| {
+            latency.map_or_else(
+                || "-".into(),
+                |latency| format!("p50 {} p99 {}", milliseconds(latency.p50), milliseconds(latency.p99)),
+            )
+        };
         let polls = tally.polls_avoided.map_or_else(|| "-".into(), |polls| format!("{polls:.0}"));
         [
             format!(
@@ -90,7 +100,14 @@ impl View {
                 tally.applied(),
                 tally.refused().0
             ),
-            format!("POST to applied: {latency}"),
+            format!("POST to applied: {}", shown(tally.latency())),
+            format!(
+                "control cohort: {} of {} poll every {} s, POST to applied {}",
+                tally.polling(),
+                tally.control(),
+                self.interval_secs,
+                shown(tally.polled_latency())
+            ),
             format!("polls avoided: {polls} (declared interval {} s)", self.interval_secs),
         ]
     }
@@ -115,13 +132,25 @@ impl View {
             say(format!("  lost: {event}"))?;
         }
         say(format!(
-            "Boxes\n  {} boxes, {} connections cut, {} power losses, {} sessions resumed",
-            tally.devices, tally.cuts, tally.power_losses, tally.resumed
+            "Boxes\n  {} boxes pushed to, {} connections cut, {} power losses, {} sessions resumed; {} boxes that polled",
+            tally.devices,
+            tally.cuts,
+            tally.power_losses,
+            tally.resumed,
+            tally.control()
         ))?;
         say("Time, with the boxes that were away")?;
         if let Some(latency) = tally.latency() {
             say(format!(
                 "  from the POST sent to the event applied by its box, measured by backend and boxes: p50 {}, p99 {}",
+                milliseconds(latency.p50),
+                milliseconds(latency.p99)
+            ))?;
+        }
+        if let Some(latency) = tally.polled_latency() {
+            say(format!(
+                "  the same of the control cohort, which polled every {} s: p50 {}, p99 {}",
+                self.interval_secs,
                 milliseconds(latency.p50),
                 milliseconds(latency.p99)
             ))?;
@@ -148,7 +177,7 @@ impl View {
         };
         let scale = USUAL_INTERVAL_SECS / self.interval_secs.max(1);
         say(format!(
-            "Polls\n  {polls:.0} polls avoided, by the server's ledger, if each box had asked every {} s (declared, not validated).\n  \
+            "Polls\n  {polls:.0} polls avoided, by the server's ledger, if each pushed box had asked every {} s. The report below compares that with the boxes that did.\n  \
              The demo's interval is short to show something: boxes that ask every {USUAL_INTERVAL_SECS} s would have asked {scale} times less often.",
             self.interval_secs
         ))?;
@@ -173,9 +202,10 @@ mod tests {
 
     #[test]
     fn the_facts_say_what_is_not_known_yet() {
-        let facts = View::new(3, 20, 2).facts(&Tally::new(3));
+        let facts = View::new(3, 20, 2).facts(&Tally::new(3, std::iter::empty()));
         assert_eq!(facts[0], "boxes: 0 of 3 online, 0 cuts, 0 power losses, 0 sessions resumed");
         assert_eq!(facts[2], "POST to applied: -");
-        assert_eq!(facts[3], "polls avoided: - (declared interval 2 s)");
+        assert_eq!(facts[3], "control cohort: 0 of 0 poll every 2 s, POST to applied -");
+        assert_eq!(facts[4], "polls avoided: - (declared interval 2 s)");
     }
 }
