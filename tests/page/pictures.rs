@@ -16,6 +16,8 @@ use crate::{
 
 /// How many devices, and for how long before the pictures with load are taken.
 const DEVICES: usize = 60;
+/// How many more poll all the while, as cohort control.
+const CONTROL: usize = 30;
 const LOAD: Duration = Duration::from_secs(330);
 
 #[test]
@@ -35,6 +37,7 @@ fn pictures_of_the_page() {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| live(&service, &over));
+        scope.spawn(|| control(&service, &over));
         let _over = AtTheEnd(&over);
         let begin = Instant::now();
         let mut browser = Browser::open(&format!("http://{}/", service.admin));
@@ -85,6 +88,46 @@ fn live(service: &Service, over: &AtomicBool) {
             backend.post(&json!({ "target": { "device": "not-added" }, "type": "t" }));
         }
         std::thread::sleep(Duration::from_millis(60));
+    }
+}
+
+/// Devices that go on polling, each every 10 s and a little more or less, and now and then find an event.
+fn control(service: &Service, over: &AtomicBool) {
+    let backend = service.backend();
+    let door = backend.with_key("");
+    let id = |number: usize| format!("control-{number}");
+    for number in 0..CONTROL {
+        let body = json!({ "password": "secret", "cohort": "control" });
+        backend.send("PUT", &format!("/v1/devices/{}", id(number)), &body).expect(201);
+    }
+    let begin = Instant::now();
+    let spread = |number: usize, turn: usize| Duration::from_millis(((number * 37 + turn * 53) % 61 * 33) as u64);
+    let mut due: Vec<Duration> = (0..CONTROL).map(|number| Duration::from_millis(333) * number as u32).collect();
+    let mut turn = 0;
+    while !over.load(Ordering::Relaxed) {
+        let (number, at) = due.iter().copied().enumerate().min_by_key(|(_, at)| *at).unwrap();
+        std::thread::sleep(at.saturating_sub(begin.elapsed()));
+        turn += 1;
+        if turn % 7 == 0 {
+            push(&backend, &id((number + turn) % CONTROL));
+        }
+        let login = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{}@localhost:secret", id(number)));
+        let login = format!("Basic {login}");
+        let login = [("authorization", login.as_str())];
+        let path = format!("/v1/devices/{}", id(number));
+        let polled = door.request("GET", &format!("{path}/events"), &login, b"").expect(200).json();
+        if polled["events"].as_array().is_some_and(|events| !events.is_empty()) {
+            let ids: Vec<_> = polled["events"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| event["id"].clone())
+                .collect();
+            let headers = [login[0], ("content-type", "application/json")];
+            let acks = json!({ "ids": ids }).to_string();
+            door.request("POST", &format!("{path}/acks"), &headers, acks.as_bytes()).expect(200);
+        }
+        due[number] += Duration::from_secs(9) + spread(number, turn);
     }
 }
 
