@@ -4,9 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod dashboard;
+mod prometheus;
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;
 mod unit;
+mod words;
 
 use std::{
     fs,
