@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod dashboard;
+mod guide;
+mod image;
 mod prometheus;
 mod rules;
 #[path = "../support/mod.rs"]
