@@ -106,7 +106,14 @@ impl App {
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
-        let ledger = Ledger::new(config.ledger.clone(), store.clone(), clock.clone(), prometheus, NODE.into())?;
+        let ledger = Ledger::new(
+            config.ledger.clone(),
+            store.clone(),
+            clock.clone(),
+            prometheus,
+            NODE.into(),
+            cohort_devices(store.clone()),
+        )?;
         let rules = Rules {
             keepalive: config.xmpp.keepalive(),
             resume_within: config.xmpp.resume_within(),
@@ -303,6 +310,15 @@ fn admin_keys(store: Arc<dyn Store>) -> Keys {
 fn written_here(gateway: &Gateway) -> receipts::Dispatched {
     let links = gateway.links();
     Arc::new(move |tenant: TenantId, device: &DeviceId, event: EventId| links.link(tenant, device).is_some_and(|link| link.holds(event)))
+}
+
+/// How many devices each cohort has.
+fn cohort_devices(store: Arc<EmbeddedStore>) -> ledger::CohortDevices {
+    Arc::new(move || {
+        let stats = store.stats();
+        let moved = stats.devices_polling + stats.devices_control;
+        [stats.devices.saturating_sub(moved), stats.devices_polling, stats.devices_control]
+    })
 }
 
 /// Counts deliveries that end in that state elsewhere than at a device.

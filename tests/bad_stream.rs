@@ -318,3 +318,30 @@ fn odd_but_legal_stanzas_are_answered_and_the_stream_lives() {
     );
     scene.untouched();
 }
+
+#[test]
+fn a_name_that_is_no_devices_shows_what_a_device_shows() {
+    let scene = Scene::new();
+    let challenge = |user: &str| {
+        let mut wire = scene.stream();
+        let first = BASE64_STANDARD.encode(format!("n,,n={user},r=abc"));
+        wire.send(&format!(
+            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-256'>{first}</auth>"
+        ));
+        let text = wire.until("</challenge>");
+        let inside = text.trim_end_matches("</challenge>").rsplit('>').next().unwrap();
+        let message = String::from_utf8(BASE64_STANDARD.decode(inside).unwrap()).unwrap();
+        let field = |name: &str| {
+            message
+                .split(',')
+                .find_map(|field| field.strip_prefix(name).map(str::to_owned))
+                .unwrap()
+        };
+        (field("s=").len(), field("i="))
+    };
+    // A chosen password has more rounds than a generated one; a guessed name shows those of a device that is there.
+    assert_eq!(challenge("box").1, "10000");
+    assert_eq!(challenge("nobody"), challenge("box"));
+    assert_eq!(challenge("zz-after-all-others"), challenge("box"));
+    scene.untouched();
+}

@@ -121,6 +121,34 @@ fn listen_as_box(service: &Service) -> Command {
 }
 
 #[test]
+fn listen_says_when_the_port_is_not_one_for_tls() {
+    let service = Service::start();
+    service.backend().add_device("box", "secret");
+    let mut listen = service.command();
+    listen.args([
+        "listen",
+        "--device",
+        "box",
+        "--password-stdin",
+        "--server",
+        &service.xmpp.to_string(),
+        "--ca",
+    ]);
+    let mut listening = listen
+        .arg(service.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    let output = listening.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("5223 by default") && said.contains("STARTTLS"), "{said}");
+}
+
+#[test]
 fn push_and_listen_are_the_two_ends() {
     let service = Service::start();
     let backend = service.backend();

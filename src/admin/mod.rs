@@ -97,6 +97,7 @@ mod tests {
             disk_bytes: 5_000,
             free_bytes: 6_000,
             writable: true,
+            ..StoreStats::default()
         }
     }
 

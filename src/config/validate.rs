@@ -14,8 +14,20 @@ impl Config {
         self.check_domain(&mut problems);
         self.check_certificate(&mut problems);
         self.check_clear_text(&mut problems);
+        self.check_ledger(&mut problems);
         problems.extend(self.log.filter().err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    fn check_ledger(&self, problems: &mut Vec<String>) {
+        let percent = self.registry.control_percent;
+        if !(0.0..=100.0).contains(&percent) {
+            problems.push(format!("registry.control_percent = {percent} is no share; use 0 to 100"));
+        }
+        let factor = self.ledger.absence_factor;
+        if !(1.0..=1_000.0).contains(&factor) {
+            problems.push(format!("ledger.absence_factor = {factor} is not possible; use 1 to 1000"));
+        }
     }
 
     /// Whether the certificate is the one that the service makes itself.

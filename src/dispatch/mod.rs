@@ -21,14 +21,13 @@ use std::sync::{
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 pub use config::Config;
 pub use metrics::DispatchMetrics;
 
 use crate::{
     crew::Crew,
-    domain::{Clock, DeviceSignal, Epoch, Outcome},
+    domain::{Clock, DeviceSignal, Epoch},
     gateway::{Links, Offer},
     store::{Arrival, DeviceKey, Settle, Store},
 };
@@ -209,19 +208,17 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                     at_once,
                 } => {
                     shared.metrics.returned.inc_by(events.len() as u64);
-                    let Some((id, located)) = poison.returned(tenant, &device, &events, at_once) else {
-                        continue;
-                    };
-                    info!(event.id = %id, device.id = %device, "{device} lost its connection at {id} again and again: the event is given up as poison");
-                    ends.push(Settle {
-                        device: DeviceKey { tenant, device },
-                        id,
-                        located,
-                        outcome: Outcome::Failed(crate::domain::Reason::Poison),
-                        at: shared.clock.now(),
-                        epoch: Some(epoch),
-                    });
+                    if let Some(at_once) = at_once {
+                        ends.extend(shared.suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once));
+                    }
                 }
+                DeviceSignal::Broke {
+                    tenant,
+                    device,
+                    epoch,
+                    events,
+                    at_once,
+                } => ends.extend(shared.suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once)),
             }
         }
         if !ends.is_empty() {

@@ -2,7 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::domain::{DeviceId, EventId, Located, TenantId};
+use tracing::info;
+
+use super::Shared;
+use crate::{
+    domain::{DeviceId, Epoch, EventId, Located, Outcome, Reason, TenantId},
+    store::{DeviceKey, Settle},
+};
 
 /// This often in a row makes an event poison (design §2 promise 2).
 const TIMES: u8 = 5;
@@ -17,8 +23,8 @@ pub(super) struct Poison {
 }
 
 impl Poison {
-    /// A session ended with `events` unacknowledged; `at_once`: within 5 s of writing the last. Yields the event that is poison now.
-    pub(super) fn returned(
+    /// A connection ended with `events` unacknowledged; `at_once`: within 5 s of writing the last. Yields the event that is poison now.
+    fn returned(
         &mut self,
         tenant: TenantId,
         device: &DeviceId,
@@ -54,6 +60,33 @@ impl Poison {
         if !self.suspects.is_empty() {
             self.suspects.remove(&(tenant, device.clone()));
         }
+    }
+}
+
+impl Shared {
+    /// Notes how a connection ended. Yields the end of the event that breaks its device again and again; the session, if it
+    /// waits to be resumed, does not write it any more.
+    pub(super) fn suspect(
+        &self,
+        poison: &mut Poison,
+        device: DeviceKey,
+        epoch: Epoch,
+        events: &[(EventId, Located)],
+        at_once: bool,
+    ) -> Option<Settle> {
+        let (id, located) = poison.returned(device.tenant, &device.device, events, at_once)?;
+        info!(event.id = %id, device.id = %device.device, "{} lost its connection at {id} again and again: the event is given up as poison", device.device);
+        if let Some(link) = self.links.link(device.tenant, &device.device) {
+            link.give_up(id);
+        }
+        Some(Settle {
+            device,
+            id,
+            located,
+            outcome: Outcome::Failed(Reason::Poison),
+            at: self.clock.now(),
+            epoch: Some(epoch),
+        })
     }
 }
 

@@ -85,6 +85,8 @@ pub enum Direction {
 /// One session's account with the ledger. Kept by the session, 64 bytes.
 #[derive(Clone, Debug)]
 pub struct Account {
+    /// Which device, as a stable hash: the ledger compares it with those that poll.
+    pub device: u64,
     /// The poll interval that is declared for this device, in seconds. At least 1.
     pub poll_interval_secs: u32,
     /// Whether it polls.

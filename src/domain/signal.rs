@@ -53,7 +53,21 @@ pub enum DeviceSignal {
         epoch: Epoch,
         /// The events, oldest first.
         events: Vec<(EventId, Located)>,
-        /// Whether it ended within 5 s of writing the last of them.
+        /// Whether it ended within 5 s of writing the last of them. `None`: its connection broke before, and `Broke` told.
+        at_once: Option<bool>,
+    },
+    /// The connection of a session broke; the session waits to be resumed, or was resumed elsewhere. These were written and not
+    /// acknowledged: a resumption writes them again.
+    Broke {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// Which session.
+        epoch: Epoch,
+        /// The events, oldest first. At least one.
+        events: Vec<(EventId, Located)>,
+        /// Whether it broke within 5 s of writing the last of them.
         at_once: bool,
     },
 }

@@ -25,7 +25,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Timestamp},
+    domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Polling, Timestamp},
     store::{DeviceKey, Transport},
     xmpp::{Action, ServerStream, SessionEnd, StreamError},
 };
@@ -251,6 +251,7 @@ impl Connection {
                     state.available = false;
                     state.lagging = true;
                 }
+                Some(Action::Polls(polling)) => self.polls(state, polling),
                 Some(Action::Close(end)) => {
                     state.closing = Some(Closing { end, reason });
                     self.waker.wake();
@@ -259,6 +260,16 @@ impl Connection {
             }
         }
         self.write_output(state, now);
+    }
+
+    /// The device said whether it polls: that goes before its cohort. Time up to now counts as it was, or not at all.
+    fn polls(&self, state: &mut State, polling: Polling) {
+        if let Some(seated) = &mut state.seated {
+            if polling == Polling::Off {
+                self.shared.meter.proof(&mut seated.account, self.shared.clock.now());
+            }
+            seated.account.polling = polling;
+        }
     }
 
     fn ended(&self, state: &mut State, ended: Vec<crate::xmpp::Ended>) {

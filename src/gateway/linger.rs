@@ -14,7 +14,7 @@ use super::{
     buffers,
     connection::{Closing, Connection, Seated, State},
     metrics::{Reason, SessionEvent},
-    session::{Carried, Hibernated},
+    session::{Carried, Hibernated, broke},
     sessions::Entry,
     shared::Over,
 };
@@ -98,7 +98,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
         state.stream.take_session()
     }));
     let session = ended.ok().flatten();
-    let signals = std::mem::take(&mut state.signals);
+    let mut signals = std::mem::take(&mut state.signals);
     let Some(mut seated) = state.seated.take() else {
         return (signals, None);
     };
@@ -120,6 +120,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
     let at_once = Connection::at_once(state, reason, now);
     let over = match end {
         SessionEnd::Hibernate(within) if !within.is_zero() => {
+            signals.extend(broke(&session, at_once));
             hibernate(connection, state, *seated, session, last_heard, (reason, now, within))
         }
         _ => {
@@ -128,7 +129,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
                 key: seated.key,
                 session,
                 last_seen_at: last_heard,
-                at_once,
+                at_once: Some(at_once),
                 displaced,
             })
         }
@@ -156,7 +157,6 @@ fn hibernate(
         connected_at: seated.connected_at,
         last_heard,
         phase: if lost { Phase::Lost { at } } else { Phase::Silent { at } },
-        at_once: Connection::at_once(state, reason, now),
         until: now + within,
         carried: Mutex::new(Some(Carried {
             session,
@@ -178,7 +178,7 @@ fn hibernate(
         key: seated.key,
         session: carried.session,
         last_seen_at: last_heard,
-        at_once: false,
+        at_once: None,
         displaced: true,
     })
 }

@@ -55,6 +55,9 @@ pub trait Link: Send + Sync {
 
     /// Whether the event is written and not yet acknowledged (state `dispatched`).
     fn holds(&self, id: EventId) -> bool;
+
+    /// The event ended elsewhere: a resumption does not write it again, and no signal tells of it any more.
+    fn give_up(&self, id: EventId);
 }
 
 /// Finds the links of this node.

@@ -20,12 +20,15 @@ use super::{
 };
 use crate::{
     domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
-    store::{DeviceKey, NewSeat, Registered, StoreError, Transport},
+    store::{DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
     xmpp::{Action, Credentials, StreamError},
 };
 
 /// The longest time that a login is slowed when two connections fight for a seat.
 const SLOWED_MAX: Duration = Duration::from_secs(5);
+
+/// Devices looked at for one with a secret.
+const NEIGHBOURS: usize = 8;
 
 /// The next thing to do for a connection. Small, because every idle session has one.
 pub(super) struct Step<'a>(pub(super) &'a Connection);
@@ -183,10 +186,7 @@ impl<'a> Progress<'a> {
             }
             Action::CheckPassword { password, secrets } => {
                 if let Some(right) = self.within(self.check(password, secrets)).await {
-                    match right {
-                        Some(right) => self.tell(|state, now| state.stream.password_checked(right, now)),
-                        None => self.fail(&StreamError::InternalServerError, Reason::Bug),
-                    }
+                    self.tell(|state, now| state.stream.password_checked(right, now));
                 }
             }
             Action::Claim {
@@ -196,7 +196,7 @@ impl<'a> Progress<'a> {
             } => self.claim(DeviceKey { tenant, device }, generation).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Unavailable | Action::Close(_) => {}
         }
     }
 
@@ -214,7 +214,18 @@ impl<'a> Progress<'a> {
 
     async fn find(&mut self, key: DeviceKey) -> Option<Credentials> {
         let store = self.connection.shared.store.clone();
-        Some(match self.within(store.device(&key)).await? {
+        let found = self.look_up(&key, &*store).await?;
+        let secretless =
+            matches!(&found, Credentials::Unknown { .. }) || matches!(&found, Credentials::Found { secrets, .. } if secrets.is_empty());
+        if !secretless {
+            return Some(found);
+        }
+        let like = self.within(neighbour(&*store, &key)).await?;
+        Some(Credentials::Unknown { like })
+    }
+
+    async fn look_up(&mut self, key: &DeviceKey, store: &dyn Store) -> Option<Credentials> {
+        Some(match self.within(store.device(key)).await? {
             Ok(Registered::Present(device)) => {
                 self.facts = Facts {
                     poll_interval_secs: device
@@ -239,7 +250,7 @@ impl<'a> Progress<'a> {
                     generation: device.credential_generation,
                 }
             }
-            Ok(Registered::Removed(_) | Registered::Unknown) => Credentials::Unknown,
+            Ok(Registered::Removed(_) | Registered::Unknown) => Credentials::Unknown { like: None },
             Err(error) => {
                 tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
                 self.connection.shared.metrics.login(Login::Unavailable);
@@ -252,7 +263,11 @@ impl<'a> Progress<'a> {
     async fn check(&self, password: Password, secrets: Vec<ScramSecret>) -> Option<bool> {
         let _permit = self.connection.shared.password_checks.acquire().await.ok()?;
         let check = tokio::task::spawn_blocking(move || secrets.iter().any(|secret| secret.matches(&password)));
-        check.await.ok()
+        let checked = check.await;
+        if let Err(error) = &checked {
+            tracing::error!(%error, "the check of a password failed: {error}");
+        }
+        checked.ok()
     }
 
     async fn claim(&mut self, key: DeviceKey, generation: u32) {
@@ -401,12 +416,13 @@ impl<'a> Progress<'a> {
             key: key.clone(),
         };
         seated.account.last_tick = account.last_tick;
+        seated.account.polling = account.polling;
         if !self.take_seat(seated, false) {
             let over = Over {
                 key: key.clone(),
                 session,
                 last_seen_at: shared.clock.now(),
-                at_once: false,
+                at_once: None,
                 displaced: false,
             };
             for signal in signals {
@@ -420,11 +436,27 @@ impl<'a> Progress<'a> {
         self.tell(|state, now| {
             state.written = written;
             state.signals = signals;
+            // What is written again counts from now, as what is written anew does.
+            state.last_written = (!session.unacknowledged().is_empty()).then_some(now);
             state.stream.resume(session, now, time);
         });
         shared.metrics.session(event);
         self.seated = Some(Login::Resumed);
     }
+}
+
+/// A secret of the device that follows that name in the registry (after the last comes the first): what a name that is no
+/// device's pretends to have. It is the same at every try, and as mixed as the secrets of the devices are.
+async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<ScramSecret> {
+    for after in [Some(&key.device), None] {
+        // A registry that cannot be read shows in the look-up of real devices, too.
+        let devices = store.devices(key.tenant, after, NEIGHBOURS).await.unwrap_or_default();
+        let secrets = devices.into_iter().flat_map(|device| device.credentials);
+        if let Some(Credential::Scram(secret)) = secrets.into_iter().next() {
+            return Some(secret);
+        }
+    }
+    None
 }
 
 /// Hands on the signals that found their channel full, oldest first; nothing more is read from the device until then.

@@ -47,7 +47,6 @@ pub(super) struct Hibernated {
     pub(super) connected_at: Timestamp,
     pub(super) last_heard: Timestamp,
     pub(super) phase: Phase,
-    pub(super) at_once: bool,
     pub(super) until: Instant,
     pub(super) carried: Mutex<Option<Carried>>,
 }
@@ -140,6 +139,9 @@ impl Connection {
             connection.report(state, connection.shared.clock.now(), Duration::ZERO);
             let mut seated = state.seated.take()?;
             let session = state.stream.take_session()?;
+            // The device is back before its old connection was seen to break.
+            let at_once = Self::at_once(state, Reason::Lost, Instant::now());
+            state.signals.extend(broke(&session, at_once));
             connection.shared.close_account(&mut seated);
             connection.shared.metrics.sessions(connection.transport).dec();
             connection.shared.metrics.session(SessionEvent::Closed(Reason::Conflict));
@@ -230,6 +232,22 @@ impl Link for Connection {
     fn holds(&self, id: EventId) -> bool {
         self.state.lock().stream.session().is_some_and(|session| session.holds(id))
     }
+
+    fn give_up(&self, id: EventId) {
+        let _ = self.guarded(|_, state| state.stream.session_mut().map(|session| session.give_up(id)));
+    }
+}
+
+/// Tells that the connection of a session broke while events were not acknowledged.
+pub(super) fn broke(session: &Session, at_once: bool) -> Option<DeviceSignal> {
+    let events = session.unacknowledged();
+    (!events.is_empty()).then(|| DeviceSignal::Broke {
+        tenant: session.tenant(),
+        device: session.device().clone(),
+        epoch: session.epoch(),
+        events,
+        at_once,
+    })
 }
 
 impl Hibernated {
@@ -258,7 +276,7 @@ impl Hibernated {
                 key: self.key.clone(),
                 session: carried.session,
                 last_seen_at: self.last_heard,
-                at_once: self.at_once,
+                at_once: None,
                 displaced,
             })
             .await;
@@ -315,5 +333,11 @@ impl Link for Hibernated {
 
     fn holds(&self, id: EventId) -> bool {
         self.carried.lock().as_ref().is_some_and(|carried| carried.session.holds(id))
+    }
+
+    fn give_up(&self, id: EventId) {
+        if let Some(carried) = &mut *self.carried.lock() {
+            carried.session.give_up(id);
+        }
     }
 }

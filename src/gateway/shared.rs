@@ -43,8 +43,8 @@ pub(super) struct Over {
     pub(super) key: DeviceKey,
     pub(super) session: Box<Session>,
     pub(super) last_seen_at: Timestamp,
-    /// It ended within 5 s of writing its last event, by the device's doing.
-    pub(super) at_once: bool,
+    /// It ended within 5 s of writing its last event, by the device's doing. `None`: its connection broke before, and that was told.
+    pub(super) at_once: Option<bool>,
     /// Another session has the seat: there is nothing to release.
     pub(super) displaced: bool,
 }

@@ -136,6 +136,7 @@ mod tests {
             now: Timestamp,
         ) -> Account {
             Account {
+                device: 0,
                 poll_interval_secs: 1,
                 polling,
                 phase_ms: 0,

@@ -4,7 +4,7 @@
 //! the tick that would have carried it. A fixed interval is the careful choice: intervals that vary make a poller wait
 //! longer, by a factor of 1 + c² (c: coefficient of variation), and find it empty-handed more often.
 
-use crate::domain::{DeviceId, TenantId, Timestamp};
+use crate::domain::{DeviceId, TenantId, Timestamp, stable_hash_of};
 
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
@@ -29,13 +29,7 @@ pub fn phase_ms(tenant: TenantId, device: &DeviceId, day_of: Timestamp, interval
         .into_iter()
         .chain(day.to_le_bytes())
         .chain(device.as_str().bytes());
-    // FNV-1a, then the finalizer of SplitMix64: the same on every node and after every restart.
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (hash ^ (hash >> 31)) % interval_ms(interval_secs)
+    stable_hash_of(bytes) % interval_ms(interval_secs)
 }
 
 /// The first tick at or after `time`.
@@ -50,8 +44,13 @@ pub fn tick(time: Timestamp, phase_ms: u64, interval_secs: u32) -> Tick {
     }
 }
 
+/// The number of the last tick at or before `time`; the first one, if there is none.
+pub fn last_tick(time: Timestamp, phase_ms: u64, interval_secs: u32) -> u64 {
+    time.0.saturating_sub(phase_ms) / interval_ms(interval_secs)
+}
+
 /// The interval in milliseconds, at least one second.
-fn interval_ms(interval_secs: u32) -> u64 {
+pub fn interval_ms(interval_secs: u32) -> u64 {
     u64::from(interval_secs.max(1)) * 1_000
 }
 

@@ -1,6 +1,6 @@
-//! The ledger on `/metrics`: sums of the accumulators, taken when they are asked for.
+//! Push on `/metrics`: what it avoided, and what it cost. Sums of the accumulators, taken when they are asked for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -10,79 +10,114 @@ use prometheus::{
 
 use super::{
     Config,
+    cell::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, UNCREDITED, WAIT_BUCKETS},
     figures::Baseline,
-    tally::{Cell, DIRECTIONS, Policy, SAVED_BUCKETS, Sums, Tally, UNCREDITED, WAIT_BUCKETS},
+    metric::{Named, counter, desc, family, gauge, histogram},
+    tally::{Sums, Tally},
+    usage::Charge,
 };
-use crate::{domain::Overhead, telemetry};
+use crate::domain::{Direction, Overhead};
 
-const POLLS: (&str, &str) = (
+const POLLS: Named = (
     "unpoll_polls_avoided_total",
     "Polls that devices did not make, gross: credited connected time divided by the poll interval. measured stays 0 until a control cohort polls.",
+    &["baseline", "policy", "result"],
 );
-const POLL_BYTES: (&str, &str) = (
+const POLL_BYTES: Named = (
     "unpoll_poll_avoided_bytes_total",
-    "Bytes of the polls avoided, gross, at the declared size of an empty poll. measured stays 0 until a control cohort polls.",
+    "Bytes of the polls avoided, gross, at the size of an empty poll. measured stays 0 until a control cohort polls.",
+    &["baseline", "policy", "direction"],
 );
-const CREDITED: (&str, &str) = (
+const POLL_CPU: Named = (
+    "unpoll_poll_avoided_cpu_seconds_total",
+    "CPU of the polls avoided, gross, at the declared CPU of one poll. measured stays 0 until a control cohort polls.",
+    &["baseline"],
+);
+const CREDITED: Named = (
     "unpoll_credited_connected_seconds_total",
     "Connected time that a proof of life vouches for, of devices that do not poll.",
+    &["policy"],
 );
-const UNCREDITED_TIME: (&str, &str) = (
+const UNCREDITED_TIME: Named = (
     "unpoll_uncredited_connected_seconds_total",
     "Connected time that earns nothing, by reason.",
+    &["reason"],
 );
-const SAVED: (&str, &str) = (
+const SAVED: Named = (
     "unpoll_poll_latency_saved_seconds",
     "How much sooner an event was acknowledged than the next virtual poll would have brought it; negative when polling would have been faster. measured stays empty until a control cohort polls.",
+    &["baseline"],
 );
-const WAIT: (&str, &str) = (
+const WAIT: Named = (
     "unpoll_virtual_poll_wait_seconds",
     "How long an event would have waited for the next virtual poll.",
+    &[],
 );
-const FROM_EXPIRY: (&str, &str) = (
+const FROM_EXPIRY: Named = (
     "unpoll_events_saved_from_expiry_total",
     "Acknowledged events that would have expired before the next virtual poll.",
+    &[],
 );
-const BYTES: (&str, &str) = (
+const BYTES: Named = (
     "unpoll_overhead_bytes_total",
     "Bytes that push cost, payload of events left out: as counted at the socket, and TCP/IP headers by the packet model.",
+    &["kind", "direction"],
 );
-const PACKETS: (&str, &str) = (
+const PACKETS: Named = (
     "unpoll_overhead_packets_total",
     "Packets that push cost, by the packet model: one for each read or write at the socket, and its TCP acknowledgement.",
+    &["kind", "direction"],
 );
+const KEEPALIVES: Named = (
+    "unpoll_keepalives_total",
+    "Signs of life that came in: packets of kind keepalive, without TCP acknowledgements.",
+    &[],
+);
+const CPU: Named = (
+    "unpoll_overhead_cpu_seconds_total",
+    "User and system CPU time of the whole process, all of it charged to push.",
+    &[],
+);
+const MEMORY: Named = (
+    "unpoll_connection_memory_bytes",
+    "Resident memory of the process less what it was before there were sessions, all of it charged to push. NaN where the kernel does not say.",
+    &[],
+);
+
+const ALL: [Named; 13] = [
+    POLLS,
+    POLL_BYTES,
+    POLL_CPU,
+    CREDITED,
+    UNCREDITED_TIME,
+    SAVED,
+    WAIT,
+    FROM_EXPIRY,
+    BYTES,
+    PACKETS,
+    KEEPALIVES,
+    CPU,
+    MEMORY,
+];
 
 /// Turns the accumulators into metric families.
 pub struct Collector {
     config: Config,
     tally: Arc<Tally>,
+    charge: Arc<Charge>,
     descs: Vec<Desc>,
-    /// For each policy the most empty polls ever shown, in millionths.
-    empty_shown: Mutex<[u64; Policy::ALL.len()]>,
+    /// For each policy the most empty polls ever shown, in millionths: declared, and measured.
+    empty_shown: Mutex<[[u64; 2]; Policy::ALL.len()]>,
 }
 
 impl Collector {
     /// A collector of `tally`.
-    pub fn new(config: Config, tally: Arc<Tally>) -> prometheus::Result<Self> {
-        let desc = |(name, help): (&str, &str), labels: &[&str]| {
-            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())
-        };
-        let descs = vec![
-            desc(POLLS, &["baseline", "policy", "result"])?,
-            desc(POLL_BYTES, &["baseline", "policy", "direction"])?,
-            desc(CREDITED, &["policy"])?,
-            desc(UNCREDITED_TIME, &["reason"])?,
-            desc(SAVED, &["baseline"])?,
-            desc(WAIT, &[])?,
-            desc(FROM_EXPIRY, &[])?,
-            desc(BYTES, &["kind", "direction"])?,
-            desc(PACKETS, &["kind", "direction"])?,
-        ];
+    pub fn new(config: Config, tally: Arc<Tally>, charge: Arc<Charge>) -> prometheus::Result<Self> {
         Ok(Self {
             config,
             tally,
-            descs,
+            charge,
+            descs: ALL.into_iter().map(desc).collect::<prometheus::Result<_>>()?,
             empty_shown: Mutex::default(),
         })
     }
@@ -97,11 +132,16 @@ impl Collector {
     fn polls(&self, sums: &Sums) -> MetricFamily {
         let mut shown = self.empty_shown.lock();
         let mut metrics = Vec::new();
-        for (policy, shown) in Policy::ALL.into_iter().zip(shown.iter_mut()) {
-            let (empty, events) = split(sums.get(Cell::MicroPolls(policy)), sums.get(Cell::EventPolls(policy)), shown);
+        for (policy, [declared, measured]) in Policy::ALL.into_iter().zip(shown.iter_mut()) {
+            let declared = split(sums.get(Cell::MicroPolls(policy)), sums.get(Cell::EventPolls(policy)), declared);
+            let measured = split(
+                sums.get(Cell::MeasuredMicroPolls(policy)),
+                sums.get(Cell::MeasuredEventPolls(policy)),
+                measured,
+            );
             for baseline in Baseline::ALL {
+                let (empty, events) = if baseline == Baseline::Measured { measured } else { declared };
                 for (result, polls) in [("empty", empty), ("events", events)] {
-                    let polls = if baseline == Baseline::Measured { 0 } else { polls };
                     let labels = [
                         ("baseline", baseline.as_str()),
                         ("policy", &self.policy(policy)),
@@ -115,22 +155,39 @@ impl Collector {
     }
 
     fn poll_bytes(&self, sums: &Sums) -> MetricFamily {
+        let bytes = |baseline, policy, direction| match baseline {
+            Baseline::Measured => sums.get(Cell::MeasuredMilliBytes(policy, direction)) as f64 / 1e3,
+            Baseline::Declared | Baseline::Efficient => {
+                sums.get(Cell::MicroPolls(policy)) as f64 / 1e6 * self.config.poll_bytes(baseline, direction) as f64
+            }
+        };
         let mut metrics = Vec::new();
         for policy in Policy::ALL {
-            let polls = sums.get(Cell::MicroPolls(policy)) as f64 / 1e6;
             for baseline in Baseline::ALL {
                 for (direction, label) in DIRECTIONS {
-                    let bytes = polls * self.config.poll_bytes(baseline, direction) as f64;
                     let labels = [
                         ("baseline", baseline.as_str()),
                         ("policy", &self.policy(policy)),
                         ("direction", label),
                     ];
-                    metrics.push(counter(&labels, bytes));
+                    metrics.push(counter(&labels, bytes(baseline, policy, direction)));
                 }
             }
         }
         family(POLL_BYTES, MetricType::COUNTER, metrics)
+    }
+
+    fn poll_cpu(&self, sums: &Sums) -> MetricFamily {
+        let of_policies = |cell: fn(Policy) -> Cell| Policy::ALL.iter().map(|policy| sums.get(cell(*policy)) as f64).sum::<f64>();
+        let metrics = Baseline::ALL.map(|baseline| {
+            let micro_polls = match baseline {
+                Baseline::Measured => of_policies(Cell::MeasuredMicroPolls),
+                Baseline::Declared | Baseline::Efficient => of_policies(Cell::MicroPolls),
+            };
+            let seconds = micro_polls / 1e6 * f64::from(self.config.poll_cpu_micros) / 1e6;
+            counter(&[("baseline", baseline.as_str())], seconds)
+        });
+        family(POLL_CPU, MetricType::COUNTER, metrics.into())
     }
 
     fn credited(&self, sums: &Sums) -> MetricFamily {
@@ -142,48 +199,61 @@ impl Collector {
     }
 }
 
+/// Latency saved, by baseline.
+fn saved(sums: &Sums) -> Vec<proto::Metric> {
+    let of = |baseline: Baseline| {
+        let (sum, bucket): (Cell, fn(usize) -> Cell) = match baseline {
+            Baseline::Measured => (Cell::MeasuredSavedSumMs, Cell::MeasuredSavedBucket),
+            Baseline::Declared | Baseline::Efficient => (Cell::SavedSumMs, Cell::SavedBucket),
+        };
+        let labels = [("baseline", baseline.as_str())];
+        histogram(&labels, &SAVED_BUCKETS, sums.signed(sum) as f64 / 1e3, |at| sums.get(bucket(at)))
+    };
+    Baseline::ALL.map(of).into()
+}
+
+/// What push cost, by kind and direction.
+fn cost(sums: &Sums, cell: fn(Overhead, Direction) -> Cell) -> Vec<proto::Metric> {
+    let of_kind = |kind: Overhead| {
+        DIRECTIONS.map(|(direction, label)| {
+            let labels = [("kind", kind.as_str()), ("direction", label)];
+            counter(&labels, sums.get(cell(kind, direction)) as f64)
+        })
+    };
+    Overhead::ALL.into_iter().flat_map(of_kind).collect()
+}
+
 impl prometheus::core::Collector for Collector {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        self.charge.charge(&self.tally);
         let sums = self.tally.sums();
         let uncredited = UNCREDITED.map(|(why, label)| counter(&[("reason", label)], sums.get(Cell::UncreditedMs(why)) as f64 / 1e3));
-        let nothing = Sums::default();
-        let saved = Baseline::ALL.map(|baseline| {
-            let sums = if baseline == Baseline::Measured { &nothing } else { &sums };
-            let sum = sums.signed(Cell::SavedSumMs) as f64 / 1e3;
-            histogram(&[("baseline", baseline.as_str())], &SAVED_BUCKETS, sum, |bucket| {
-                sums.get(Cell::SavedBucket(bucket))
-            })
-        });
         let wait = histogram(&[], &WAIT_BUCKETS, sums.get(Cell::WaitSumMs) as f64 / 1e3, |bucket| {
             sums.get(Cell::WaitBucket(bucket))
         });
-        let cost = |cell: fn(_, _) -> Cell| {
-            let of_kind = |kind: Overhead| {
-                DIRECTIONS.map(|(direction, label)| {
-                    let labels = [("kind", kind.as_str()), ("direction", label)];
-                    counter(&labels, sums.get(cell(kind, direction)) as f64)
-                })
-            };
-            Overhead::ALL.into_iter().flat_map(of_kind).collect()
-        };
+        let single = |name, value| family(name, MetricType::COUNTER, vec![counter(&[], value)]);
         vec![
             self.polls(&sums),
             self.poll_bytes(&sums),
+            self.poll_cpu(&sums),
             self.credited(&sums),
             family(UNCREDITED_TIME, MetricType::COUNTER, uncredited.into()),
-            family(SAVED, MetricType::HISTOGRAM, saved.into()),
+            family(SAVED, MetricType::HISTOGRAM, saved(&sums)),
             family(WAIT, MetricType::HISTOGRAM, vec![wait]),
+            single(FROM_EXPIRY, sums.get(Cell::SavedFromExpiry) as f64),
+            family(BYTES, MetricType::COUNTER, cost(&sums, Cell::Bytes)),
+            family(PACKETS, MetricType::COUNTER, cost(&sums, Cell::Packets)),
+            single(KEEPALIVES, sums.get(Cell::Keepalives) as f64),
+            single(CPU, sums.get(Cell::CpuMicros) as f64 / 1e6),
             family(
-                FROM_EXPIRY,
-                MetricType::COUNTER,
-                vec![counter(&[], sums.get(Cell::SavedFromExpiry) as f64)],
+                MEMORY,
+                MetricType::GAUGE,
+                vec![gauge(&[], self.charge.memory_bytes().unwrap_or(f64::NAN))],
             ),
-            family(BYTES, MetricType::COUNTER, cost(Cell::Bytes)),
-            family(PACKETS, MetricType::COUNTER, cost(Cell::Packets)),
         ]
     }
 }
@@ -196,46 +266,6 @@ fn split(all: u64, event_polls: u64, empty_shown: &mut u64) -> (u64, u64) {
     let empty = all.saturating_sub(event_polls.saturating_mul(1_000_000));
     *empty_shown = (*empty_shown).max(empty);
     (*empty_shown, all.saturating_sub(*empty_shown))
-}
-
-fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<proto::Metric>) -> MetricFamily {
-    telemetry::family(name, kind, help, metrics)
-}
-
-fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = proto::LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    });
-    proto::Metric::from_label(pairs.collect())
-}
-
-fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
-    let mut counter = proto::Counter::default();
-    counter.set_value(value);
-    let mut metric = labelled(labels);
-    metric.set_counter(counter);
-    metric
-}
-
-fn histogram(labels: &[(&str, &str)], bounds: &[f64], sum: f64, count_of: impl Fn(usize) -> u64) -> proto::Metric {
-    let mut cumulative = 0_u64;
-    let buckets = bounds.iter().enumerate().map(|(index, bound)| {
-        cumulative = cumulative.saturating_add(count_of(index));
-        let mut bucket = proto::Bucket::default();
-        bucket.set_upper_bound(*bound);
-        bucket.set_cumulative_count(cumulative);
-        bucket
-    });
-    let mut histogram = proto::Histogram::default();
-    histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(cumulative.saturating_add(count_of(bounds.len())));
-    histogram.set_sample_sum(sum);
-    let mut metric = labelled(labels);
-    metric.set_histogram(histogram);
-    metric
 }
 
 #[cfg(test)]

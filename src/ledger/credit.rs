@@ -37,11 +37,6 @@ pub fn of_proof(elapsed: Duration, vouches_for: Duration, polling: Polling) -> C
     }
 }
 
-/// Books `elapsed` from the last proof of life to the end of the session: none of it earns.
-pub fn of_end(elapsed: Duration, polling: Polling) -> Credit {
-    of_proof(elapsed, Duration::ZERO, polling)
-}
-
 /// Polls that a device at this interval would have made meanwhile, in millionths.
 pub fn micro_polls(credited_ms: u64, interval_secs: u32) -> u64 {
     credited_ms.saturating_mul(1_000) / u64::from(interval_secs.max(1))
@@ -76,15 +71,6 @@ mod tests {
         check(300, 330, Polling::On, 0, Some((Uncredited::PollingOn, 300_000)));
         check(300, 330, Polling::Unknown, 0, Some((Uncredited::ModeUnknown, 300_000)));
         check(300, 0, Polling::Off, 0, Some((Uncredited::NoProof, 300_000)));
-    }
-
-    #[test]
-    fn the_end_of_a_session_credits_nothing() {
-        let check = |polling, why| assert_eq!(of_end(Duration::from_secs(7), polling).uncredited, Some((why, 7_000)));
-        check(Polling::Off, Uncredited::NoProof);
-        check(Polling::On, Uncredited::PollingOn);
-        check(Polling::Unknown, Uncredited::ModeUnknown);
-        assert_eq!(of_end(Duration::ZERO, Polling::Off), Credit::default());
     }
 
     #[test]

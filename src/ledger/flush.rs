@@ -11,7 +11,10 @@ use tracing::{info, warn};
 
 use super::{
     Ledger,
+    calibration::Observed,
+    cell::Cell,
     figures::{self, Figures},
+    measured::WINDOW_HOURS,
     tally::Sums,
 };
 use crate::{crew::Crew, store::StoreError};
@@ -44,6 +47,7 @@ impl Ledger {
     pub fn start(self: &Arc<Self>, crew: &Crew) {
         let ledger = self.clone();
         crew.spawn_vital(move |stop| async move {
+            ledger.restore().await;
             let mut rounds = tokio::time::interval(Duration::from_secs(ledger.config.flush_secs.max(1).into()));
             rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -108,17 +112,38 @@ impl Ledger {
         Ok(sum)
     }
 
+    /// Takes up what the control cohort taught earlier lives of the service. Without it the baseline `measured` waits for new polls.
+    async fn restore(&self) {
+        let now = self.clock.now();
+        let from = now.0 / 60_000 - (WINDOW_HOURS * 60).min(now.0 / 60_000);
+        match self.records.ledger(from, now.0 / 60_000 + 1).await {
+            Ok(figures) => self.measured.restore(now.0 / 3_600_000, Observed::from(&figures)),
+            Err(error) => warn!(%error, "the control cohort of the last day cannot be read; it is measured anew"),
+        }
+        self.measured.update(now, &self.tally);
+    }
+
     /// Moves what was counted since the last time into the row of this minute.
     fn take_counts(&self) {
-        let minute = self.clock.now().0 / 60_000;
+        let now = self.clock.now();
+        let minute = now.0 / 60_000;
+        self.charge.charge(&self.tally);
+        self.tracker.sweep(now);
         let mut book = self.book.lock();
+        self.measured.update(now, &self.tally);
         let sums = self.tally.sums();
         let new = sums.since(&book.taken);
-        if new.is_zero() {
+        // CPU time alone waits for a row: an idle service writes nothing.
+        if new.is_zero_but(Cell::CpuMicros) {
             return;
         }
         book.taken = sums;
-        let new = figures::named(&new, &self.config);
+        let mut new = figures::named(&new, &self.config);
+        new.extend(self.tracker.take_seen().map(|device| (figures::seen(device), 1.0)));
+        let sampling = self.tracker.sampling();
+        if sampling > 0 {
+            new.insert(figures::sampled(sampling), 1.0);
+        }
         let full = book.waiting.len() >= WAITING_MAX;
         match book.waiting.back_mut() {
             Some(last) if (last.minute == minute || full) && !last.in_doubt => figures::add(&mut last.figures, &new),

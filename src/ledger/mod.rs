@@ -6,108 +6,65 @@
 //!
 //! What is deliberately absent: credit for a poll at start-up (although the connect is charged), clamps, and money.
 
+mod calibration;
+mod cell;
 mod clock;
 mod collector;
+mod config;
 mod credit;
 mod figures;
 mod flush;
+mod measured;
+mod metric;
+mod poll_collector;
+mod polls;
 mod report;
 mod routes;
+mod stretch;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tracker;
+mod usage;
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-pub use report::{BaselineReport, Bytes, Latency, Report, words};
+pub use config::Config;
+pub use report::{BaselineReport, Bytes, Calibration, CohortReport, ControlReport, Interval, Latency, Ratio, Report, Saved, words};
 pub use routes::routes;
 
 use self::{
+    cell::{Cell, Policy, SAVED_BUCKETS, WAIT_BUCKETS, bucket},
     collector::Collector,
     credit::Credit,
-    figures::Baseline,
     flush::Book,
-    tally::{Cell, Policy, Tally},
+    measured::Measured,
+    poll_collector::PollCollector,
+    tally::Tally,
+    tracker::Tracker,
+    usage::Charge,
 };
 use crate::{
     domain::{Account, Clock, DeviceId, Direction, Meter, Overhead, Polling, TenantId, Timestamp},
     store::Records,
 };
 
-/// What polling would look like without push.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// How often a device would poll, in seconds. Default: 900. A device's own interval, where it has one, comes first.
-    pub poll_interval_secs: u32,
-    /// Bytes of one empty poll that reach the service, TCP/IP headers included. Default: 1598, of a poll over a new
-    /// connection with a full TLS 1.3 handshake (4,213 bytes and 16 packets both ways).
-    pub poll_bytes_in: u64,
-    /// Bytes of one empty poll that leave the service. Default: 2615.
-    pub poll_bytes_out: u64,
-    /// Bytes in of one empty poll done efficiently. Default: 657, of a request on a kept connection answered by 304 (833
-    /// bytes and 3 packets both ways).
-    pub efficient_poll_bytes_in: u64,
-    /// Bytes out of one empty poll done efficiently. Default: 176.
-    pub efficient_poll_bytes_out: u64,
-    /// Bytes of TCP/IP headers of one packet, charged to push. Default: 52 (IPv4, TCP with timestamps), as in the sizes of polls.
-    pub packet_header_bytes: u32,
-    /// How long the polled server takes to answer, in milliseconds; added to the latency that polling would have had.
-    /// Default: 0, which claims nothing.
-    pub poll_service_ms: u32,
-    /// How long a proof of life vouches for beyond the keepalive interval, in seconds. Default: 30.
-    pub grace_secs: u32,
-    /// How often figures go to the store, in seconds. Default: 10. A crash loses at most this much, and never adds.
-    pub flush_secs: u32,
-    /// The longest period of one report, in days. Default: 400.
-    pub report_max_days: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            poll_interval_secs: 900,
-            poll_bytes_in: 1_598,
-            poll_bytes_out: 2_615,
-            efficient_poll_bytes_in: 657,
-            efficient_poll_bytes_out: 176,
-            packet_header_bytes: 52,
-            poll_service_ms: 0,
-            grace_secs: 30,
-            flush_secs: 10,
-            report_max_days: 400,
-        }
-    }
-}
-
-impl Config {
-    /// Bytes of one empty poll under a baseline. Measured is nothing until a control cohort polls.
-    fn poll_bytes(&self, baseline: Baseline, direction: Direction) -> u64 {
-        match (baseline, direction) {
-            (Baseline::Measured, _) => 0,
-            (Baseline::Declared, Direction::In) => self.poll_bytes_in,
-            (Baseline::Declared, Direction::Out) => self.poll_bytes_out,
-            (Baseline::Efficient, Direction::In) => self.efficient_poll_bytes_in,
-            (Baseline::Efficient, Direction::Out) => self.efficient_poll_bytes_out,
-        }
-    }
-
-    /// The default interval; zero counts as one second.
-    fn interval_secs(&self) -> u32 {
-        self.poll_interval_secs.max(1)
-    }
-}
+/// How many devices there are of the cohorts push, poll and control. Called often; it must not block.
+pub type CohortDevices = Arc<dyn Fn() -> [u64; 3] + Send + Sync>;
 
 /// Takes the figures of sessions, keeps them by the minute, and reports them.
 pub struct Ledger {
     config: Config,
     tally: Arc<Tally>,
+    tracker: Arc<Tracker>,
     records: Arc<dyn Records>,
     clock: Arc<dyn Clock>,
     node: String,
+    measured: Arc<Measured>,
+    charge: Arc<Charge>,
+    cohort_devices: CohortDevices,
     /// Names this life of the process, so that a flush of doubtful end is never stored twice.
     marker: String,
     book: Mutex<Book>,
@@ -125,16 +82,31 @@ impl Ledger {
         clock: Arc<dyn Clock>,
         registry: &prometheus::Registry,
         node: String,
+        cohort_devices: CohortDevices,
     ) -> prometheus::Result<Arc<Self>> {
         let tally = Arc::new(Tally::default());
-        registry.register(Box::new(Collector::new(config.clone(), tally.clone())?))?;
+        let tracker = Arc::new(Tracker::new(config.polling_devices_max));
+        let measured = Arc::new(Measured::default());
+        let charge = Arc::new(Charge::begin());
+        registry.register(Box::new(Collector::new(config.clone(), tally.clone(), charge.clone())?))?;
+        registry.register(Box::new(PollCollector::new(
+            tally.clone(),
+            tracker.clone(),
+            measured.clone(),
+            clock.clone(),
+            cohort_devices.clone(),
+        )?))?;
         let marker = format!("flushes.{node}.{}", clock.now().0);
         Ok(Arc::new(Self {
             config,
             tally,
+            tracker,
             records,
             clock,
             node,
+            measured,
+            charge,
+            cohort_devices,
             marker,
             book: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
@@ -155,6 +127,15 @@ impl Ledger {
             self.tally.add(Cell::CreditedMs(policy), credit.credited_ms);
             let polls = credit::micro_polls(credit.credited_ms, account.poll_interval_secs);
             self.tally.add(Cell::MicroPolls(policy), polls);
+            if let Some(measured) = self.measured.parameters() {
+                let polls = polls as f64 * measured.polls;
+                self.tally.add(Cell::MeasuredMs, credit.credited_ms);
+                self.tally.add(Cell::MeasuredMicroPolls(policy), polls as u64);
+                for (direction, bytes) in [(Direction::In, measured.bytes_in), (Direction::Out, measured.bytes_out)] {
+                    self.tally
+                        .add(Cell::MeasuredMilliBytes(policy, direction), (polls * bytes / 1e3) as u64);
+                }
+            }
         }
         if let Some((why, ms)) = credit.uncredited {
             self.tally.add(Cell::UncreditedMs(why), ms);
@@ -163,9 +144,28 @@ impl Ledger {
 
     /// The virtual tick that would have carried an event, if this account claims anything for it: not when the device polls,
     /// and not when the event was there before the session, for then a poll at start-up would have brought it.
-    fn claimed_tick(account: &Account, accepted_at: Timestamp) -> Option<clock::Tick> {
-        (account.polling == Polling::Off && accepted_at >= account.opened_at)
+    fn claimed_tick(&self, account: &Account, accepted_at: Timestamp) -> Option<clock::Tick> {
+        (account.polling == Polling::Off && accepted_at >= account.opened_at && !self.held(account).is_some_and(|held| accepted_at < held))
             .then(|| clock::tick(accepted_at, account.phase_ms, account.poll_interval_secs))
+    }
+
+    /// Until when the device's own polls keep this session from earning.
+    fn held(&self, account: &Account) -> Option<Timestamp> {
+        self.tracker.known(account.device, |tracked| tracked.held_until)
+    }
+
+    /// Books the time since the last proof of life. What lies before the end of a hold earns nothing, and what is behind it
+    /// is vouched for by so much less.
+    fn book_since(&self, account: &mut Account, vouches_for: Duration, now: Timestamp) {
+        let from = account.proven_until;
+        let held = match self.held(account) {
+            Some(until) if account.polling == Polling::Off => until.min(now).since(from),
+            _ => Duration::ZERO,
+        };
+        self.book_credit(account, credit::of_proof(held, Duration::ZERO, Polling::On));
+        let rest = credit::of_proof(now.since(from) - held, vouches_for.saturating_sub(held), account.polling);
+        self.book_credit(account, rest);
+        account.proven_until = from.max(now);
     }
 }
 
@@ -181,6 +181,7 @@ impl Meter for Ledger {
     ) -> Account {
         let poll_interval_secs = poll_interval_secs.unwrap_or(self.config.poll_interval_secs).max(1);
         Account {
+            device: polls::device_hash(tenant, device),
             poll_interval_secs,
             polling,
             phase_ms: clock::phase_ms(tenant, device, now, poll_interval_secs),
@@ -192,32 +193,45 @@ impl Meter for Ledger {
     }
 
     fn proof(&self, account: &mut Account, now: Timestamp) {
-        let elapsed = now.since(account.proven_until);
-        self.book_credit(account, credit::of_proof(elapsed, account.vouches_for, account.polling));
-        account.proven_until = account.proven_until.max(now);
+        self.book_since(account, account.vouches_for, now);
     }
 
     fn delivered(&self, account: &mut Account, accepted_at: Timestamp, now: Timestamp) {
-        let Some(tick) = Self::claimed_tick(account, accepted_at) else {
+        let Some(tick) = self.claimed_tick(account, accepted_at) else {
             return;
         };
+        let measured = self.measured.parameters();
         if tick.index > account.last_tick {
             account.last_tick = tick.index;
             self.tally.add(Cell::EventPolls(self.policy(account)), 1);
+            if measured.is_some() {
+                self.tally.add(Cell::MeasuredEventPolls(self.policy(account)), 1);
+            }
         }
-        let by_poll = tick.wait_ms.saturating_add(self.config.poll_service_ms.into());
-        let by_push = u64::try_from(now.since(accepted_at).as_millis()).unwrap_or(u64::MAX);
-        let saved = i64::try_from(by_poll)
-            .unwrap_or(i64::MAX)
-            .saturating_sub(i64::try_from(by_push).unwrap_or(i64::MAX));
-        self.tally.add(Cell::wait_bucket(tick.wait_ms), 1);
+        let by_push = i64::try_from(now.since(accepted_at).as_millis()).unwrap_or(i64::MAX);
+        let saved_after = |wait_ms: u64| {
+            let by_poll = wait_ms.saturating_add(self.config.poll_service_ms.into());
+            i64::try_from(by_poll).unwrap_or(i64::MAX).saturating_sub(by_push)
+        };
+        let saved = saved_after(tick.wait_ms);
+        if let Some(measured) = measured {
+            let saved = saved_after((tick.wait_ms as f64 * measured.wait) as u64);
+            self.tally
+                .add(Cell::MeasuredSavedBucket(bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
+            self.tally.add_signed(Cell::MeasuredSavedSumMs, saved);
+        }
+        self.tally
+            .add(Cell::WaitBucket(bucket(&WAIT_BUCKETS, tick.wait_ms as f64 / 1e3)), 1);
         self.tally.add(Cell::WaitSumMs, tick.wait_ms);
-        self.tally.add(Cell::saved_bucket(saved), 1);
+        self.tally.add(Cell::SavedBucket(bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
         self.tally.add_signed(Cell::SavedSumMs, saved);
     }
 
     fn expiring(&self, account: &Account, accepted_at: Timestamp, expires_at: Timestamp) {
-        if Self::claimed_tick(account, accepted_at).is_some_and(|tick| tick.at_ms >= expires_at.0) {
+        if self
+            .claimed_tick(account, accepted_at)
+            .is_some_and(|tick| tick.at_ms >= expires_at.0)
+        {
             self.tally.add(Cell::SavedFromExpiry, 1);
         }
     }
@@ -226,6 +240,9 @@ impl Meter for Ledger {
         let headers = packets.saturating_mul(self.config.packet_header_bytes.into());
         self.tally.add(Cell::Bytes(kind, direction), bytes.saturating_add(headers));
         self.tally.add(Cell::Packets(kind, direction), packets);
+        if (kind, direction) == (Overhead::Keepalive, Direction::In) {
+            self.tally.add(Cell::Keepalives, packets);
+        }
         // The other side's TCP acknowledgement: counted for every packet, although many ride on an answer.
         let back = match direction {
             Direction::In => Direction::Out,
@@ -236,9 +253,7 @@ impl Meter for Ledger {
     }
 
     fn close(&self, account: &mut Account, now: Timestamp) {
-        let elapsed = now.since(account.proven_until);
-        self.book_credit(account, credit::of_end(elapsed, account.polling));
-        account.proven_until = account.proven_until.max(now);
+        self.book_since(account, Duration::ZERO, now);
         account.vouches_for = Duration::ZERO;
     }
 }

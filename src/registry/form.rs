@@ -14,7 +14,8 @@ use crate::{
 pub(super) struct Form {
     user: Option<Option<UserId>>,
     attributes: Option<Map<String, Value>>,
-    cohort: Option<Cohort>,
+    /// `Some(None)`: the one that it is drawn into.
+    cohort: Option<Option<Cohort>>,
     credentials: Option<Vec<credentials::Given>>,
 }
 
@@ -30,7 +31,7 @@ impl Form {
             form.attributes = Some(attributes(field, limits, patch)?);
         }
         if let Some(field) = fields.take("cohort") {
-            form.cohort = Some(if field.is_null() { Cohort::default() } else { cohort(&field)? });
+            form.cohort = Some(if field.is_null() { None } else { Some(cohort(&field)?) });
         }
         form.credentials = match (fields.take("credentials"), short) {
             (Some(_), Some(short)) => return Err(short.invalid("credentials is there, too; send one of them")),
@@ -118,10 +119,15 @@ impl Parts {
             }
             None => None,
         };
+        let cohort = match form.cohort {
+            None if !replace => None,
+            Some(Some(cohort)) => Some(cohort),
+            None | Some(None) => Some(self.config.cohort(key.tenant, &key.device)),
+        };
         let change = DeviceChange {
             user: form.user,
             attributes: form.attributes,
-            cohort: form.cohort,
+            cohort,
             credentials,
             replace,
         };

@@ -21,12 +21,12 @@ use tokio::sync::Semaphore;
 pub use keys::{new_key, new_key_id};
 
 use crate::{
-    domain::{Clock, DeviceId, Epoch, Limits, TenantId},
+    domain::{Clock, Cohort, DeviceId, Epoch, Limits, TenantId, stable_hash},
     store::Store,
 };
 
 /// How the registry takes devices.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// PBKDF2 rounds for a password that a person may have chosen. Default: 10000; 4096 to 10000 are taken. A generated secret (32
@@ -34,6 +34,12 @@ pub struct Config {
     pub scram_iterations: u32,
     /// Bulk requests of devices at once; one more is answered 429. Default: 4.
     pub bulk_max_requests: usize,
+    /// Percent of the devices added without a cohort that are put into cohort `control`, by a stable hash of tenant and id; the
+    /// rest are of cohort `push`. 0 to 100, fractions too. Default: 0.
+    pub control_percent: f64,
+    /// Mixed into that hash: another salt draws another control cohort. Devices that are there stay in their cohort until they are
+    /// put again. Default: "".
+    pub cohort_salt: String,
 }
 
 impl Default for Config {
@@ -41,6 +47,21 @@ impl Default for Config {
         Self {
             scram_iterations: credentials::ITERATIONS_MAX,
             bulk_max_requests: 4,
+            control_percent: 0.0,
+            cohort_salt: String::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The cohort of a device that nobody put into one.
+    pub fn cohort(&self, tenant: TenantId, device: &DeviceId) -> Cohort {
+        // Evenly in [0, 1).
+        let place = (stable_hash("cohort", &self.cohort_salt, tenant, device) >> 11) as f64 / (1_u64 << 53) as f64;
+        if place * 100.0 < self.control_percent {
+            Cohort::Control
+        } else {
+            Cohort::Push
         }
     }
 }
@@ -91,4 +112,35 @@ pub fn routes(state: RegistryState) -> Router {
         .route("/v1/keys/{id}", axum::routing::delete(keys::revoke))
         .route("/v1/limits", get(limits::limits))
         .with_state(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_cohort_is_drawn_by_hash_and_drawn_anew_by_salt() {
+        let drawn = |control_percent, salt: &str| -> Vec<bool> {
+            let config = Config {
+                control_percent,
+                cohort_salt: salt.to_owned(),
+                ..Config::default()
+            };
+            let of = |n: u32| {
+                let device = format!("tsn-{n}").parse().expect("a device id");
+                config.cohort(TenantId(0), &device) == Cohort::Control
+            };
+            (0..20_000).map(of).collect()
+        };
+        let count = |drawn: &[bool]| drawn.iter().filter(|control| **control).count();
+        let both = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|(a, b)| **a && **b).count();
+        assert_eq!(count(&drawn(0.0, "")), 0);
+        assert_eq!(count(&drawn(100.0, "")), 20_000);
+        let first = drawn(2.5, "");
+        assert!((430..570).contains(&count(&first)), "{}", count(&first));
+        assert_eq!(first, drawn(2.5, ""));
+        // A larger share keeps those that are in it; another salt has few in common.
+        assert_eq!(both(&first, &drawn(5.0, "")), count(&first));
+        assert!(both(&first, &drawn(2.5, "b")) < 40);
+    }
 }

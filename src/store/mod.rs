@@ -330,6 +330,10 @@ pub struct StoreStats {
     pub oldest_queued_at: Option<Timestamp>,
     /// Devices that were added and not removed.
     pub devices: u64,
+    /// Of those, the ones of cohort poll.
+    pub devices_polling: u64,
+    /// Of those, the ones of cohort control.
+    pub devices_control: u64,
     /// Bytes of disk in use by the store.
     pub disk_bytes: u64,
     /// Bytes of disk that are free.

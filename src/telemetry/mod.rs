@@ -4,10 +4,12 @@ mod family;
 mod log;
 mod process;
 mod reference;
+mod usage;
 
 pub use family::{family, single};
 pub use log::{Config, Format, LogError, init_logging};
 pub use reference::reference;
+pub use usage::Usage;
 
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 

@@ -67,9 +67,9 @@ impl prometheus::core::Collector for Collector {
 }
 
 #[derive(Debug, Default)]
-struct Figures {
-    cpu_seconds: Option<f64>,
-    resident_bytes: Option<f64>,
+pub(super) struct Figures {
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) resident_bytes: Option<f64>,
     virtual_bytes: Option<f64>,
     open_fds: Option<f64>,
     max_fds: Option<f64>,
@@ -78,8 +78,12 @@ struct Figures {
 }
 
 impl Figures {
+    /// Without the start time and the descriptors.
+    pub(super) fn of_memory_and_cpu() -> Self {
+        Self::parse(&file("/proc/self/stat"), &file("/proc/self/status"), "")
+    }
+
     fn read() -> Self {
-        let file = |path| fs::read_to_string(path).unwrap_or_default();
         let mut figures = Self::parse(&file("/proc/self/stat"), &file("/proc/self/status"), &file("/proc/stat"));
         // The descriptor that lists the directory is in the list.
         figures.open_fds = fs::read_dir("/proc/self/fd")
@@ -111,6 +115,10 @@ impl Figures {
             ..Self::default()
         }
     }
+}
+
+fn file(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }
 
 fn number(text: Option<&&str>) -> Option<f64> {

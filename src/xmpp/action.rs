@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{DeviceId, EventId, Located, Outcome, Password, ScramSecret, SessionId, TenantId};
+use crate::domain::{DeviceId, EventId, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
 
 /// Answer to [`Action::FindCredentials`].
 pub enum Credentials {
@@ -13,8 +13,11 @@ pub enum Credentials {
         /// The generation of its credentials, to be claimed with.
         generation: u32,
     },
-    /// There is no such device: fails at the proof, like a wrong password.
-    Unknown,
+    /// There is no such device, or it has no secret: fails at the proof, like a wrong password.
+    Unknown {
+        /// A secret of another device, if there is one: the challenge takes its form, so that names cannot be tried out.
+        like: Option<ScramSecret>,
+    },
     /// The store does not answer: `temporary-auth-failure`.
     Unavailable,
 }
@@ -63,6 +66,8 @@ pub enum Action {
     Ended(Vec<Ended>),
     /// The session can take events (first available presence of priority ≥ 0, resumption, or room after refusing).
     Ready,
+    /// The device said in its presence whether it polls as well.
+    Polls(Polling),
     /// Presence became unavailable or negative: hold events.
     Unavailable,
     /// Flush `output`, half-close, drain the peer for a moment, close.

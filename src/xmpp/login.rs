@@ -234,7 +234,7 @@ impl ServerStream {
                 self.actions.push_back(Action::FindCredentials { tenant, device });
             }
             // What cannot be the name of a device fails like an unknown one.
-            None => self.answer(Credentials::Unknown),
+            None => self.answer(Credentials::Unknown { like: None }),
         }
     }
 
@@ -257,9 +257,9 @@ impl ServerStream {
         };
         let Some((_, tenant)) = login.host else { return };
         self.stage = Stage::Open;
-        let (secrets, generation) = match credentials {
-            Credentials::Found { secrets, generation } => (secrets, Some(generation)),
-            Credentials::Unknown => (Vec::new(), None),
+        let (secrets, generation, like) = match credentials {
+            Credentials::Found { secrets, generation } => (secrets, Some(generation), None),
+            Credentials::Unknown { like } => (Vec::new(), None, like),
             Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
         };
         let who = match (device, generation) {
@@ -274,7 +274,7 @@ impl ServerStream {
             Attempt::Scram(hash, first) => {
                 let nonce = BASE64_STANDARD.encode(login.draw().as_ref().get(..18).unwrap_or_default());
                 let turn = usize::from(login.failures);
-                let challenge = Challenge::new(hash, first, &secrets, turn, tenant, &nonce);
+                let challenge = Challenge::new(hash, first, &secrets, like.as_ref(), turn, tenant, &nonce);
                 let text = BASE64_STANDARD.encode(challenge.message());
                 login.exchange = Some(Exchange::Proof {
                     challenge: Box::new(challenge),
@@ -291,7 +291,7 @@ impl ServerStream {
                     secrets
                 } else {
                     // The same work as for a device that exists.
-                    vec![scram::fake_secret(tenant, &user)]
+                    vec![scram::fake_secret(tenant, &user, like.as_ref())]
                 };
                 login.exchange = Some(Exchange::Check(who));
                 self.stage = Stage::Waiting;
@@ -300,8 +300,8 @@ impl ServerStream {
         }
     }
 
-    /// Answers `CheckPassword`.
-    pub fn password_checked(&mut self, right: bool, now: Instant) {
+    /// Answers `CheckPassword`. `None`: the check failed by a bug, which is not the device's fault.
+    pub fn password_checked(&mut self, right: Option<bool>, now: Instant) {
         if self.stage != Stage::Waiting {
             return;
         }
@@ -309,8 +309,9 @@ impl ServerStream {
         match login.exchange.take() {
             Some(Exchange::Check(who)) => {
                 self.stage = Stage::Open;
-                match who {
-                    Some(who) if right => self.login_succeeded(who, ""),
+                match (who, right) {
+                    (_, None) => self.login_failed(LoginFailure::TemporaryAuthFailure),
+                    (Some(who), Some(true)) => self.login_succeeded(who, ""),
                     _ => self.login_failed(LoginFailure::NotAuthorized),
                 }
                 self.go_on(now);

@@ -34,6 +34,8 @@ pub(super) const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
 pub(super) const VERSION: &str = "jabber:iq:version";
 /// RFC 6121 §2.
 pub(super) const ROSTER: &str = "jabber:iq:roster";
+/// XEP-0335.
+pub(super) const JSON: &str = "urn:xmpp:json:0";
 /// Our own: the wrapper of an event, and hints beside errors.
 pub(super) const EVENT: &str = "urn:unpoll:event:1";
 /// XML 1.0: what the prefix `xml` always means.

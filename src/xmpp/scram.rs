@@ -9,8 +9,9 @@ use crate::domain::{ScramSecret, ScramVerifier, TenantId};
 
 use super::error::LoginFailure;
 
-/// Rounds that a device which does not exist seems to have: those of generated secrets.
+/// The challenge for a name that is no device's, in a registry without devices: as of a generated secret.
 const FAKE_ITERATIONS: u32 = 4096;
+const FAKE_SALT_LEN: usize = 16;
 
 /// Which hash a mechanism uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +122,16 @@ pub(super) struct Challenge {
 
 impl Challenge {
     /// Answers `first`. Of several secrets those that share the salt of number `turn` (modulo their number) are tried: the
-    /// protocol shows a single salt. Without one, the challenge looks like any other and the proof will fail.
-    pub(super) fn new(hash: Hash, first: ClientFirst, secrets: &[ScramSecret], turn: usize, tenant: TenantId, server_nonce: &str) -> Self {
+    /// protocol shows a single salt. Without one, the challenge looks like that of `like` and the proof will fail.
+    pub(super) fn new(
+        hash: Hash,
+        first: ClientFirst,
+        secrets: &[ScramSecret],
+        like: Option<&ScramSecret>,
+        turn: usize,
+        tenant: TenantId,
+        server_nonce: &str,
+    ) -> Self {
         let mut verifiers: Vec<_> = secrets
             .iter()
             .filter_map(|secret| match hash {
@@ -134,7 +143,7 @@ impl Challenge {
         let real = !verifiers.is_empty();
         let shown = match verifiers.get(turn.checked_rem(verifiers.len()).unwrap_or(0)) {
             Some(shown) => shown.clone(),
-            None => fake_verifier(hash, tenant, &first.user),
+            None => fake_verifier(hash, tenant, &first.user, secrets.first().or(like)),
         };
         verifiers.retain(|one| one.salt == shown.salt && one.iterations == shown.iterations);
         if verifiers.is_empty() {
@@ -197,30 +206,33 @@ pub(super) fn seed_fakes(random: &[u8; 32]) {
     });
 }
 
-fn fake_bytes(label: &str, hash: Hash, tenant: TenantId, user: &str) -> Vec<u8> {
+fn fake_bytes(label: &str, hash: Hash, tenant: TenantId, user: &str, len: usize) -> Vec<u8> {
     let key = FAKE.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, b"unknown devices"));
-    hmac::sign(key, format!("{label} {hash:?} {} {user}", tenant.0).as_bytes())
-        .as_ref()
-        .to_vec()
+    let block = |number: usize| hmac::sign(key, format!("{label} {number} {hash:?} {} {user}", tenant.0).as_bytes());
+    let mut bytes: Vec<u8> = (0..len.div_ceil(32)).flat_map(|number| block(number).as_ref().to_vec()).collect();
+    bytes.truncate(len);
+    bytes
 }
 
-fn fake_verifier(hash: Hash, tenant: TenantId, user: &str) -> ScramVerifier {
-    let mut salt = fake_bytes("salt", hash, tenant, user);
-    salt.truncate(16);
-    let mut stored_key = fake_bytes("key", hash, tenant, user);
-    stored_key.truncate(hash.len());
+/// The verifier of a name that is no device's: salt and rounds have the form of those of `like`, so that nobody can tell.
+fn fake_verifier(hash: Hash, tenant: TenantId, user: &str, like: Option<&ScramSecret>) -> ScramVerifier {
+    let like = like.map(|secret| match hash {
+        Hash::Sha256 => &secret.sha256,
+        Hash::Sha1 => secret.sha1.as_ref().unwrap_or(&secret.sha256),
+    });
+    let stored_key = fake_bytes("key", hash, tenant, user, hash.len());
     ScramVerifier {
-        salt,
-        iterations: FAKE_ITERATIONS,
+        salt: fake_bytes("salt", hash, tenant, user, like.map_or(FAKE_SALT_LEN, |like| like.salt.len())),
+        iterations: like.map_or(FAKE_ITERATIONS, |like| like.iterations),
         server_key: stored_key.clone(),
         stored_key,
     }
 }
 
-/// A secret that no password opens, at the cost of a real one.
-pub(super) fn fake_secret(tenant: TenantId, user: &str) -> ScramSecret {
+/// A secret that no password opens, at the cost of that of `like`.
+pub(super) fn fake_secret(tenant: TenantId, user: &str, like: Option<&ScramSecret>) -> ScramSecret {
     ScramSecret {
-        sha256: fake_verifier(Hash::Sha256, tenant, user),
+        sha256: fake_verifier(Hash::Sha256, tenant, user, like),
         sha1: None,
     }
 }

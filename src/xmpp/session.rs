@@ -121,6 +121,12 @@ impl Session {
         self.window.holds(id)
     }
 
+    /// That event ended elsewhere: it is not written again, and its acknowledgement is no end any more.
+    pub fn give_up(&mut self, id: EventId) {
+        // What the end was is known to the caller.
+        let _ = self.window.settle(id, crate::domain::Outcome::Expired);
+    }
+
     /// Bytes of memory it holds now.
     pub fn memory(&self) -> usize {
         size_of::<Self>() + self.jid.full().len() + self.device.as_str().len() + 16 + self.window.memory()

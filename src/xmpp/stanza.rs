@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, time::Instant};
 
-use crate::domain::{Outcome, Reason};
+use crate::domain::{Outcome, Polling, Reason};
 
 use super::{
     action::Action,
@@ -76,6 +76,19 @@ fn answer(kind: &str, to: To, asked: Tag<'_>) -> Answer {
         ("session", ns::SESSION) if !get => result(""),
         _ => Answer::Refused(Refused::ServiceUnavailable),
     }
+}
+
+/// What a presence says of polling: `<attributes xmlns='urn:unpoll:event:1'><json>{"polling":"off"}</json></attributes>`; the
+/// container may be the one of XEP-0335. Anything but `on` and `off` means that nobody knows.
+fn reported_polling(presence: Tag<'_>) -> Option<Polling> {
+    let attributes = presence.child("attributes", ns::EVENT)?;
+    let json = attributes.child("json", ns::JSON).or_else(|| attributes.child("json", ns::EVENT))?;
+    let reported: serde_json::Value = serde_json::from_str(&json.text()).ok()?;
+    Some(match reported.get("polling")?.as_str() {
+        Some("off") => Polling::Off,
+        Some("on") => Polling::On,
+        _ => Polling::Unknown,
+    })
 }
 
 impl ServerStream {
@@ -196,6 +209,7 @@ impl ServerStream {
                 let priority = tag.child("priority", ns::CLIENT).map(Tag::text);
                 let priority: i8 = priority.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
                 self.echo(tag.attribute("id"), priority);
+                self.actions.extend(reported_polling(tag).map(Action::Polls));
                 self.set_available(priority >= 0);
             }
             (None, Some("unavailable")) => self.set_available(false),

@@ -147,6 +147,11 @@ impl ServerStream {
         self.session.as_deref()
     }
 
+    /// The same, to tell it what happened elsewhere.
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        self.session.as_deref_mut()
+    }
+
     /// Takes the session away: for resumption elsewhere, or to hibernate. The stream can only `fail` after that.
     pub fn take_session(&mut self) -> Option<Box<Session>> {
         if self.stage == Stage::Bound {

@@ -263,10 +263,15 @@ impl Connector {
             }
             Error::Io(error) => {
                 let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())?;
-                matches!(tls, rustls::Error::InvalidCertificate(_)).then(|| DeviceError::Untrusted {
-                    address: self.endpoint.address.clone(),
-                    why: tls.to_string(),
-                })
+                let address = self.endpoint.address.clone();
+                match tls {
+                    rustls::Error::InvalidCertificate(_) => Some(DeviceError::Untrusted {
+                        address,
+                        why: tls.to_string(),
+                    }),
+                    rustls::Error::InvalidMessage(_) => Some(DeviceError::NoTls { address }),
+                    _ => None,
+                }
             }
             _ => None,
         }

@@ -81,6 +81,12 @@ pub enum DeviceError {
         /// What TLS says.
         why: String,
     },
+    /// What listens there answers a TLS handshake with something else: the port for STARTTLS, or no XMPP at all.
+    #[error("{address} does not begin with TLS; give the port of XMPP over TLS, 5223 by default, and not that of STARTTLS")]
+    NoTls {
+        /// Where.
+        address: String,
+    },
     /// The server does not serve this domain.
     #[error("{address} does not serve the domain {domain}; check --domain")]
     UnknownDomain {

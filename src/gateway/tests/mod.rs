@@ -32,6 +32,7 @@ struct NoMeter;
 impl Meter for NoMeter {
     fn open(&self, _: TenantId, _: &DeviceId, interval: Option<u32>, polling: Polling, keepalive: Duration, now: Timestamp) -> Account {
         Account {
+            device: 0,
             poll_interval_secs: interval.unwrap_or(900),
             polling,
             phase_ms: 0,

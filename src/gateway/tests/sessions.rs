@@ -33,7 +33,7 @@ async fn an_acknowledged_event_ends_and_presence_follows() {
     device.send("</stream:stream>").await;
     device.hear("</stream:stream>").await;
     match service.signal().await {
-        DeviceSignal::Returned { events, at_once, .. } => assert!(events.is_empty() && at_once),
+        DeviceSignal::Returned { events, at_once, .. } => assert!(events.is_empty() && at_once == Some(true)),
         other => panic!("{other:?}"),
     }
     service
@@ -114,6 +114,10 @@ async fn a_lost_session_is_away_and_resumes_with_what_it_did_not_get() {
         );
     }
     drop(device);
+    match service.signal().await {
+        DeviceSignal::Broke { events, at_once, .. } => assert_eq!((events.len(), at_once), (2, true)),
+        other => panic!("{other:?}"),
+    }
     service.until("away", async |service| service.state("box").await == "away").await;
     let away = service.link("box").unwrap();
     assert_eq!(away.offer(&event("box", 3, "{}"), now()), Offer::Later);
@@ -187,7 +191,7 @@ async fn a_newer_bind_takes_the_seat_and_the_older_session_returns_its_events() 
         DeviceSignal::Returned {
             epoch, events, at_once, ..
         } => {
-            assert_eq!((epoch, events, at_once), (Epoch(1), vec![(first.id, first.located)], false));
+            assert_eq!((epoch, events, at_once), (Epoch(1), vec![(first.id, first.located)], Some(false)));
         }
         other => panic!("{other:?}"),
     }
@@ -226,8 +230,18 @@ async fn a_session_that_nobody_resumes_ends_and_gives_the_seat_up() {
     assert_eq!(service.link("box").unwrap().offer(&first, now()), Offer::Taken);
     drop(device);
     match service.signal().await {
-        DeviceSignal::Returned { events, at_once, .. } => {
+        DeviceSignal::Broke { events, at_once, .. } => {
             assert_eq!((events, at_once), (vec![(first.id, first.located)], true));
+        }
+        other => panic!("{other:?}"),
+    }
+    match service.signal().await {
+        DeviceSignal::Returned { events, at_once, .. } => {
+            assert_eq!(
+                (events, at_once),
+                (vec![(first.id, first.located)], None),
+                "that its connection broke was told"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -287,7 +301,7 @@ async fn a_full_signal_channel_loses_no_signal() {
                 assert!(events.is_empty());
                 break;
             }
-            DeviceSignal::Ready { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
         }
     }
     assert_eq!(ended, [1, 2, 3, 4, 5]);
@@ -317,7 +331,7 @@ async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
             DeviceSignal::Returned { events, .. } => {
                 returned.push(events.into_iter().map(|(_, located)| located.number).collect::<Vec<_>>())
             }
-            DeviceSignal::Ready { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
         }
     }
     returned.sort();
@@ -338,6 +352,77 @@ async fn a_store_that_is_down_is_no_wrong_password() {
         .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJveABzZWNyZXQ=</auth>")
         .await;
     device.hear("<temporary-auth-failure/>").await;
+}
+
+#[tokio::test]
+async fn a_bug_in_one_connection_ends_that_one_and_no_other() {
+    let mut service = Service::start().await;
+    let mut other = service.online("box").await;
+    let mut device = Device::tls(&service).await;
+    device
+        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
+        .await;
+    device.hear("</stream:features>").await;
+    // The store panics when asked for the device \"bug\".
+    device
+        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJ1ZwBzZWNyZXQ=</auth>")
+        .await;
+    device.hear_the_end().await;
+    let gauge = |service: &Service| service.metric("unpoll_connections_unauthenticated");
+    service
+        .until("counted down", async |service| gauge(service).as_deref() == Some("0"))
+        .await;
+    let link = service.link("box").unwrap();
+    assert_eq!(link.offer(&event("box", 1, "{}"), now()), Offer::Taken);
+    other.hear("</message>").await;
+}
+
+#[tokio::test]
+async fn a_resumption_that_dies_of_the_same_event_is_told_each_time() {
+    let mut service = Service::start().await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device.present().await;
+    service.ready("box").await;
+    let first = event("box", 1, "{}");
+    assert_eq!(service.link("box").unwrap().offer(&first, now()), Offer::Taken);
+    for _ in 0..2 {
+        device.hear("</message>").await;
+        drop(device);
+        match service.signal().await {
+            DeviceSignal::Broke { events, at_once, .. } => assert_eq!((events, at_once), (vec![(first.id, first.located)], true)),
+            other => panic!("{other:?}"),
+        }
+        device = Device::tls(&service).await;
+        device.login("box").await;
+        device.resume(&previous, 1).await;
+        device.hear("<resumed").await;
+        service.ready("box").await;
+    }
+    // Given up while the session waits: a resumption leaves it out, and the counts still agree.
+    device.hear("</message>").await;
+    drop(device);
+    assert!(matches!(service.signal().await, DeviceSignal::Broke { .. }));
+    service.link("box").unwrap().give_up(first.id);
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.resume(&previous, 1).await;
+    device.hear("<resumed").await;
+    service.ready("box").await;
+    let second = event("box", 2, "{}");
+    assert_eq!(service.link("box").unwrap().offer(&second, now()), Offer::Taken);
+    let heard = device.hear("</message>").await;
+    assert!(
+        heard.contains(&second.id.to_string()) && !heard.contains(&first.id.to_string()),
+        "{heard}"
+    );
+    device.acknowledge(2).await;
+    match service.signal().await {
+        DeviceSignal::Ended { events, .. } => assert_eq!(events, [(second.id, second.located, Outcome::Delivered)]),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -141,6 +141,7 @@ impl Registry for MemoryStore {
         Ok(match device.device.as_str() {
             "unknown" => Registered::Unknown,
             "removed" => Registered::Removed(Timestamp(1)),
+            "bug" => panic!("a bug, on purpose"),
             _ => Registered::Present(Box::new(Device {
                 id: device.device.clone(),
                 ordinal: 1,

@@ -248,6 +248,8 @@ impl Mailbox for EmbeddedStore {
             queued: Some(totals.queued),
             oldest_queued_at: Some(Timestamp(oldest)).filter(|_| oldest > 0 && totals.queued > 0),
             devices: totals.devices,
+            devices_polling: totals.polling,
+            devices_control: totals.control,
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             free_bytes: self.shared.free_bytes.load(Ordering::Relaxed),
             writable: self.shared.writable.load(Ordering::Relaxed),

@@ -23,7 +23,7 @@ use super::{
     journal,
     keeper::{self, Keeper},
     keys,
-    rows::{Identity, Totals},
+    rows::{self, Identity, Totals},
     space::{self, Disk, Sizes},
     steps::Book,
     writer::Writer,
@@ -115,7 +115,8 @@ impl EmbeddedStore {
         };
         let engine = open_engine(&folder, &setup, &sizes, disk)?;
         let totals = match engine.get(Space::Rows, keys::COMMIT)? {
-            Some(row) => Totals::decode(&row)?,
+            Some(row) if Totals::has_cohorts(&row)? => Totals::decode(&row)?,
+            Some(row) => with_cohorts(&engine, Totals::decode(&row)?)?,
             None => Totals::default(),
         };
         let lost = check_mark(&folder, &config, totals)?;
@@ -329,6 +330,15 @@ fn identity(engine: &Engine, totals: Totals, lost: bool) -> Result<Identity, Ope
             })
         }
     }
+}
+
+/// Counts the devices of each cohort: once, where an earlier version did not.
+fn with_cohorts(engine: &Engine, mut totals: Totals) -> Result<Totals, OpenError> {
+    (totals.devices, totals.polling, totals.control) = (0, 0, 0);
+    for row in engine.prefix(Space::Rows, b"d") {
+        totals.move_device(None, rows::decode_cohort(&row?.1)?);
+    }
+    Ok(totals)
 }
 
 fn tenants(engine: &Engine, config: &Config) -> Result<BTreeMap<u16, Arc<Tenant>>, OpenError> {

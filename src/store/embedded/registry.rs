@@ -51,8 +51,8 @@ impl Book {
         device.updated_at = *now;
         draft.put(Space::Rows, keys::device(key), rows::encode_device(&device)?);
         draft.must_sync();
+        self.totals.move_device((!is_new).then_some(before.cohort), Some(device.cohort));
         if is_new {
-            self.totals.devices += 1;
             self.states.forget(key);
         } else if let Some(state) = self.states.get_mut(key) {
             state.credential_generation = device.credential_generation;
@@ -112,7 +112,7 @@ impl Book {
         draft.must_sync();
         self.states.forget(key);
         self.seat_changes.push((key.clone(), None));
-        self.totals.devices = self.totals.devices.saturating_sub(1);
+        self.totals.move_device(rows::decode_cohort(&row)?, None);
         Ok(seat)
     }
 

@@ -88,12 +88,7 @@ pub(super) fn decode_device(id: DeviceId, bytes: &[u8]) -> Result<Option<Device>
     if head.removed {
         return Ok(None);
     }
-    let cohort = match from.byte()? {
-        0 => Cohort::Push,
-        1 => Cohort::Poll,
-        2 => Cohort::Control,
-        _ => return Err(from.damaged()),
-    };
+    let cohort = take_cohort(&mut from)?;
     let user = match from.text()? {
         "" => None,
         text => Some(text.parse().map_err(|_| damaged("a user id"))?),
@@ -109,6 +104,22 @@ pub(super) fn decode_device(id: DeviceId, bytes: &[u8]) -> Result<Option<Device>
         created_at: head.created_at,
         updated_at: head.updated_at,
     }))
+}
+
+/// The cohort out of a device's row. `None`: a tombstone.
+pub(super) fn decode_cohort(bytes: &[u8]) -> Result<Option<Cohort>, StoreError> {
+    let mut from = Decoder::new(bytes, "a device");
+    let head = DeviceHead::take(&mut from)?;
+    (!head.removed).then(|| take_cohort(&mut from)).transpose()
+}
+
+fn take_cohort(from: &mut Decoder<'_>) -> Result<Cohort, StoreError> {
+    match from.byte()? {
+        0 => Ok(Cohort::Push),
+        1 => Ok(Cohort::Poll),
+        2 => Ok(Cohort::Control),
+        _ => Err(from.damaged()),
+    }
 }
 
 /// The last numbers that a device was given: never deleted while the device is known, so that none is used twice.
@@ -208,28 +219,63 @@ pub(super) struct Totals {
     pub(super) queued_bytes: u64,
     /// Devices that are not removed.
     pub(super) devices: u64,
+    /// Of those, the ones of cohort poll.
+    pub(super) polling: u64,
+    /// Of those, the ones of cohort control.
+    pub(super) control: u64,
 }
 
 impl Totals {
+    /// A device that was of one cohort is now of another. `None`: it is not there.
+    pub(super) fn move_device(&mut self, from: Option<Cohort>, to: Option<Cohort>) {
+        for (cohort, change) in [(from, -1), (to, 1)] {
+            let Some(cohort) = cohort else { continue };
+            self.devices = self.devices.saturating_add_signed(change);
+            match cohort {
+                Cohort::Push => {}
+                Cohort::Poll => self.polling = self.polling.saturating_add_signed(change),
+                Cohort::Control => self.control = self.control.saturating_add_signed(change),
+            }
+        }
+    }
+
+    /// Whether a row says how many devices each cohort has: those written before there were polls do not.
+    pub(super) fn has_cohorts(bytes: &[u8]) -> Result<bool, StoreError> {
+        let mut from = Decoder::new(bytes, "the commit number");
+        from.version(VERSION)?;
+        for _ in 0..4 {
+            from.number()?;
+        }
+        Ok(!from.rest().is_empty())
+    }
+
     pub(super) fn encode(&self) -> Slice {
         let mut into = Encoder::with_capacity(32);
         into.byte(VERSION)
             .number(self.commit_no)
             .number(self.queued)
             .number(self.queued_bytes)
-            .number(self.devices);
+            .number(self.devices)
+            .number(self.polling)
+            .number(self.control);
         into.finish().into()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut from = Decoder::new(bytes, "the commit number");
         from.version(VERSION)?;
-        Ok(Self {
+        let mut totals = Self {
             commit_no: from.number()?,
             queued: from.number()?,
             queued_bytes: from.number()?,
             devices: from.number()?,
-        })
+            ..Self::default()
+        };
+        if !from.rest().is_empty() {
+            totals.polling = from.number()?;
+            totals.control = from.number()?;
+        }
+        Ok(totals)
     }
 }
 
@@ -330,7 +376,15 @@ mod tests {
             queued: 4,
             queued_bytes: 900,
             devices: 3,
+            polling: 2,
+            control: 1,
         };
-        assert_eq!(Totals::decode(&totals.encode()).unwrap(), totals);
+        let row = totals.encode();
+        assert_eq!(Totals::decode(&row).unwrap(), totals);
+        assert!(Totals::has_cohorts(&row).unwrap());
+        // A row of a version before cohorts were counted.
+        let old = &row[..row.len() - 2];
+        assert!(!Totals::has_cohorts(old).unwrap());
+        assert_eq!(Totals::decode(old).unwrap().devices, 3);
     }
 }

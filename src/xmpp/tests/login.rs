@@ -211,13 +211,40 @@ fn an_unknown_device_shows_the_same_salt_at_every_login() {
 }
 
 #[test]
+fn a_password_check_that_fails_by_a_bug_is_no_wrong_password() {
+    let mut talk = Talk::new();
+    talk.send(HEADER);
+    let plain = auth("PLAIN", "\0stb-1\0pencil");
+    talk.stream.receive(plain.as_bytes(), talk.now, talk.time);
+    while let Some(action) = talk.stream.next_action() {
+        match action {
+            Action::FindCredentials { .. } => talk.stream.credentials_found(
+                Credentials::Found {
+                    secrets: talk.secrets.clone(),
+                    generation: 3,
+                },
+                talk.now,
+            ),
+            Action::CheckPassword { .. } => talk.stream.password_checked(None, talk.now),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(talk.output().contains("<temporary-auth-failure/>"));
+    assert_eq!(
+        talk.send(&plain),
+        "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>",
+        "it may try again"
+    );
+}
+
+#[test]
 fn the_exchange_of_rfc_7677_is_reproduced() {
     use super::scram::{Challenge, ClientFirst, Hash};
     let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
     let secret = known_secret(&salt, "pencil");
     let first = ClientFirst::parse("n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
     let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-    let challenge = Challenge::new(Hash::Sha256, first, &[secret], 0, TenantId(0), nonce);
+    let challenge = Challenge::new(Hash::Sha256, first, &[secret], None, 0, TenantId(0), nonce);
     assert_eq!(
         challenge.message(),
         "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -232,7 +259,7 @@ fn the_exchange_of_rfc_5802_is_reproduced() {
     let salt = BASE64_STANDARD.decode("QSXCR+Q6sek8bf92").unwrap();
     let secret = known_secret(&salt, "pencil");
     let first = ClientFirst::parse("n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL").unwrap();
-    let challenge = Challenge::new(Hash::Sha1, first, &[secret], 0, TenantId(0), "3rfcNHYJY1ZVvWVs7j");
+    let challenge = Challenge::new(Hash::Sha1, first, &[secret], None, 0, TenantId(0), "3rfcNHYJY1ZVvWVs7j");
     assert_eq!(
         challenge.message(),
         "r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096"

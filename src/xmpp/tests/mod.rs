@@ -136,12 +136,14 @@ impl Talk {
                     } else if device.as_str() == "no-store" {
                         Credentials::Unavailable
                     } else {
-                        Credentials::Unknown
+                        Credentials::Unknown {
+                            like: self.secrets.first().cloned(),
+                        }
                     };
                     self.stream.credentials_found(found, self.now);
                 }
                 Action::CheckPassword { password, secrets } => {
-                    let right = secrets.iter().any(|secret| secret.matches(&password));
+                    let right = Some(secrets.iter().any(|secret| secret.matches(&password)));
                     self.stream.password_checked(right, self.now);
                 }
                 Action::Claim {
@@ -215,6 +217,7 @@ fn word(fact: &Action) -> String {
             ends.join(", ")
         }
         Action::Ready => "ready".into(),
+        Action::Polls(polling) => format!("polls {polling:?}"),
         Action::Unavailable => "unavailable".into(),
         Action::Close(SessionEnd::Over) => "over".into(),
         Action::Close(SessionEnd::Hibernate(time)) => format!("hibernate {}", time.as_secs()),

@@ -165,6 +165,27 @@ fn presence_opens_and_closes_the_way_for_events() {
 }
 
 #[test]
+fn a_device_says_in_its_presence_whether_it_polls() {
+    let mut check = |presence: &str, expected: &[&str]| {
+        let mut talk = Talk::bound();
+        talk.send(presence);
+        assert_eq!(talk.facts(), expected, "{presence}");
+    };
+    let reports = |json: &str| format!("<presence><attributes xmlns='urn:unpoll:event:1'><json>{json}</json></attributes></presence>");
+    check(&reports(r#"{"polling":"off","firmware":"21.9"}"#), &["polls Off", "ready"]);
+    check(&reports(r#"{"polling":"on"}"#), &["polls On", "ready"]);
+    check(&reports(r#"{"polling":false}"#), &["polls Unknown", "ready"]);
+    check(&reports(r#"{"firmware":"21.9"}"#), &["ready"]);
+    check(&reports("no JSON"), &["ready"]);
+    check(
+        r#"<presence><attributes xmlns='urn:unpoll:event:1'><json xmlns='urn:xmpp:json:0'>{"polling":"on"}</json></attributes></presence>"#,
+        &["polls On", "ready"],
+    );
+    // To somebody else it says nothing to us.
+    check(&reports(r#"{"polling":"off"}"#).replace("<presence>", "<presence to='a@b'>"), &[]);
+}
+
+#[test]
 fn presence_for_others_goes_nowhere() {
     let mut talk = Talk::bound();
     assert_eq!(

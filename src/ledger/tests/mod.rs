@@ -1,5 +1,12 @@
 //! The ledger as sessions, the store and readers see it.
 
+mod control;
+mod intervals;
+mod polls;
+mod simulation;
+mod storing;
+mod words;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::atomic::{AtomicBool, Ordering},
@@ -84,7 +91,15 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 
 fn bench() -> Bench {
     let (minutes, clock, registry) = (Arc::new(Minutes::default()), ManualClock::at(START), prometheus::Registry::new());
-    let ledger = Ledger::new(Config::default(), minutes.clone(), clock.clone(), &registry, "n1".into()).expect("no metric twice");
+    let ledger = Ledger::new(
+        Config::default(),
+        minutes.clone(),
+        clock.clone(),
+        &registry,
+        "n1".into(),
+        Arc::new(|| [900, 50, 50]),
+    )
+    .expect("no metric twice");
     Bench {
         ledger,
         minutes,
@@ -163,7 +178,7 @@ async fn who_polls_or_may_poll_earns_nothing() {
         bench.ledger.proof(&mut account, after(300));
         bench.ledger.delivered(&mut account, after(10), after(11));
         bench.ledger.expiring(&account, after(10), after(11));
-        let reason = tally::UNCREDITED.iter().find(|(reason, _)| *reason == why).expect("listed").1;
+        let reason = cell::UNCREDITED.iter().find(|(reason, _)| *reason == why).expect("listed").1;
         assert_eq!(
             bench.metric("unpoll_uncredited_connected_seconds_total", &[("reason", reason)]),
             300.0
@@ -232,72 +247,31 @@ fn every_label_set_exists_from_the_start() {
         .map(|family| (family.name().to_owned(), family.get_metric().len()))
         .collect();
     let expected = [
+        ("unpoll_calibration_ratio", 4),
+        ("unpoll_calibration_ratio_high", 4),
+        ("unpoll_calibration_ratio_low", 4),
+        ("unpoll_cohort_devices", 3),
+        ("unpoll_connection_memory_bytes", 1),
         ("unpoll_credited_connected_seconds_total", 2),
         ("unpoll_events_saved_from_expiry_total", 1),
+        ("unpoll_keepalives_total", 1),
+        ("unpoll_legacy_poll_bytes_total", 6),
+        ("unpoll_legacy_poll_duration_seconds", 1),
+        ("unpoll_legacy_poll_interval_seconds", 1),
+        ("unpoll_legacy_polls_total", 12),
         ("unpoll_overhead_bytes_total", 14),
+        ("unpoll_overhead_cpu_seconds_total", 1),
         ("unpoll_overhead_packets_total", 14),
         ("unpoll_poll_avoided_bytes_total", 12),
+        ("unpoll_poll_avoided_cpu_seconds_total", 3),
         ("unpoll_poll_latency_saved_seconds", 3),
+        ("unpoll_polling_devices", 1),
         ("unpoll_polls_avoided_total", 12),
         ("unpoll_uncredited_connected_seconds_total", 3),
+        ("unpoll_untracked_polls_total", 1),
         ("unpoll_virtual_poll_wait_seconds", 1),
     ];
     assert_eq!(sets, expected.map(|(name, count)| (name.to_owned(), count)).into());
-}
-
-#[tokio::test]
-async fn each_amount_reaches_the_store_once_whatever_the_store_answers() {
-    let bench = bench();
-    let mut account = bench.open("tsn-1", None, Polling::Off);
-    let faults = [
-        vec![],
-        vec![Fault::Busy],
-        vec![Fault::AnswerLost],
-        vec![],
-        vec![Fault::RequestLost],
-        vec![Fault::AnswerLost],
-        vec![Fault::RequestLost, Fault::AnswerLost],
-        vec![Fault::Busy, Fault::RequestLost],
-    ];
-    let mut proven = 0;
-    for (round, faults) in faults.into_iter().enumerate() {
-        bench.minutes.faults.lock().extend(faults);
-        proven += 20;
-        bench.clock.advance(Duration::from_secs(20));
-        bench.ledger.proof(&mut account, after(proven));
-        bench.ledger.flush().await;
-        let report = bench.report().await;
-        assert_eq!(report.credited_seconds, proven as f64, "round {round}");
-    }
-    while !bench.minutes.faults.lock().is_empty() {
-        bench.ledger.flush().await;
-    }
-    bench.ledger.flush().await;
-    let stored: f64 = bench.minutes.rows.lock().values().map(|row| row["credited_seconds"]).sum();
-    assert_eq!(stored, proven as f64);
-}
-
-#[tokio::test]
-async fn a_store_that_is_away_for_long_costs_bounded_memory_and_no_credit() {
-    let bench = bench();
-    let mut account = bench.open("tsn-1", None, Polling::Off);
-    let rounds = 2_000;
-    bench.minutes.faults.lock().extend(vec![Fault::Busy; rounds]);
-    for round in 1..=rounds {
-        bench.clock.advance(Duration::from_secs(60));
-        bench.ledger.proof(&mut account, after(round as u64 * 60));
-        bench.ledger.flush().await;
-    }
-    bench.ledger.flush().await;
-    assert!(bench.minutes.rows.lock().len() <= 1_440);
-    assert_eq!(bench.report().await.credited_seconds, rounds as f64 * 60.0);
-}
-
-#[tokio::test]
-async fn a_report_of_a_store_that_does_not_answer_is_refused() {
-    let bench = bench();
-    bench.minutes.unreadable.store(true, Ordering::Relaxed);
-    assert!(bench.ledger.report(START, after(60)).await.is_err());
 }
 
 /// SplitMix64: the same numbers in every run.
@@ -313,72 +287,13 @@ impl Random {
         (((bits ^ (bits >> 31)) >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Evenly within `variation` · √3 of the mean: then its coefficient of variation is `variation`.
+    fn jittered(&mut self, mean: f64, variation: f64) -> f64 {
+        mean * (1.0 + variation * 3_f64.sqrt() * (2.0 * self.even() - 1.0))
+    }
+
     /// Exponential with this mean.
     fn waiting_time(&mut self, mean: f64) -> f64 {
         -self.even().ln() * mean
     }
-}
-
-/// 400 devices for 7 days, poll interval 900 s, events as a Poisson process.
-async fn simulate(events_a_day: f64) -> Report {
-    const DAYS: u64 = 7;
-    let bench = bench();
-    let mut random = Random(746);
-    for device in 0..400 {
-        let mut account = bench.open(&format!("tsn-{device}"), None, Polling::Off);
-        let mut next_event = random.waiting_time(86_400.0 / events_a_day);
-        for proof in 1..=DAYS * 86_400 / 300 {
-            while next_event < (proof * 300) as f64 {
-                let accepted = Timestamp(START.0 + (next_event * 1e3) as u64);
-                bench.ledger.delivered(&mut account, accepted, Timestamp(accepted.0 + 100));
-                next_event += random.waiting_time(86_400.0 / events_a_day);
-            }
-            bench.ledger.proof(&mut account, after(proof * 300));
-        }
-    }
-    bench.clock.advance(Duration::from_secs(DAYS * 86_400));
-    bench.report().await
-}
-
-#[tokio::test]
-async fn the_virtual_clock_agrees_with_the_theory_of_polling() {
-    // (events a day, share of polls that find something: 1 − e^(−λT))
-    for (events_a_day, share) in [(4.0, 0.0408), (96.0, 0.632)] {
-        let report = simulate(events_a_day).await;
-        let declared = report.baselines["declared"].as_ref().expect("there");
-        assert!((declared.requests_avoided - 400.0 * 7.0 * 96.0).abs() < 1.0, "{declared:?}");
-        let found = declared.requests_with_events / declared.requests_avoided;
-        assert!((found / share - 1.0).abs() < 0.03, "{found} of the polls, not {share}");
-        let wait = report.virtual_wait.mean_seconds.expect("deliveries");
-        assert!((wait - 450.0).abs() < 9.0, "mean wait {wait}");
-        let saved = report.latency_saved.mean_seconds.expect("deliveries");
-        assert!((wait - saved - 0.1).abs() < 0.01, "{saved} of {wait}");
-        assert_eq!(report.coverage, Some(1.0));
-    }
-}
-
-#[test]
-fn a_fixed_interval_is_the_careful_choice() {
-    // Events meet a renewal process of polls: the mean wait is T/2 · (1 + c²), so a fixed interval (c = 0) claims least.
-    let mut random = Random(900);
-    let mut mean_wait = |interval: &mut dyn FnMut(&mut Random) -> f64| {
-        let (mut weighted, mut time) = (0.0, 0.0);
-        for _ in 0..400_000 {
-            let interval = interval(&mut random);
-            weighted += interval * interval / 2.0;
-            time += interval;
-        }
-        weighted / time
-    };
-    let mut check = |interval: &mut dyn FnMut(&mut Random) -> f64, expected: f64| {
-        let found = mean_wait(interval);
-        assert!((found / expected - 1.0).abs() < 0.01, "{found}, not {expected}");
-    };
-    check(&mut |_| 900.0, 450.0);
-    // Evenly within ±0.3·√3 of the mean: c = 0.3.
-    check(
-        &mut |random| 900.0 * (1.0 + 0.3 * 3_f64.sqrt() * (2.0 * random.even() - 1.0)),
-        450.0 * 1.09,
-    );
-    check(&mut |random| random.waiting_time(900.0), 900.0);
 }
