@@ -5,7 +5,8 @@
 mod support;
 
 use std::{
-    process::Command,
+    path::Path,
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -337,6 +338,69 @@ fn long_polls_are_bounded_and_end_at_once_when_the_service_stops() {
     for poll in polls {
         let answer = poll.join().unwrap().expect(200);
         assert_eq!((answer.events(), answer.header("retry-after")), (vec![], Some("5")));
+    }
+}
+
+/// The program of the guide: TLS, unicode, pages; killed, and the service killed under it; then the same box by push and back.
+#[test]
+fn the_python_box_of_the_guide_applies_each_event_once() {
+    let (mut service, backend, _) = scene(Settings::default().set("UNPOLL_POLL_POLL_AFTER_SECS", "1"));
+    let journal = service.dir().join("events.jsonl");
+    let mut ids = vec![backend.push("box", &json!({ "title": "Жалюзи & 電視 \u{1f4fa}" }))];
+    let mut python = Python::start(&service, &journal, "0");
+    delivered(&backend, &ids);
+    drop(python);
+    ids.extend((0..150).map(|number| backend.push("box", &json!(number))));
+    python = Python::start(&service, &journal, "60");
+    delivered(&backend, &ids);
+    service.kill();
+    service.run();
+    ids.extend((0..3).map(|number| backend.push("box", &json!({ "after": number }))));
+    // The port of HTTPS is another one now.
+    drop(python);
+    python = Python::start(&service, &journal, "60");
+    delivered(&backend, &ids);
+    backend.delete("/v1/devices/box").expect(204);
+    let status = wait_for("a box that is no more gives up", SOON, || python.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let applied: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let applied_ids: Vec<&str> = applied.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+    assert_eq!(applied_ids, ids.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(applied[0]["event"]["data"]["title"], "Жалюзи & 電視 \u{1f4fa}");
+}
+
+/// The program, until it is dropped.
+struct Python(Child);
+
+impl Python {
+    fn start(service: &Service, journal: &Path, wait: &str) -> Self {
+        let https = service.ready["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
+        let child = Command::new("python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/poll.py"))
+            .args(["box@localhost", &format!("https://{https}")])
+            .arg(journal)
+            .arg(wait)
+            .env("UNPOLL_PASSWORD", "secret")
+            .env("SSL_CERT_FILE", service.ca())
+            .env("no_proxy", "*")
+            .stdout(Stdio::null())
+            .spawn();
+        Self(child.expect("python3"))
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn delivered(backend: &Backend, ids: &[String]) {
+    for id in ids {
+        wait_for("the event is delivered", SOON, || (backend.state(id) == "delivered").then_some(()));
     }
 }
 

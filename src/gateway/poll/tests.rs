@@ -350,7 +350,9 @@ async fn who_is_not_the_device_is_told_nothing_about_it() {
     check(&[("authorization", &other)], "BOX/events", 403, "other-device").await;
     let folded = scene.request("GET", "BOX/events", &[("authorization", &right)], &Value::Null).await;
     assert_eq!(folded.status, 200);
-    let head = scene.request("HEAD", "box/events", &[("authorization", &right)], &Value::Null).await;
+    let head = scene
+        .request("HEAD", "box/events", &[("authorization", &right)], &Value::Null)
+        .await;
     assert_eq!((head.status, &head.body), (200, &Value::Null));
     // Of those, the ledger hears only what named a device that there is.
     let polls = scene.notes.polls.lock();
