@@ -140,6 +140,9 @@ fn fate(backend: &Backend, event: &str) -> Value {
     delivery
 }
 
+/// What happens between an event's arrival at its device and its acknowledgement; given the device and the event.
+type Between<'a> = &'a dyn Fn(&str, &str);
+
 /// Each story once with a device that has the event on its screen by XMPP, and once by a poll, before it acknowledges.
 #[test]
 fn an_acknowledgement_has_the_same_fate_by_either_door() {
@@ -161,7 +164,7 @@ fn an_acknowledgement_has_the_same_fate_by_either_door() {
     let nothing = |_: &str, _: &str| {};
     let replace = |device: &str, _: &str| drop(post(device, &key));
     let cancel = |_: &str, event: &str| drop(backend.delete(&format!("/v1/events/{event}")).expect(200));
-    let stories: [(&str, Value, &dyn Fn(&str, &str)); 4] = [
+    let stories: [(&str, Value, Between<'_>); 4] = [
         ("delivered", json!({ "urgency": "high" }), &nothing),
         ("delivered", json!({ "require": "received" }), &nothing),
         ("cancelled", json!({}), &cancel),
@@ -250,7 +253,7 @@ fn a_cursor_holds_over_a_restart_of_the_service() {
     service.kill();
     service.run();
     let id = backend.push("box", &json!(2));
-    assert_eq!(poller.poll(&format!("after={}", first.next())).expect(200).ids(), [id.clone()]);
+    assert_eq!(poller.poll(&format!("after={}", first.next())).expect(200).ids(), [id.as_str()]);
     assert_eq!(poller.acks(&json!({ "upto": first.next() })).expect(200).json()["acknowledged"], 1);
     assert_eq!(poller.poll("").expect(200).ids(), [id]);
     // A store that was lost starts a new life: nothing is hidden by what was read in the last.
