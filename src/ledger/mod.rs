@@ -169,20 +169,6 @@ impl Ledger {
     }
 }
 
-impl crate::domain::PollMeter for Ledger {
-    fn polled(&self, _: &crate::domain::Poller, _: crate::domain::Polled) {}
-    fn poll_delivered(&self, _: &crate::domain::Poller, _: Timestamp, _: Timestamp, _: Timestamp) {}
-    fn poll_traffic(
-        &self,
-        _: &crate::domain::Poller,
-        _: crate::domain::Exchange,
-        _: crate::domain::Carried,
-        _: crate::domain::Carried,
-        _: u64,
-    ) {
-    }
-}
-
 impl Meter for Ledger {
     fn open(
         &self,
