@@ -5,6 +5,8 @@
 mod support;
 
 use std::{
+    io::Write,
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -405,6 +407,21 @@ fn delivered(backend: &Backend, ids: &[String]) {
     for id in ids {
         wait_for("the event is delivered", SOON, || (backend.state(id) == "delivered").then_some(()));
     }
+}
+
+#[test]
+fn a_box_that_goes_away_leaves_no_wait_behind() {
+    let (service, _, _) = scene(Settings::default());
+    let mut socket = TcpStream::connect(service.http).unwrap();
+    let password = basic("box", "secret");
+    write!(
+        socket,
+        "GET /v1/devices/box/events?wait=60 HTTP/1.1\r\nhost: x\r\nauthorization: {password}\r\n\r\n"
+    )
+    .unwrap();
+    waits(&service, 1);
+    drop(socket);
+    waits(&service, 0);
 }
 
 #[test]

@@ -19,23 +19,17 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{Config, Door, Parts, PollMetrics, cursor::Vector, routes};
 use crate::{
-    crew::Crew,
     domain::{
         Carried, Clock, Cohort, Credential, Data, DeviceId, DeviceSignal, Epoch, Event, EventId, Exchange, Generation, ManualClock,
         Password, PollMeter, PollResult, Polled, Poller, Require, ScramSecret, TenantId, Timestamp, Urgency,
     },
     gateway::{Behind, Link, Links, Offer},
-    http::{self, HttpMetrics},
     store::{
         Arrival, DeviceChange, DeviceKey, Mailbox, NewEvent, QueuedEvent, Registry,
         embedded::{self, EmbeddedStore},
