@@ -29,8 +29,10 @@ use unpoll::{
     xmpp::{Action, Credentials, ServerStream, StreamConfig},
 };
 
-/// Each path, what one round of it is, and how to run so many rounds.
-const PATHS: [(&str, &str, fn(u64)); 3] = [
+/// Its name, what one round of it is, and how to run so many rounds.
+type HotPath = (&'static str, &'static str, fn(u64));
+
+const PATHS: [HotPath; 3] = [
     (
         "event-out",
         "an event of 500 bytes rendered into a session, and its acknowledgement read",
