@@ -22,11 +22,11 @@ use tracing::{info, warn};
 pub use error::StartError;
 
 use crate::{
-    admin::{self, AdminState, Check, StoreGauges},
+    admin::{self, AdminState, Check, DayReport, Live, StoreGauges},
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, DeliveryState, DeviceId, Epoch, EventId, Outcome, SystemClock, TenantId},
+    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, EventId, Outcome, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
@@ -53,6 +53,7 @@ pub struct App {
     metrics: Metrics,
     doors: Vec<Door>,
     admin: Door,
+    page: Live,
     draining: Arc<AtomicBool>,
     end_waits: CancellationToken,
     drain_within: Duration,
@@ -204,7 +205,7 @@ impl App {
             prometheus,
             Arc::new(move || gauges.stats()),
             Arc::new(move || missed.missed_arrivals()),
-            clock,
+            clock.clone(),
         )?;
         let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
         let state = AdminState {
@@ -212,10 +213,13 @@ impl App {
             readiness: readiness(store.clone(), draining.clone()),
             domain: config.domain.as_str().into(),
             node: NODE.into(),
+            clock: clock.clone(),
+            report: day_report(ledger.clone(), clock.clone()),
         };
-        admin.router = admin::routes(state);
+        let page = Live::new(state.clone());
+        admin.router = admin::routes(state, &page);
         if !config.admin.listen.ip().is_loopback() {
-            admin.router = http::mount(admin.router, admin_keys(parts), http_metrics);
+            admin.router = http::mount_for_browsers(admin.router, admin_keys(parts), http_metrics);
         }
 
         let devices = gateway.addresses();
@@ -242,6 +246,7 @@ impl App {
             metrics,
             doors: vec![http_door, https_door],
             admin,
+            page,
             draining,
             end_waits,
             drain_within: Duration::from_secs(config.drain_secs.max(1)),
@@ -267,6 +272,7 @@ impl App {
         self.gateway.start(&links);
         self.doors.into_iter().for_each(|door| door.open(&intake));
         self.admin.open(&watch);
+        self.page.start(&watch);
         tokio::select! {
             () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),
@@ -357,6 +363,19 @@ fn counts_delivered(metrics: &DispatchMetrics) -> poll::CountDelivered {
 fn ends_session(gateway: &Gateway) -> registry::EndSession {
     let links = gateway.links();
     Arc::new(move |tenant: TenantId, device: &DeviceId, epoch: Epoch| links.dismiss(tenant, device, epoch))
+}
+
+/// The report of the last 24 hours, for the page.
+fn day_report(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> DayReport {
+    Arc::new(move || {
+        let (ledger, to) = (ledger.clone(), clock.now());
+        let from = Timestamp(to.0.saturating_sub(24 * 3_600_000));
+        Box::pin(async move {
+            let report = ledger.report(from, to).await.map_err(|error| error.to_string());
+            let report = report.and_then(|report| serde_json::to_value(report).map_err(|error| error.to_string()));
+            report.inspect_err(|error| warn!("the page's report cannot be made: {error}")).ok()
+        })
+    })
 }
 
 /// What the service needs to take traffic.

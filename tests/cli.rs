@@ -266,7 +266,17 @@ fn wrong_usage_ends_with_two() {
     check(&["push", "{}"]);
     check(&["serve", "--http", "nowhere"]);
     let help = done(run(unpoll().arg("--help")));
-    for command in ["serve", "demo", "device", "key", "push", "listen", "report", "check-config"] {
+    for command in [
+        "serve",
+        "demo",
+        "device",
+        "key",
+        "push",
+        "listen",
+        "report",
+        "health",
+        "check-config",
+    ] {
         assert!(help.contains(command), "no {command} in {help}");
     }
 }

@@ -66,7 +66,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 #[test]
 fn the_programs_in_the_guides_are_those_that_the_tests_run() {
     let mut shown = 0;
-    for guide in ["docs/guides/device.md", "docs/guides/backend.md"] {
+    for guide in ["docs/guides/device.md", "docs/guides/backend.md", "docs/guides/polling.md"] {
         let page = read(guide);
         let mut fresh = String::new();
         let mut rest = page.as_str();
@@ -95,13 +95,13 @@ fn the_programs_in_the_guides_are_those_that_the_tests_run() {
             );
         }
     }
-    assert_eq!(shown, 5, "three devices and two posting programs");
+    assert_eq!(shown, 6, "three devices, one that polls, and two posting programs");
 }
 
 /// The guide's commands, in order, in one directory with a service that has its data there.
 #[test]
 fn the_commands_of_the_guides_work() {
-    for guide in ["docs/guides/backend.md", "docs/guides/device.md"] {
+    for guide in ["docs/guides/backend.md", "docs/guides/device.md", "docs/guides/polling.md"] {
         let dir = TestDir::new();
         let service = Service::start_with(Settings {
             data_dir: Some(dir.path().join("unpoll-data")),
@@ -115,7 +115,10 @@ fn the_commands_of_the_guides_work() {
             .collect();
         assert!(!commands.is_empty());
         commands.iter().for_each(|command| script.push_str(command));
-        let script = script.replace("localhost:8080", &service.http.to_string());
+        let https = service.ready["https"].as_str().unwrap();
+        let script = script
+            .replace("localhost:8080", &service.http.to_string())
+            .replace("localhost:8443", &https.replace("127.0.0.1", "localhost"));
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_unpoll"));
         let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let output = Command::new("bash")

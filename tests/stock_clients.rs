@@ -278,7 +278,7 @@ fn node_program(name: &str) -> PathBuf {
     path
 }
 
-/// Two folders above this one. Cargo builds it together with all tests; with `--test stock_clients` alone add `--examples`.
+/// Two folders above this one. Cargo builds it together with all tests; before `--test stock_clients` alone, `cargo build --examples`.
 fn example() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     this.ancestors().nth(2).unwrap().join("examples/device")

@@ -53,22 +53,24 @@ impl ServerArguments {
         };
         let default_ca = self.data_dir.join(crate::certificate::CA_FILE);
         let ca = self.ca.clone().or_else(|| default_ca.exists().then_some(default_ca));
-        Client::new(&url, &self.find_key()?, ca.as_deref())
+        let key = find_key(self.key.as_deref(), &self.data_dir)?;
+        Client::new(&url, &key, ca.as_deref())
     }
+}
 
-    fn find_key(&self) -> Result<String, Failure> {
-        let (path, hint) = match (&self.key, std::env::var("UNPOLL_KEY")) {
-            (Some(path), _) => (path.clone(), "correct the path after --key"),
-            (None, Ok(key)) if !key.trim().is_empty() => return Ok(key.trim().to_owned()),
-            (None, _) => (
-                self.data_dir.join("admin.key"),
-                "name a file with --key, the key in UNPOLL_KEY, or --data-dir",
-            ),
-        };
-        let key = std::fs::read_to_string(&path)
-            .map_err(|error| Failure::Failed(format!("the key file {} cannot be read: {error}; {hint}", path.display())))?;
-        Ok(key.trim().to_owned())
-    }
+/// The key: of the file, of the environment, or the first key in the data directory.
+pub fn find_key(file: Option<&Path>, data_dir: &Path) -> Result<String, Failure> {
+    let (path, hint) = match (file, std::env::var("UNPOLL_KEY")) {
+        (Some(path), _) => (path.to_owned(), "correct the path after --key"),
+        (None, Ok(key)) if !key.trim().is_empty() => return Ok(key.trim().to_owned()),
+        (None, _) => (
+            data_dir.join("admin.key"),
+            "name a file with --key, the key in UNPOLL_KEY, or --data-dir",
+        ),
+    };
+    let key = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::Failed(format!("the key file {} cannot be read: {error}; {hint}", path.display())))?;
+    Ok(key.trim().to_owned())
 }
 
 /// What the running server wrote about itself into its data directory: the ready line.

@@ -7,6 +7,7 @@ mod check_config;
 mod client;
 mod demo;
 mod device;
+mod health;
 mod key;
 mod listen;
 mod push;
@@ -46,6 +47,8 @@ enum Command {
     Listen(listen::Arguments),
     /// Tells how much polling was avoided.
     Report(report::Arguments),
+    /// Asks the server whose data directory is here whether it lives.
+    Health(health::Arguments),
     /// Checks a settings file.
     CheckConfig(check_config::Arguments),
 }
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Push(arguments) => block_on(push::run(arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Report(arguments) => block_on(report::run(arguments)),
+        Command::Health(arguments) => block_on(health::run(arguments)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 use super::{Failure, Outcome, say};
 use crate::{
@@ -80,12 +82,21 @@ pub fn run(arguments: &Arguments) -> Outcome {
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         let app = App::bind(config).await.map_err(Failure::failed)?;
         say(app.ready())?;
+        tell_supervisor(NotifyState::Ready);
         app.run(async move {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            tell_supervisor(NotifyState::Stopping);
         })
         .await;
         Ok(())
     })
+}
+
+/// Tells a supervisor that speaks sd_notify(3) (systemd with `Type=notify`); without `NOTIFY_SOCKET` there is none.
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!("the supervisor behind NOTIFY_SOCKET cannot be told: {error}");
+    }
 }
 
 #[cfg(test)]

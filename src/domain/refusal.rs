@@ -192,6 +192,14 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many pages are open on the admin listener as may be.
+    #[error("{limit} viewers watch the page already; retry in {} s", .retry_after.as_secs())]
+    TooManyViewers {
+        /// How many may.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The service stops.
     #[error("the service is stopping; retry in {} s", .retry_after.as_secs())]
     Draining {
@@ -216,7 +224,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 35] = [
+    pub const SLUGS: [&'static str; 36] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -250,6 +258,7 @@ impl Refusal {
         "overloaded",
         "no-space",
         "unavailable",
+        "too-many-viewers",
         "draining",
         "internal",
     ];
@@ -290,6 +299,7 @@ impl Refusal {
             Self::Overloaded { .. } => (429, "overloaded", "Too many requests wait"),
             Self::NoSpace { .. } => (503, "no-space", "The disk is full"),
             Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
+            Self::TooManyViewers { .. } => (503, "too-many-viewers", "Too many viewers watch the page"),
             Self::Draining { .. } => (503, "draining", "The service is stopping"),
             Self::Internal(_) => (500, "internal", "The service failed"),
         };
@@ -304,6 +314,7 @@ impl Refusal {
             | Self::TooManyWrong { retry_after }
             | Self::NoSpace { retry_after }
             | Self::Unavailable { retry_after }
+            | Self::TooManyViewers { retry_after, .. }
             | Self::Draining { retry_after } => Some(*retry_after),
             _ => None,
         }

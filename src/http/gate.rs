@@ -1,6 +1,6 @@
 //! The gate before all parts: who calls, how long it took, what was refused.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use aws_lc_rs::digest;
 use axum::{
@@ -8,10 +8,11 @@ use axum::{
     body::Body,
     extract::{MatchedPath, State},
     handler::Handler,
-    http::{Method, Request, Uri, header},
+    http::{HeaderValue, Method, Request, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{HttpMetrics, problem::Slug};
 use crate::domain::{Caller, Refusal};
@@ -21,6 +22,8 @@ pub type Keys = Arc<dyn Fn(&[u8; 32]) -> Option<Caller> + Send + Sync>;
 
 /// The longest key that is looked up, in bytes.
 const KEY_MAX: usize = 256;
+/// The longest user name and key of HTTP Basic that are looked at, in bytes of Base64.
+const BASIC_MAX: usize = 1_024;
 
 /// What is stored of a key: its SHA-256. Keys are random and long, so it needs neither salt nor rounds, and a look-up by the
 /// hash tells nothing by its timing.
@@ -33,18 +36,24 @@ pub fn key_hash(key: &str) -> [u8; 32] {
 /// Puts the parts behind the gate: a request of a path that a part serves needs a key, whose [`Caller`] the handlers find in
 /// the request's extensions. Paths and methods that nobody serves get their problem.
 pub fn mount(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    finish(gated(parts, Some(keys), &metrics), metrics)
+    finish(gated(parts, Door::Key(keys), &metrics), metrics)
+}
+
+/// As [`mount`], for parts that a person opens in a browser: it asks for the key as the password of HTTP Basic (RFC 7617), with
+/// any user name, because a browser cannot be told a Bearer token.
+pub fn mount_for_browsers(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
+    finish(gated(parts, Door::KeyOrPassword(keys), &metrics), metrics)
 }
 
 /// The same with paths beside the gate: `own` finds out by itself who calls. They are measured and counted as the others.
 pub fn mount_beside(parts: Router, own: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    let routes = gated(parts, Some(keys), &metrics).merge(gated(own, None, &metrics));
+    let routes = gated(parts, Door::Key(keys), &metrics).merge(gated(own, Door::Open, &metrics));
     finish(routes, metrics)
 }
 
-fn gated(routes: Router, keys: Option<Keys>, metrics: &HttpMetrics) -> Router {
+fn gated(routes: Router, door: Door, metrics: &HttpMetrics) -> Router {
     let gate = Gate {
-        keys,
+        door,
         metrics: metrics.clone(),
     };
     routes
@@ -54,22 +63,36 @@ fn gated(routes: Router, keys: Option<Keys>, metrics: &HttpMetrics) -> Router {
 
 fn finish(routes: Router, metrics: HttpMetrics) -> Router {
     let unknown = async |uri: Uri| Refusal::UnknownPath(uri.path().to_owned());
-    let gate = Gate { keys: None, metrics };
+    let gate = Gate { door: Door::Open, metrics };
     routes.fallback(unknown.layer(middleware::from_fn_with_state(gate, pass)))
 }
 
 #[derive(Clone)]
 struct Gate {
-    /// Without them everybody passes.
-    keys: Option<Keys>,
+    door: Door,
     metrics: HttpMetrics,
 }
+
+/// Whom a gate lets pass.
+#[derive(Clone)]
+enum Door {
+    /// Everybody.
+    Open,
+    /// Who gives a key as Bearer token.
+    Key(Keys),
+    /// Who gives a key as Bearer token, or as the password of HTTP Basic.
+    KeyOrPassword(Keys),
+}
+
+/// What a browser is asked for.
+const BASIC: HeaderValue =
+    HeaderValue::from_static("Basic realm=\"unpoll: any name, and an admin key as the password\", charset=\"UTF-8\"");
 
 async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = match gate.keys.as_ref().map(|keys| caller(keys, &request)) {
-        Some(None) => Refusal::Unauthenticated.into_response(),
+    let response = match gate.door.caller(&request) {
+        Some(None) => gate.door.ask(),
         Some(Some(caller)) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -82,17 +105,104 @@ async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) 
     response
 }
 
-/// The caller that the request's `Authorization: Bearer` names (RFC 6750 §2.1).
-fn caller(keys: &Keys, request: &Request<Body>) -> Option<Caller> {
+impl Door {
+    /// The caller, where the door asks who it is; within, `None` when the request does not name one.
+    fn caller(&self, request: &Request<Body>) -> Option<Option<Caller>> {
+        let (keys, basic) = match self {
+            Self::Open => return None,
+            Self::Key(keys) => (keys, false),
+            Self::KeyOrPassword(keys) => (keys, true),
+        };
+        Some(key(request, basic).and_then(|key| keys(&key_hash(&key))))
+    }
+
+    /// The answer to who has no valid key.
+    fn ask(&self) -> Response {
+        let mut response = Refusal::Unauthenticated.into_response();
+        if matches!(self, Self::KeyOrPassword(_)) {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, BASIC);
+        }
+        response
+    }
+}
+
+/// The key in the request's `Authorization`: `Bearer` (RFC 6750 §2.1), and if `basic` the password of HTTP Basic.
+fn key(request: &Request<Body>, basic: bool) -> Option<Cow<'_, str>> {
     let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {
         return None;
     }
-    let (scheme, key) = value.split_once(' ')?;
-    let key = key.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || key.is_empty() || key.len() > KEY_MAX {
+    let (scheme, given) = value.split_once(' ')?;
+    let given = given.trim();
+    let key: Cow<str> = if scheme.eq_ignore_ascii_case("bearer") {
+        given.into()
+    } else if basic && scheme.eq_ignore_ascii_case("basic") && given.len() <= BASIC_MAX {
+        let pair = String::from_utf8(BASE64_STANDARD.decode(given).ok()?).ok()?;
+        pair.split_once(':')?.1.to_owned().into()
+    } else {
         return None;
+    };
+    (!key.is_empty() && key.len() <= KEY_MAX).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::domain::{Scope, TenantId};
+
+    fn keys() -> Keys {
+        Arc::new(|hash| {
+            (*hash == key_hash("right")).then(|| Caller {
+                tenant: TenantId(0),
+                domain: "localhost".into(),
+                key_name: "test".into(),
+                scope: Scope::Admin,
+            })
+        })
     }
-    keys(&key_hash(key))
+
+    async fn status(door: &Router, authorization: &str) -> (u16, Vec<String>) {
+        let mut request = Request::get("/");
+        if !authorization.is_empty() {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let answer = door.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let asked = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        let asked = asked.map(|value| value.to_str().unwrap().to_owned()).collect();
+        (answer.status().as_u16(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_browser_may_give_the_key_as_a_password_where_browsers_come() {
+        let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
+        let parts = || Router::new().route("/", get(async || "in"));
+        let (backends, browsers) = (
+            mount(parts(), keys(), metrics.clone()),
+            mount_for_browsers(parts(), keys(), metrics),
+        );
+        let basic = |pair: &str| format!("Basic {}", BASE64_STANDARD.encode(pair));
+        for (authorization, by_backends, by_browsers) in [
+            ("Bearer right".to_owned(), 200, 200),
+            ("Bearer wrong".to_owned(), 401, 401),
+            (basic("anyone:right"), 401, 200),
+            (basic(":right"), 401, 200),
+            (basic("right:"), 401, 401),
+            (basic("right"), 401, 401),
+            (basic("anyone:wrong"), 401, 401),
+            (basic(&format!("{}:right", "x".repeat(2_000))), 401, 401),
+            ("Basic %%%".to_owned(), 401, 401),
+            (String::new(), 401, 401),
+        ] {
+            assert_eq!(status(&backends, &authorization).await.0, by_backends, "{authorization}");
+            assert_eq!(status(&browsers, &authorization).await.0, by_browsers, "{authorization}");
+        }
+        let (_, asked) = status(&backends, "").await;
+        assert_eq!(asked, ["Bearer"]);
+        let (_, asked) = status(&browsers, "").await;
+        assert!(asked[0] == "Bearer" && asked[1].starts_with("Basic realm="), "{asked:?}");
+    }
 }

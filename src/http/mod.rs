@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use body::read;
-pub use gate::{Keys, key_hash, mount, mount_beside};
+pub use gate::{Keys, key_hash, mount, mount_beside, mount_for_browsers};
 pub use headers::{MediaType, single};
 pub use lines::{Line, Lines};
 pub use metrics::HttpMetrics;

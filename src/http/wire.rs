@@ -203,7 +203,7 @@ mod tests {
     async fn each_exchange_is_charged_its_own_bytes_and_the_ends_what_is_around_them() {
         let (mut client, server) = tokio::io::duplex(1024);
         let (mut socket, wire) = Counted::new(server);
-        let bills: Arc<Mutex<Vec<(&str, Carried, Carried)>>> = Arc::default();
+        let bills = Arc::new(Mutex::new(Vec::new()));
         let bill = |name: &'static str| {
             let bills = bills.clone();
             wire.bill(move |inward, outward| bills.lock().push((name, inward, outward)));

@@ -7,12 +7,14 @@
 
 mod device;
 mod http;
+mod poller;
 mod service;
 mod wire;
 
 pub use device::{Device, Event};
 pub use http::{Answer, Backend};
 pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};
+pub use poller::{Polled, Poller, basic};
 pub use service::{Service, Settings, TestDir, terminate, unpoll, wait_for_presence};
 pub use wire::{STREAM_HEADER, Wire};
 

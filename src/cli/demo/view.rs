@@ -165,7 +165,7 @@ impl View {
         };
         if let (Some(p50), Some(p99)) = (bound(0.5), bound(0.99)) {
             say(format!(
-                "  from accepted to acknowledged, from the buckets of the server's histogram: p50 {p50}, p99 {p99}"
+                "  from accepted to acknowledged, pushed and polled, from the buckets of the server's histogram: p50 {p50}, p99 {p99}"
             ))?;
         }
         self.polls(metrics, ledger)

@@ -136,6 +136,8 @@ impl Logins {
             self.metrics.login(Login::Known).inc();
             return Ok(());
         }
+        // And others may have been wrong meanwhile: guesses that come all at once are no more than those that come in a row.
+        self.may_try(claim, now)?;
         let secrets: Vec<ScramSecret> = match device {
             Some(device) if !device.credentials.is_empty() => {
                 let secret = |Credential::Scram(secret): &Credential| secret.clone();

@@ -111,7 +111,10 @@ impl Shared {
     /// Takes `after`. A vector of another life of the store, or of an earlier device of that id, says nothing: everything is shown.
     fn after(&self, parameters: &mut Parameters, known: &Known) -> Result<Vector, Refusal> {
         let start = Vector::start(self.parts.store.generation());
-        let Some(text) = parameters.take("after")? else { return Ok(start) };
+        let text = parameters.take("after")?.unwrap_or_default();
+        if text.is_empty() {
+            return Ok(start);
+        }
         let opened = Vector::open(&text, &*self.parts.store, &known.key, known.device.ordinal);
         let opened = opened.map_err(|_| Refusal::InvalidParameter {
             name: "after".into(),

@@ -1,1 +1,0 @@
-//! The door on the real store, without sockets.
