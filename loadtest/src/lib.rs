@@ -6,14 +6,18 @@
 //! The way through it: [`transport`] opens the socket, [`frame`] cuts the stream into stanzas, [`xml`] reads one, [`sasl`] proves
 //! the password, [`options`] say what a device is like, [`session`] negotiates the stream, [`event`] understands what arrives, [`record`] keeps what was applied,
 //! [`device`] is what a test holds, [`crowd`] is many of them for little memory, [`raw`] is the bare stream for protocol tests.
-//! [`poster`] is the backend's side, [`server`] starts a server, [`process`] and [`report`] measure.
+//! [`poller`] is a box that still polls, [`counted`] what its socket carried; [`poster`] is the backend's side, both read an
+//! [`answer`]. [`server`] starts a server, [`process`] and [`report`] measure.
 
+pub mod answer;
+pub mod counted;
 pub mod crowd;
 pub mod device;
 pub mod error;
 pub mod event;
 pub mod frame;
 pub mod options;
+pub mod poller;
 pub mod poster;
 pub mod process;
 pub mod raw;
@@ -25,9 +29,12 @@ pub mod session;
 pub mod transport;
 pub mod xml;
 
+pub use answer::Answer;
+pub use counted::Traffic;
 pub use device::{Device, Kill, Resumption};
 pub use error::Error;
 pub use options::{Acks, Managed, Options};
+pub use poller::{Door, Poller};
 pub use poster::Poster;
 pub use raw::Raw;
 pub use sasl::{Mechanism, Password};

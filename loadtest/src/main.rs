@@ -1,4 +1,4 @@
-//! Load runs against an unpoll server: `loadtest connect` and `loadtest push`.
+//! Load runs against an unpoll server: `loadtest connect`, `loadtest push` and `loadtest poll`.
 
 mod runs;
 
@@ -24,6 +24,8 @@ enum Run {
     Connect(runs::connect::Arguments),
     /// Post events to connected devices: CPU of an event, times from POST to device, losses and repeats.
     Push(runs::push::Arguments),
+    /// Poll, as boxes do that are not connected, in four ways: bytes, CPU and time of a poll.
+    Poll(runs::poll::Arguments),
     /// A share of the devices of `connect --processes`, driven over stdin.
     #[command(hide = true)]
     Crowd,
@@ -43,7 +45,13 @@ fn main() -> ExitCode {
 
 /// True when the server did everything that it should.
 fn perform(run: Run) -> Result<bool, Error> {
-    if matches!(&run, Run::Connect(arguments) if arguments.place.pin) || matches!(&run, Run::Push(arguments) if arguments.place.pin) {
+    let place = match &run {
+        Run::Connect(arguments) => Some(&arguments.place),
+        Run::Push(arguments) => Some(&arguments.place),
+        Run::Poll(arguments) => Some(&arguments.place),
+        Run::Crowd => None,
+    };
+    if place.is_some_and(|place| place.pin) {
         loadtest::process::pin(runs::DRIVER_CORE)?;
     }
     // One thread, so that the driver has one core at most and the server keeps the others.
@@ -52,6 +60,7 @@ fn perform(run: Run) -> Result<bool, Error> {
         match run {
             Run::Connect(arguments) => runs::connect::run(arguments).await,
             Run::Push(arguments) => runs::push::run(arguments).await,
+            Run::Poll(arguments) => runs::poll::run(arguments).await,
             Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
         }
     })

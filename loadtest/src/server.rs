@@ -20,6 +20,9 @@ use crate::{Error, error::in_time};
 pub struct Ready {
     /// HTTP for backends.
     pub http: SocketAddr,
+    /// HTTP over TLS.
+    #[serde(default)]
+    pub https: Option<SocketAddr>,
     /// XMPP with STARTTLS, or plain.
     pub xmpp: SocketAddr,
     /// XMPP with direct TLS.

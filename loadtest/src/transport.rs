@@ -30,24 +30,33 @@ impl Trust {
     /// # Errors
     /// A file that cannot be read or holds no certificate.
     pub fn ca_file(path: &Path) -> Result<Self, Error> {
-        let unusable = |reason: &dyn std::fmt::Display| Error::Tls(format!("{}: {reason}", path.display()));
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unusable(&e))? {
-            roots.add(certificate.map_err(|e| unusable(&e))?).map_err(|e| unusable(&e))?;
-        }
-        if roots.is_empty() {
-            return Err(unusable(&"no certificate"));
-        }
+        let roots = roots(path)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|e| unusable(&e))?
+            .map_err(|e| Error::Tls(e.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"xmpp-client".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
+}
+
+/// The certificates of a PEM file.
+///
+/// # Errors
+/// A file that cannot be read or holds no certificate.
+pub(crate) fn roots(path: &Path) -> Result<RootCertStore, Error> {
+    let unusable = |reason: &dyn std::fmt::Display| Error::Tls(format!("{}: {reason}", path.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unusable(&e))? {
+        roots.add(certificate.map_err(|e| unusable(&e))?).map_err(|e| unusable(&e))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable(&"no certificate"));
+    }
+    Ok(roots)
 }
 
 /// How the connection is protected.

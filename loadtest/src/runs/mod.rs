@@ -3,6 +3,8 @@
 mod board;
 pub mod connect;
 pub mod fleet;
+pub mod poll;
+mod poll_report;
 pub mod push;
 pub mod target;
 

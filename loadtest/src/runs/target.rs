@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use aws_lc_rs::rand;
 use clap::Args;
 use loadtest::{
-    Error, Options, Password, Poster, Security, Trust,
+    Door, Error, Options, Password, Poster, Security, Trust,
     server::{Launch, Server},
 };
 use serde::{Deserialize, Serialize};
@@ -21,14 +21,17 @@ const PROVISION_BATCH: u64 = 1000;
 #[derive(Args, Clone)]
 pub struct Place {
     /// Start this `unpoll` binary, on free ports and in a temporary directory, instead of using a running server.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["server", "url", "pid", "ca", "key_file"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["server", "https", "url", "pid", "ca", "key_file"])]
     spawn: Option<PathBuf>,
     /// Data directory of the server that is started; a temporary one by default.
     #[arg(long, value_name = "DIR", requires = "spawn")]
     data_dir: Option<PathBuf>,
     /// XMPP address of a running server.
-    #[arg(long, value_name = "ADDR", required_unless_present = "spawn")]
+    #[arg(long, value_name = "ADDR", required_unless_present_any = ["spawn", "https"])]
     server: Option<SocketAddr>,
+    /// Its HTTPS address, for `poll`.
+    #[arg(long, value_name = "ADDR")]
+    https: Option<SocketAddr>,
     /// Its HTTP address: `http://127.0.0.1:8080`.
     #[arg(long, required_unless_present_any = ["spawn", "password_file"])]
     url: Option<String>,
@@ -124,6 +127,8 @@ pub struct Target {
     http: Option<(SocketAddr, String)>,
     pub recipe: Recipe,
     provisions: bool,
+    https: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
 }
 
 impl Place {
@@ -137,6 +142,11 @@ impl Place {
 
     /// Starts the server, or finds the running one.
     pub async fn target(&self) -> Result<Target, Error> {
+        self.target_with(&[]).await
+    }
+
+    /// As [`Place::target`]; a server that is started gets these variables of the environment.
+    pub async fn target_with(&self, environment: &[(&str, String)]) -> Result<Target, Error> {
         let transport = self.transport();
         let recipe = |server, domain: &str, ca, password| Recipe {
             server,
@@ -153,6 +163,10 @@ impl Place {
                 core: self.pin.then_some(SERVER_CORE),
                 plain: self.plain,
                 domain: self.domain.clone(),
+                environment: environment
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                    .collect(),
                 ..Launch::new(program)
             };
             let server = Server::start(&launch).await?;
@@ -167,6 +181,8 @@ impl Place {
             return Ok(Target {
                 pid: server.pid()?,
                 http: Some((ready.http, key)),
+                https: ready.https,
+                admin: ready.admin,
                 recipe,
                 provisions: true,
                 own: Some(server),
@@ -177,11 +193,13 @@ impl Place {
             _ => None,
         };
         let password = self.password_file.as_ref().map_or_else(random_password, read)?;
-        let server = self.server.ok_or_else(|| missing("--server"))?;
+        let server = self.server.or(self.https).ok_or_else(|| missing("--server"))?;
         Ok(Target {
             own: None,
             pid: self.pid.ok_or_else(|| missing("--pid"))?,
             http,
+            https: self.https,
+            admin: None,
             recipe: recipe(server, &self.domain, self.ca.clone(), password),
             provisions: self.password_file.is_none(),
         })
@@ -196,6 +214,26 @@ impl Target {
             .as_ref()
             .ok_or_else(|| Error::Machine("--url and --key-file are needed to post".into()))?;
         Ok(Poster::new(*address, Some(key.clone())))
+    }
+
+    /// Where devices poll.
+    pub fn door(&self) -> Result<Door, Error> {
+        let https = self.https.ok_or_else(|| Error::Machine("--https is missing".into()))?;
+        let ca = self.recipe.ca.as_ref().ok_or_else(|| Error::Tls("no CA file".into()))?;
+        Door::new(https, &self.recipe.domain, ca)
+    }
+
+    /// The password of all devices.
+    pub fn password(&self) -> &str {
+        &self.recipe.password
+    }
+
+    /// A metric of a server of our own; `series` is its name with its labels. `None` where it cannot be asked.
+    pub async fn metric(&self, series: &str) -> Result<Option<f64>, Error> {
+        let Some(admin) = self.admin else { return Ok(None) };
+        let text = Poster::new(admin, None).get("/metrics").await?.text();
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        Ok(text.lines().find_map(value))
     }
 
     /// The name of a device.
