@@ -18,7 +18,7 @@ use crate::{
 /// Requests on the way at the same time; above it the backend waits for the server.
 const POSTS_AT_ONCE: usize = 64;
 /// Each box gets an event every so many seconds, on average.
-const SECS_BETWEEN_EVENTS: u64 = 4;
+const SECS_BETWEEN_EVENTS: u64 = 8;
 /// Events a second, at least and at most.
 const PACE: (u64, u64) = (5, 500);
 
