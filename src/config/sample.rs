@@ -20,7 +20,7 @@ const DOCUMENTED: [(&str, &str, &str); 14] = [
     ("ingress", include_str!("../ingress/mod.rs"), "Config"),
     ("registry", include_str!("../registry/mod.rs"), "Config"),
     ("dispatch", include_str!("../dispatch/config.rs"), "Config"),
-    ("ledger", include_str!("../ledger/mod.rs"), "Config"),
+    ("ledger", include_str!("../ledger/config.rs"), "Config"),
     ("log", include_str!("../telemetry/log.rs"), "Config"),
 ];
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, TenantId, Timestamp};
+use super::{DeviceId, TenantId, Timestamp, Urgency};
 
 /// Whether a connected device still polls: only one that does not earns credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,7 +120,7 @@ pub trait Meter: Send + Sync + 'static {
     fn proof(&self, account: &mut Account, now: Timestamp);
 
     /// An event accepted at `accepted_at` was acknowledged at `now`.
-    fn delivered(&self, account: &mut Account, accepted_at: Timestamp, now: Timestamp);
+    fn delivered(&self, account: &mut Account, urgency: Urgency, accepted_at: Timestamp, now: Timestamp);
 
     /// An acknowledged event, accepted at `accepted_at`, could be delivered until `expires_at`: counts it when a poll would
     /// have come too late for it. Called beside [`Meter::delivered`]; a meter that keeps no such count ignores it.

@@ -25,7 +25,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Polling, Timestamp},
+    domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Polling, Timestamp, Urgency},
     store::{DeviceKey, Transport},
     xmpp::{Action, ServerStream, SessionEnd, StreamError},
 };
@@ -57,6 +57,7 @@ pub(super) struct Seated {
 /// An event that was written and is not acknowledged, as the ledger needs it.
 pub(super) struct Written {
     pub(super) id: EventId,
+    pub(super) urgency: Urgency,
     pub(super) accepted_at: Timestamp,
     pub(super) expires_at: Timestamp,
 }
@@ -284,7 +285,7 @@ impl Connection {
             let written = state.written.remove(place);
             if *outcome == Outcome::Delivered {
                 let meter = &self.shared.meter;
-                meter.delivered(&mut seated.account, written.accepted_at, now);
+                meter.delivered(&mut seated.account, written.urgency, written.accepted_at, now);
                 meter.expiring(&seated.account, written.accepted_at, written.expires_at);
             }
         }

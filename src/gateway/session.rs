@@ -99,6 +99,7 @@ impl Connection {
         if state.stream.session().is_some_and(|session| session.holds(event.id)) {
             state.written.push(Written {
                 id: event.id,
+                urgency: event.event.urgency,
                 accepted_at: event.event.accepted_at,
                 expires_at: event.event.expires_at(),
             });

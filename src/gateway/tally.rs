@@ -120,7 +120,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::domain::{Account, DeviceId, Polling, TenantId, Timestamp};
+    use crate::domain::{Account, DeviceId, Polling, TenantId, Timestamp, Urgency};
 
     #[derive(Default)]
     struct Notes(Mutex<Vec<(Overhead, Direction, u64, u64)>>);
@@ -147,7 +147,7 @@ mod tests {
             }
         }
         fn proof(&self, _: &mut Account, _: Timestamp) {}
-        fn delivered(&self, _: &mut Account, _: Timestamp, _: Timestamp) {}
+        fn delivered(&self, _: &mut Account, _: Urgency, _: Timestamp, _: Timestamp) {}
         fn overhead(&self, kind: Overhead, direction: Direction, bytes: u64, packets: u64) {
             self.0.lock().push((kind, direction, bytes, packets));
         }

@@ -1,6 +1,6 @@
 //! What is counted: one name, one place.
 
-use crate::domain::{Cohort, Direction, Overhead, PollResult, Uncredited};
+use crate::domain::{Cohort, Direction, Overhead, PollResult, Uncredited, Urgency};
 
 /// Upper bounds of the histogram of latency saved, in seconds. Negative: polling would have been faster.
 pub const SAVED_BUCKETS: [f64; 25] = [
@@ -124,12 +124,12 @@ pub enum Cell {
     CpuMicros,
     /// Events that would have expired before the virtual tick.
     SavedFromExpiry,
-    /// The sum of latency saved, in milliseconds, two's complement.
-    SavedSumMs,
+    /// The sum of latency saved by events of an urgency, in milliseconds, two's complement.
+    SavedSumMs(Urgency),
     /// The sum of virtual waits, in milliseconds.
     WaitSumMs,
     /// A bucket of the histogram of latency saved; the last is +Inf.
-    SavedBucket(usize),
+    SavedBucket(Urgency, usize),
     /// A bucket of the histogram of virtual waits; the last is +Inf.
     WaitBucket(usize),
     /// Connected time that was compared with the control cohort, in milliseconds.
@@ -141,9 +141,9 @@ pub enum Cell {
     /// Bytes of polls avoided by the measured size, in thousandths.
     MeasuredMilliBytes(Policy, Direction),
     /// Like `SavedSumMs`, by the measured interval and its variation.
-    MeasuredSavedSumMs,
+    MeasuredSavedSumMs(Urgency),
     /// Like `SavedBucket`, by the measured interval and its variation.
-    MeasuredSavedBucket(usize),
+    MeasuredSavedBucket(Urgency, usize),
     /// Polls that devices really made.
     Polls(Cohort, PollResult),
     /// Bytes of real polls and their acknowledgements.
@@ -182,11 +182,13 @@ const UNCREDITED_AT: usize = 6;
 const BYTES_AT: usize = UNCREDITED_AT + UNCREDITED.len();
 const PACKETS_AT: usize = BYTES_AT + KINDS;
 const SINGLES_AT: usize = PACKETS_AT + KINDS;
-const SAVED_AT: usize = SINGLES_AT + 10;
-const WAIT_AT: usize = SAVED_AT + SAVED_BUCKETS.len() + 1;
+const SAVED_SUM_AT: usize = SINGLES_AT + 8;
+const SAVED_AT: usize = SAVED_SUM_AT + 2 * Urgency::ALL.len();
+const SAVED_CELLS: usize = Urgency::ALL.len() * (SAVED_BUCKETS.len() + 1);
+const WAIT_AT: usize = SAVED_AT + SAVED_CELLS;
 const MEASURED_AT: usize = WAIT_AT + WAIT_BUCKETS.len() + 1;
 const MEASURED_SAVED_AT: usize = MEASURED_AT + 8;
-const POLLS_AT: usize = MEASURED_SAVED_AT + SAVED_BUCKETS.len() + 1;
+const POLLS_AT: usize = MEASURED_SAVED_AT + SAVED_CELLS;
 const POLL_BYTES_AT: usize = POLLS_AT + COHORTS.len() * PollResult::ALL.len();
 const DURATION_AT: usize = POLL_BYTES_AT + COHORTS.len() * DIRECTIONS.len();
 const INTERVAL_AT: usize = DURATION_AT + DURATION_BUCKETS.len() + 1;
@@ -207,21 +209,21 @@ impl Cell {
             Self::Bytes(kind, direction) => BYTES_AT + kind as usize * DIRECTIONS.len() + direction as usize,
             Self::Packets(kind, direction) => PACKETS_AT + kind as usize * DIRECTIONS.len() + direction as usize,
             Self::SavedFromExpiry => SINGLES_AT,
-            Self::SavedSumMs => SINGLES_AT + 1,
-            Self::WaitSumMs => SINGLES_AT + 2,
-            Self::Keepalives => SINGLES_AT + 3,
-            Self::CpuMicros => SINGLES_AT + 4,
-            Self::MeasuredMs => SINGLES_AT + 5,
-            Self::MeasuredSavedSumMs => SINGLES_AT + 6,
-            Self::Untracked => SINGLES_AT + 7,
-            Self::DurationSumMicros => SINGLES_AT + 8,
-            Self::IntervalSumMs => SINGLES_AT + 9,
-            Self::SavedBucket(bucket) => SAVED_AT + bucket.min(SAVED_BUCKETS.len()),
+            Self::WaitSumMs => SINGLES_AT + 1,
+            Self::Keepalives => SINGLES_AT + 2,
+            Self::CpuMicros => SINGLES_AT + 3,
+            Self::MeasuredMs => SINGLES_AT + 4,
+            Self::Untracked => SINGLES_AT + 5,
+            Self::DurationSumMicros => SINGLES_AT + 6,
+            Self::IntervalSumMs => SINGLES_AT + 7,
+            Self::SavedSumMs(urgency) => SAVED_SUM_AT + urgency as usize,
+            Self::MeasuredSavedSumMs(urgency) => SAVED_SUM_AT + Urgency::ALL.len() + urgency as usize,
+            Self::SavedBucket(urgency, bucket) => SAVED_AT + saved_place(urgency, bucket),
             Self::WaitBucket(bucket) => WAIT_AT + bucket.min(WAIT_BUCKETS.len()),
             Self::MeasuredMicroPolls(policy) => MEASURED_AT + policy as usize,
             Self::MeasuredEventPolls(policy) => MEASURED_AT + 2 + policy as usize,
             Self::MeasuredMilliBytes(policy, direction) => MEASURED_AT + 4 + policy as usize * 2 + direction as usize,
-            Self::MeasuredSavedBucket(bucket) => MEASURED_SAVED_AT + bucket.min(SAVED_BUCKETS.len()),
+            Self::MeasuredSavedBucket(urgency, bucket) => MEASURED_SAVED_AT + saved_place(urgency, bucket),
             Self::Polls(cohort, result) => POLLS_AT + cohort as usize * PollResult::ALL.len() + result as usize,
             Self::PollBytes(cohort, direction) => POLL_BYTES_AT + cohort as usize * DIRECTIONS.len() + direction as usize,
             Self::DurationBucket(bucket) => DURATION_AT + bucket.min(DURATION_BUCKETS.len()),
@@ -230,6 +232,10 @@ impl Cell {
             Self::Control(group, figure) => CONTROL_AT + (group % GROUPS) * Control::ALL.len() + figure as usize,
         }
     }
+}
+
+fn saved_place(urgency: Urgency, bucket: usize) -> usize {
+    urgency as usize * (SAVED_BUCKETS.len() + 1) + bucket.min(SAVED_BUCKETS.len())
 }
 
 /// The bucket that holds `value`: the first whose upper bound it does not exceed.
@@ -247,12 +253,10 @@ mod tests {
     fn every_count_has_a_place_of_its_own() {
         let mut cells = vec![
             Cell::SavedFromExpiry,
-            Cell::SavedSumMs,
             Cell::WaitSumMs,
             Cell::Keepalives,
             Cell::CpuMicros,
             Cell::MeasuredMs,
-            Cell::MeasuredSavedSumMs,
             Cell::Untracked,
             Cell::DurationSumMicros,
             Cell::IntervalSumMs,
@@ -271,7 +275,11 @@ mod tests {
         for (cohort, _) in COHORTS {
             cells.extend(PollResult::ALL.map(|result| Cell::Polls(cohort, result)));
         }
-        cells.extend((0..=SAVED_BUCKETS.len()).flat_map(|bucket| [Cell::SavedBucket(bucket), Cell::MeasuredSavedBucket(bucket)]));
+        for urgency in Urgency::ALL {
+            cells.extend([Cell::SavedSumMs(urgency), Cell::MeasuredSavedSumMs(urgency)]);
+            let both = |bucket| [Cell::SavedBucket(urgency, bucket), Cell::MeasuredSavedBucket(urgency, bucket)];
+            cells.extend((0..=SAVED_BUCKETS.len()).flat_map(both));
+        }
         cells.extend((0..=WAIT_BUCKETS.len()).map(Cell::WaitBucket));
         cells.extend((0..=DURATION_BUCKETS.len()).map(Cell::DurationBucket));
         cells.extend((0..=INTERVAL_BUCKETS.len()).map(Cell::IntervalBucket));

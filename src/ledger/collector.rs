@@ -16,7 +16,7 @@ use super::{
     tally::{Sums, Tally},
     usage::Charge,
 };
-use crate::domain::{Direction, Overhead};
+use crate::domain::{Direction, Overhead, Urgency};
 
 const POLLS: Named = (
     "unpoll_polls_avoided_total",
@@ -199,17 +199,20 @@ impl Collector {
     }
 }
 
-/// Latency saved, by baseline.
+/// Latency saved, by baseline and urgency.
 fn saved(sums: &Sums) -> Vec<proto::Metric> {
-    let of = |baseline: Baseline| {
-        let (sum, bucket): (Cell, fn(usize) -> Cell) = match baseline {
-            Baseline::Measured => (Cell::MeasuredSavedSumMs, Cell::MeasuredSavedBucket),
-            Baseline::Declared | Baseline::Efficient => (Cell::SavedSumMs, Cell::SavedBucket),
+    let of = |baseline: Baseline, urgency: Urgency| {
+        let (sum, bucket): (Cell, fn(Urgency, usize) -> Cell) = match baseline {
+            Baseline::Measured => (Cell::MeasuredSavedSumMs(urgency), Cell::MeasuredSavedBucket),
+            Baseline::Declared | Baseline::Efficient => (Cell::SavedSumMs(urgency), Cell::SavedBucket),
         };
-        let labels = [("baseline", baseline.as_str())];
-        histogram(&labels, &SAVED_BUCKETS, sums.signed(sum) as f64 / 1e3, |at| sums.get(bucket(at)))
+        let labels = [("baseline", baseline.as_str()), ("urgency", urgency.as_str())];
+        histogram(&labels, &SAVED_BUCKETS, sums.signed(sum) as f64 / 1e3, |at| {
+            sums.get(bucket(urgency, at))
+        })
     };
-    Baseline::ALL.map(of).into()
+    let of_baseline = |baseline| Urgency::ALL.map(|urgency| of(baseline, urgency));
+    Baseline::ALL.into_iter().flat_map(of_baseline).collect()
 }
 
 /// What push cost, by kind and direction.

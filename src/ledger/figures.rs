@@ -8,7 +8,7 @@ use super::{
     cell::{COHORTS, Cell, DIRECTIONS, Policy, SAVED_BUCKETS, UNCREDITED},
     tally::Sums,
 };
-use crate::domain::{Overhead, PollResult};
+use crate::domain::{Overhead, PollResult, Urgency};
 
 /// What push is compared with: the label `baseline`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,12 +123,13 @@ pub fn overhead_packets(kind: Overhead, direction: &str) -> String {
 /// baseline `measured` were priced when they were earned.
 pub fn named(sums: &Sums, config: &Config) -> Figures {
     let of_policies = |cell: fn(Policy) -> Cell| Policy::ALL.iter().map(|policy| sums.get(cell(*policy)) as f64).sum::<f64>();
+    let of_urgencies = |amount: &dyn Fn(Urgency) -> f64| Urgency::ALL.into_iter().map(amount).sum::<f64>();
     let polls = of_policies(Cell::MicroPolls) / 1e6;
     let mut figures: Figures = [
         (CREDITED, of_policies(Cell::CreditedMs) / 1e3),
         (POLLS, polls),
         (EVENT_POLLS, of_policies(Cell::EventPolls)),
-        (SAVED, sums.signed(Cell::SavedSumMs) as f64 / 1e3),
+        (SAVED, of_urgencies(&|urgency| sums.signed(Cell::SavedSumMs(urgency)) as f64) / 1e3),
         (WAITED, sums.get(Cell::WaitSumMs) as f64 / 1e3),
         (SAVED_FROM_EXPIRY, sums.get(Cell::SavedFromExpiry) as f64),
         (MEASURED_SECONDS, sums.get(Cell::MeasuredMs) as f64 / 1e3),
@@ -140,7 +141,10 @@ pub fn named(sums: &Sums, config: &Config) -> Figures {
     .map(|(name, amount)| (name.to_owned(), amount))
     .into();
     for bucket in 0..=SAVED_BUCKETS.len() {
-        figures.insert(saved_bucket(bucket), sums.get(Cell::SavedBucket(bucket)) as f64);
+        figures.insert(
+            saved_bucket(bucket),
+            of_urgencies(&|urgency| sums.get(Cell::SavedBucket(urgency, bucket)) as f64),
+        );
     }
     for (why, label) in UNCREDITED {
         figures.insert(uncredited(label), sums.get(Cell::UncreditedMs(why)) as f64 / 1e3);

@@ -47,7 +47,7 @@ use self::{
     usage::Charge,
 };
 use crate::{
-    domain::{Account, Clock, DeviceId, Direction, Meter, Overhead, Polling, TenantId, Timestamp},
+    domain::{Account, Clock, DeviceId, Direction, Meter, Overhead, Polling, TenantId, Timestamp, Urgency},
     store::Records,
 };
 
@@ -196,7 +196,7 @@ impl Meter for Ledger {
         self.book_since(account, account.vouches_for, now);
     }
 
-    fn delivered(&self, account: &mut Account, accepted_at: Timestamp, now: Timestamp) {
+    fn delivered(&self, account: &mut Account, urgency: Urgency, accepted_at: Timestamp, now: Timestamp) {
         let Some(tick) = self.claimed_tick(account, accepted_at) else {
             return;
         };
@@ -217,14 +217,15 @@ impl Meter for Ledger {
         if let Some(measured) = measured {
             let saved = saved_after((tick.wait_ms as f64 * measured.wait) as u64);
             self.tally
-                .add(Cell::MeasuredSavedBucket(bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
-            self.tally.add_signed(Cell::MeasuredSavedSumMs, saved);
+                .add(Cell::MeasuredSavedBucket(urgency, bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
+            self.tally.add_signed(Cell::MeasuredSavedSumMs(urgency), saved);
         }
         self.tally
             .add(Cell::WaitBucket(bucket(&WAIT_BUCKETS, tick.wait_ms as f64 / 1e3)), 1);
         self.tally.add(Cell::WaitSumMs, tick.wait_ms);
-        self.tally.add(Cell::SavedBucket(bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
-        self.tally.add_signed(Cell::SavedSumMs, saved);
+        self.tally
+            .add(Cell::SavedBucket(urgency, bucket(&SAVED_BUCKETS, saved as f64 / 1e3)), 1);
+        self.tally.add_signed(Cell::SavedSumMs(urgency), saved);
     }
 
     fn expiring(&self, account: &Account, accepted_at: Timestamp, expires_at: Timestamp) {

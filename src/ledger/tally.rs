@@ -108,6 +108,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Urgency;
 
     #[test]
     fn counts_of_many_threads_add_up() {
@@ -117,12 +118,12 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..1_000 {
                         tally.add(Cell::SavedFromExpiry, 1);
-                        tally.add_signed(Cell::SavedSumMs, -3);
+                        tally.add_signed(Cell::SavedSumMs(Urgency::Normal), -3);
                     }
                 });
             }
         });
         assert_eq!(tally.sums().get(Cell::SavedFromExpiry), 8_000);
-        assert_eq!(tally.sums().signed(Cell::SavedSumMs), -24_000);
+        assert_eq!(tally.sums().signed(Cell::SavedSumMs(Urgency::Normal)), -24_000);
     }
 }

@@ -772,6 +772,10 @@ pub async fn a_device_that_returns_is_a_new_one(bench: impl Bench) {
     assert_eq!(state(&*store, id).await, Some(DeliveryState::Failed));
     let (same, created) = put().await.unwrap();
     assert_eq!((same.ordinal, created), (new.ordinal, false));
+    // The numbers of its lanes go on: a device that kept its memory must not take new events for repeats.
+    push(&*store, event("box", "{}", START)).await.unwrap();
+    let page = store.pending(&TENANT_BOX, Cursor::default(), 10).await.unwrap();
+    assert_eq!(page.events[0].seq.0, 2);
 }
 
 static TENANT_BOX: std::sync::LazyLock<DeviceKey> = std::sync::LazyLock::new(|| key("box"));

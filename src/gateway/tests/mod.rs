@@ -45,7 +45,7 @@ impl Meter for NoMeter {
     fn proof(&self, account: &mut Account, now: Timestamp) {
         account.proven_until = account.proven_until.max(now);
     }
-    fn delivered(&self, _: &mut Account, _: Timestamp, _: Timestamp) {}
+    fn delivered(&self, _: &mut Account, _: Urgency, _: Timestamp, _: Timestamp) {}
     fn overhead(&self, _: Overhead, _: Direction, _: u64, _: u64) {}
     fn close(&self, _: &mut Account, _: Timestamp) {}
 }

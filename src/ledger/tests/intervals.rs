@@ -118,7 +118,7 @@ proptest! {
                 Step::Proof(n) => bench.ledger.proof(&mut accounts[n], now),
                 Step::Delivered(n, ago) => {
                     let accepted = Timestamp(now.0 - ago.min(now.0 - START.0));
-                    bench.ledger.delivered(&mut accounts[n], accepted, now);
+                    bench.ledger.delivered(&mut accounts[n], Urgency::Normal, accepted, now);
                     bench.ledger.poll_delivered(&pollers[n], accepted, now, now);
                 }
                 Step::Close(n) => bench.ledger.close(&mut accounts[n], now),

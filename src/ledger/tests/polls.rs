@@ -46,7 +46,7 @@ async fn an_event_pushed_to_a_box_that_polls_claims_no_latency() {
     bench
         .ledger
         .polled(&poller(1, Cohort::Push, None), poll(PollResult::Empty, after(10)));
-    bench.ledger.delivered(&mut account, after(20), after(21));
+    bench.ledger.delivered(&mut account, Urgency::Normal, after(20), after(21));
     bench.ledger.expiring(&account, after(20), after(21));
     let report = bench.report().await;
     assert_eq!((report.latency_saved.deliveries, report.events_saved_from_expiry), (0.0, 0.0));

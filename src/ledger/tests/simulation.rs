@@ -13,7 +13,9 @@ async fn simulate(events_a_day: f64) -> Report {
         for proof in 1..=DAYS * 86_400 / 300 {
             while next_event < (proof * 300) as f64 {
                 let accepted = Timestamp(START.0 + (next_event * 1e3) as u64);
-                bench.ledger.delivered(&mut account, accepted, Timestamp(accepted.0 + 100));
+                bench
+                    .ledger
+                    .delivered(&mut account, Urgency::Normal, accepted, Timestamp(accepted.0 + 100));
                 next_event += random.waiting_time(86_400.0 / events_a_day);
             }
             bench.ledger.proof(&mut account, after(proof * 300));

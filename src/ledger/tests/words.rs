@@ -65,7 +65,7 @@ fn quantiles_come_from_the_buckets_of_the_period() {
     let mut account = bench.open("tsn-1", None, Polling::Off);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     for at in 1..=9_000 {
-        bench.ledger.delivered(&mut account, after(at), after(at));
+        bench.ledger.delivered(&mut account, Urgency::Normal, after(at), after(at));
     }
     let saved = runtime.block_on(bench.report()).latency_saved;
     let near = |found: Option<f64>, expected: f64| (found.expect("deliveries") - expected).abs() < 15.0;
@@ -87,7 +87,9 @@ async fn the_report_reads_as_written_down() {
     let mut account = bench.open("tsn-1", None, Polling::Off);
     for at in 1..=24 {
         bench.ledger.overhead(Overhead::Keepalive, Direction::In, 48, 1);
-        bench.ledger.delivered(&mut account, after(at * 250), after(at * 250 + 1));
+        bench
+            .ledger
+            .delivered(&mut account, Urgency::Normal, after(at * 250), after(at * 250 + 1));
         bench.ledger.proof(&mut account, after(at * 300));
     }
     let mut report = bench.report().await;

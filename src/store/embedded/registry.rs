@@ -41,7 +41,13 @@ impl Book {
         }
         let (mut device, is_new) = match known {
             Some(device) => (device, false),
-            None => (self.new_device(draft, key, head, *now)?, true),
+            None => {
+                let device = self.new_device(draft, key, head, *now)?;
+                if let Some(head) = head {
+                    go_on_counting(draft, key.tenant, head.ordinal, device.ordinal)?;
+                }
+                (device, true)
+            }
         };
         let before = device.clone();
         apply(&mut device, change);
@@ -157,6 +163,17 @@ impl Book {
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value).map_err(|e| StoreError::Corrupt(e.to_string().into()))
+}
+
+/// A device that returns counts on where it was: whoever kept the last number of each lane over the removal would take numbers
+/// that start anew for repeats.
+fn go_on_counting(draft: &mut Draft<'_>, tenant: TenantId, from: u32, to: u32) -> Result<(), StoreError> {
+    let before = keys::numbers(tenant, from);
+    if let Some(numbers) = draft.get(Space::Rows, &before)? {
+        draft.put(Space::Rows, keys::numbers(tenant, to), numbers);
+        draft.remove(Space::Rows, before);
+    }
+    Ok(())
 }
 
 fn check_credentials(change: &DeviceChange, most: usize) -> Result<(), StoreError> {
