@@ -31,7 +31,7 @@ pub enum Uncredited {
 /// What overhead bytes were spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Overhead {
-    /// TCP and TLS set-up, stream, login, bind.
+    /// TCP and TLS set-up, stream, login, bind; the end of TLS.
     Connect,
     /// The same, ending in a resumption.
     Resume,

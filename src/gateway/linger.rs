@@ -19,7 +19,7 @@ use super::{
     shared::Over,
 };
 use crate::{
-    domain::{DeviceSignal, Timestamp},
+    domain::{DeviceSignal, Direction, Overhead, Timestamp},
     presence::Phase,
     xmpp::{Session, SessionEnd},
 };
@@ -195,6 +195,11 @@ async fn goodbye(connection: &Connection) -> bool {
             connection.write_output(state, Instant::now());
             let mut goodbye = buffers::take();
             state.wire.goodbye(&mut goodbye);
+            if !goodbye.is_empty() {
+                // The end of a connection is charged where its beginning was.
+                let bytes = goodbye.len() as u64;
+                connection.shared.meter.overhead(Overhead::Connect, Direction::Out, bytes, 1);
+            }
             state.queue.extend_from_slice(&goodbye);
             buffers::keep(goodbye);
         }

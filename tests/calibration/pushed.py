@@ -33,8 +33,9 @@ class Pushed:
                 self.world.log(kind="push-failed", box=self.device, at=time.time(), why=str(error))
             if time.time() < self.world.ends:
                 await asyncio.sleep(self.random.uniform(0.5, 6) * self.world.interval)
-        for wire in self.kept:
-            wire.close()
+        for overhearing in self.kept:
+            overhearing.cancel()
+        await asyncio.gather(*self.kept, return_exceptions=True)
 
     async def session(self):
         wire = await Wire(self.world.xmpps, self.world.ca, self.world.domain, "xmpp-client").open()
@@ -51,16 +52,30 @@ class Pushed:
                 # Its last proof of life.
                 await self.say(wire, "</stream:stream>")
                 await asyncio.wait_for(wire.drain(), 5)
+            counts = wire.counts()
+            self.world.log(kind="push-end", box=self.device, at=time.time(), how=end, **counts)
             if end == "silent":
-                # The socket stays open, and nobody reads or writes any more.
-                self.kept.append(wire)
-            self.world.log(kind="push-end", box=self.device, at=time.time(), how=end, **wire.counts())
-            if end != "silent":
+                # From here on the box answers nothing; what the service still sends to it costs all the same.
+                self.kept.append(asyncio.create_task(self.overhear(wire, self.text, counts)))
+            else:
                 wire.close()
         except Exception as error:
             self.world.log(kind="push-end", box=self.device, at=time.time(), how=repr(error), **wire.counts())
             wire.close()
             raise
+
+    async def overhear(self, wire, text, before):
+        try:
+            while True:
+                text += (await wire.receive()).decode()
+        except Gone:
+            pass
+        finally:
+            for message in EVENT.findall(text):
+                self.world.log(kind="pushed-late", box=self.device, at=time.time(), payload=self.payload(message))
+            late = {name: count - before[name] for name, count in wire.counts().items()}
+            self.world.log(kind="push-late", box=self.device, at=time.time(), **late)
+            wire.close()
 
     async def say(self, wire, text, proof=True):
         await wire.send(text.encode())
@@ -106,5 +121,7 @@ class Pushed:
 
     def event(self, message):
         field = lambda name: re.search(rf"<event [^>]*\b{name}=['\"]([^'\"]*)", message).group(1)
-        payload = JSON.search(message).group(1)
-        self.world.log(kind="pushed", box=self.device, at=time.time(), id=field("id"), payload=len(payload.encode()))
+        self.world.log(kind="pushed", box=self.device, at=time.time(), id=field("id"), payload=self.payload(message))
+
+    def payload(self, message):
+        return len(JSON.search(message).group(1).encode())

@@ -95,7 +95,7 @@ def control(facts, interval):
 def push(facts, interval, keepalive):
     """Connected time that earns, and what push cost."""
     sums = defaultdict(float)
-    for log in of_kind(facts, "bound", "proof", "push-end", "pushed").values():
+    for log in of_kind(facts, "bound", "proof", "push-end", "pushed", "push-late", "pushed-late").values():
         last = None
         for fact in log:
             if fact["kind"] == "bound":
@@ -103,12 +103,12 @@ def push(facts, interval, keepalive):
             elif fact["kind"] == "proof" and last is not None:
                 sums["credited"] += min(fact["at"] - last, keepalive + GRACE)
                 last = fact["at"]
-            elif fact["kind"] == "pushed":
-                sums["deliveries"] += 1
+            elif fact["kind"] in ("pushed", "pushed-late"):
                 sums["overhead"] -= fact["payload"]
-            elif fact["kind"] == "push-end":
+            elif fact["kind"] in ("push-end", "push-late"):
                 sums["overhead"] += fact["in"] + fact["out"] + 2 * HEADER * (fact["packets_in"] + fact["packets_out"])
-                last = None
+                if fact["kind"] == "push-end":
+                    last = None
     sums["polls_avoided"] = sums["credited"] / interval
     return sums
 

@@ -63,7 +63,7 @@ fn live(service: &Service, over: &AtomicBool) {
     let backend = service.backend();
     let id = |number: usize| format!("box-{number}");
     let mut devices: Vec<Device> = Vec::new();
-    let (mut turn, mut down) = (0, None);
+    let (mut turn, mut down, mut chance) = (0, None, 42_u64);
     while !over.load(Ordering::Relaxed) {
         turn += 1;
         if devices.len() < DEVICES && turn % 8 == 0 {
@@ -74,6 +74,13 @@ fn live(service: &Service, over: &AtomicBool) {
         let (pause, burst) = ([9, 7, 5, 7][(turn / 400) % 4], turn % 1_100 < 25);
         if !devices.is_empty() && (burst || turn % pause == 0) {
             push(&backend, &id((turn * 7) % devices.len()));
+        }
+        // Those that poll get theirs at times that have nothing to do with their polls.
+        chance = chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if (chance >> 33) % 30 == 0 && devices.len() == DEVICES {
+            push(&backend, &format!("control-{}", (chance >> 40) as usize % CONTROL));
         }
         if turn % 60 == 0 && !devices.is_empty() {
             if let Some(back) = down.take() {
@@ -108,9 +115,6 @@ fn control(service: &Service, over: &AtomicBool) {
         let (number, at) = due.iter().copied().enumerate().min_by_key(|(_, at)| *at).unwrap();
         std::thread::sleep(at.saturating_sub(begin.elapsed()));
         turn += 1;
-        if turn % 7 == 0 {
-            push(&backend, &id((number + turn) % CONTROL));
-        }
         let login = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{}@localhost:secret", id(number)));
         let login = format!("Basic {login}");
         let login = [("authorization", login.as_str())];

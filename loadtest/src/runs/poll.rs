@@ -55,10 +55,10 @@ pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
     /// How many boxes; at most `--at-once` of them poll at the same time.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 50)]
     boxes: u64,
     /// How many polls are measured of each way.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 50_000)]
     polls: u64,
     /// The ways.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "cold,resumed,kept,unchanged")]

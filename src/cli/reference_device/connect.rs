@@ -161,6 +161,10 @@ impl Connector {
     async fn connect(&self, mut slot: oneshot::Sender<Connection>, at_once: bool) {
         let mut pause = if at_once { Duration::ZERO } else { self.endpoint.backoff.pause(0) };
         for attempt in 0.. {
+            if self.cutter.is_over() {
+                // As in `give_up`.
+                return std::mem::forget(slot);
+            }
             if self.cutter.lost_the_seat() {
                 return self.give_up(slot, DeviceError::Conflict { jid: self.account.jid() });
             }

@@ -120,6 +120,13 @@ impl Switch {
     }
 }
 
+impl Drop for ReferenceDevice {
+    /// A connection that was on its way must not take the seat from the device's next life.
+    fn drop(&mut self) {
+        self.cutter.end();
+    }
+}
+
 /// A device that is connected, or becomes so. Dropped without [`ReferenceDevice::close`] it is like one that lost its power.
 pub struct ReferenceDevice {
     stream: Option<StanzaStream>,
@@ -252,9 +259,8 @@ impl ReferenceDevice {
     }
 
     /// Loses its power: the connection ends without a goodbye. What it remembers is the answer.
-    pub fn lose_power(self) -> Lanes {
-        self.cutter.cut(Duration::ZERO);
-        self.lanes
+    pub fn lose_power(mut self) -> Lanes {
+        std::mem::take(&mut self.lanes)
     }
 
     /// How many repeats it acknowledged without applying them.

@@ -183,6 +183,10 @@ impl Book {
         }
         state.tell();
         self.touched.push(key);
+        // Between two sweeps: where nothing waited, this is the oldest.
+        if self.totals.queued <= 1 || shared.oldest_queued.load(Ordering::Relaxed) == 0 {
+            shared.oldest_queued.store(event.accepted_at.0, Ordering::Relaxed);
+        }
         if let Some(seat) = &seat {
             arrivals.push(Arrival {
                 epoch: seat.epoch,
