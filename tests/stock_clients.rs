@@ -71,7 +71,7 @@ fn is_a_device(program: &Program) {
     let sent = [unicode, json!({ "text": text }), json!(null), json!([])];
     let mut ids: Vec<String> = sent.iter().map(|data| backend.push(program.name, data)).collect();
     delivered(&backend, &ids);
-    let applied = read(&journal);
+    let applied = applied(&journal, sent.len());
     let arrived: Vec<&Value> = applied.iter().map(|entry| &entry["event"]["data"]).collect();
     assert_eq!(arrived, sent.iter().collect::<Vec<_>>());
     let bytes = applied[1]["event"]["data"]["text"].as_str().unwrap();
@@ -110,16 +110,22 @@ fn delivered(backend: &Backend, ids: &[String]) {
 /// The journal holds these events, each once, in the order in which they were posted, with rising numbers.
 #[track_caller]
 fn exactly_once(journal: &Path, ids: &[String]) {
-    let entries = read(journal);
+    let entries = applied(journal, ids.len());
     let applied: Vec<&str> = entries.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
     assert_eq!(applied, ids.iter().map(String::as_str).collect::<Vec<_>>());
     let numbers: Vec<u64> = entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
 }
 
-fn read(journal: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(journal).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// The journal, once it has that many entries: a library may acknowledge what its program has yet to write down.
+#[track_caller]
+fn applied(journal: &Path, entries: usize) -> Vec<Value> {
+    wait_for("the events are applied", SOON, || {
+        let text = fs::read_to_string(journal).unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let read: Vec<Value> = whole.map(|line| serde_json::from_str(line).unwrap()).collect();
+        (read.len() >= entries).then_some(read)
+    })
 }
 
 /// A running device program, killed at the end.
