@@ -177,7 +177,8 @@ fn pings_against_polls(pause: Duration) -> (Value, String) {
     wait_for_presence(&backend, "box", "offline");
     let signs = service.metric("unpoll_keepalives_total").unwrap();
     // The end of the stream is a sign of life, too; on a busy machine two of them may be read at once.
-    let (least, most) = (f64::from(pings) * 0.9, f64::from(pings) + 1.0);
+    // What is read and written with the login, and packets that are divided among kinds, may add one or two.
+    let (least, most) = (f64::from(pings) * 0.9, f64::from(pings) + 3.0);
     assert!((least..=most).contains(&signs), "{signs} signs of life for {pings} pings");
     let words = service.command().arg("report").output().unwrap();
     assert!(words.status.success(), "{words:?}");

@@ -71,6 +71,9 @@ pub(super) fn https(identity: &Identity) -> Result<rustls::ServerConfig, StartEr
         .with_no_client_auth()
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A fleet that polls resumes TLS from tickets; a table of sessions would hold a few hundred.
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(tls)
 }
 
