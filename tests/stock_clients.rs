@@ -131,6 +131,7 @@ fn applied(journal: &Path, entries: usize) -> Vec<Value> {
 /// A running device program, killed at the end.
 struct Running {
     child: Child,
+    log: PathBuf,
 }
 
 impl Running {
@@ -140,11 +141,8 @@ impl Running {
         } else {
             service.xmpp.port()
         };
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(service.dir().join("device.log"))
-            .unwrap();
+        let log_path = service.dir().join("device.log");
+        let log = fs::File::options().create(true).append(true).open(&log_path).unwrap();
         let child = (program.command)()
             .args([format!("{}@localhost", program.name), format!("localhost:{port}")])
             .arg(journal)
@@ -156,7 +154,7 @@ impl Running {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start ({error}); tests/all installs what it needs", program.name));
-        Self { child }
+        Self { child, log: log_path }
     }
 
     fn kill(&mut self) {
@@ -167,6 +165,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.child.try_wait();
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            println!("--- the device ({status:?}):\n{log}");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
