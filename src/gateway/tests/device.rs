@@ -174,7 +174,8 @@ impl Device {
     }
 
     /// PLAIN, up to the features behind it.
-    pub(super) async fn login(&mut self, device: &str) {
+    /// Opens a stream and shows the password, whatever the answer.
+    pub(super) async fn show_password(&mut self, device: &str) {
         self.send(HEADER).await;
         self.hear("</stream:features>").await;
         let initial = BASE64_STANDARD.encode(format!("\0{device}\0secret"));
@@ -182,6 +183,10 @@ impl Device {
             "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{initial}</auth>"
         ))
         .await;
+    }
+
+    pub(super) async fn login(&mut self, device: &str) {
+        self.show_password(device).await;
         self.hear("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
         self.send(HEADER).await;
         self.hear("</stream:features>").await;

@@ -344,13 +344,7 @@ async fn a_store_that_is_down_is_no_wrong_password() {
     let service = Service::start().await;
     *service.store.down.lock() = true;
     let mut device = Device::tls(&service).await;
-    device
-        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
-        .await;
-    device.hear("</stream:features>").await;
-    device
-        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJveABzZWNyZXQ=</auth>")
-        .await;
+    device.show_password("box").await;
     device.hear("<temporary-auth-failure/>").await;
 }
 
@@ -359,14 +353,8 @@ async fn a_bug_in_one_connection_ends_that_one_and_no_other() {
     let mut service = Service::start().await;
     let mut other = service.online("box").await;
     let mut device = Device::tls(&service).await;
-    device
-        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
-        .await;
-    device.hear("</stream:features>").await;
-    // The store panics when asked for the device \"bug\".
-    device
-        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJ1ZwBzZWNyZXQ=</auth>")
-        .await;
+    // The store panics when asked for the device "bug".
+    device.show_password("bug").await;
     device.hear_the_end().await;
     let gauge = |service: &Service| service.metric("unpoll_connections_unauthenticated");
     service
