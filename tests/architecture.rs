@@ -12,13 +12,13 @@ use std::{
 
 /// What every part may import, and which parts each may import beside that. Imports point down the flow.
 const EVERYONE: [&str; 3] = ["domain", "telemetry", "crew"];
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("ingress", &["store", "http"]),
     ("store", &[]),
     ("dispatch", &["store", "presence", "gateway"]),
     ("presence", &["store", "http"]),
     ("registry", &["store", "http"]),
-    ("gateway", &["presence", "store", "xmpp", "http"]),
+    ("gateway", &["presence", "store", "xmpp", "http", "tls"]),
     ("xmpp", &["store"]),
     ("ledger", &["store", "http"]),
     ("receipts", &["store", "http"]),
@@ -26,6 +26,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("telemetry", &[]),
     ("crew", &[]),
     ("http", &[]),
+    ("tls", &["certificate"]),
     ("certificate", &[]),
     ("domain", &[]),
 ];

@@ -121,11 +121,7 @@ fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
 
 fn open(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
     let secured = secured(transport);
-    let wire = if secured {
-        Wire::tls(shared.tls.clone()).ok()?
-    } else {
-        Wire::Plain
-    };
+    let wire = if secured { Wire::tls(shared.tls.get()).ok()? } else { Wire::Plain };
     let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
     Some(Connection::new(socket, transport, shared.clone(), stream, wire))
 }

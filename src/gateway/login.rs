@@ -203,7 +203,7 @@ impl<'a> Progress<'a> {
     async fn start_tls(&mut self) {
         let shared = &self.connection.shared;
         self.handshake = self.within(shared.handshakes.acquire()).await.and_then(Result::ok);
-        match (Wire::tls(shared.tls.clone()), random()) {
+        match (Wire::tls(shared.tls.get()), random()) {
             (Ok(wire), Some(random)) => self.work(|_, state, _| {
                 state.wire = wire;
                 state.starting_tls = Some(Box::new(random));

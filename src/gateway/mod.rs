@@ -39,7 +39,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-pub use config::{Config, Hosts, tls_config};
+pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
 
@@ -48,6 +48,7 @@ use crate::{
     domain::{Clock, DeviceId, DeviceSignal, Epoch, Meter, TenantId},
     presence::{self, Presence, SessionView},
     store::{DeviceKey, Store, Transport},
+    tls,
     xmpp::StreamError,
 };
 use metrics::Reason;
@@ -111,7 +112,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When an address cannot be bound.
-    pub async fn bind(config: Config, tls: Arc<rustls::ServerConfig>, parts: Parts) -> Result<Self, BindError> {
+    pub async fn bind(config: Config, tls: tls::Current, parts: Parts) -> Result<Self, BindError> {
         let bind = |setting, address| {
             let failed = |source| BindError { setting, address, source };
             let listener = listener::bind(address, config.backlog).map_err(failed)?;

@@ -33,7 +33,7 @@ pub use metrics::HttpMetrics;
 pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
-pub use serve::serve;
+pub use serve::{Tls, serve};
 pub use wire::Wire;
 
 /// The HTTP listeners.

@@ -19,12 +19,15 @@ use crate::crew::Crew;
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
 const REST: Duration = Duration::from_millis(100);
 
+/// The settings of TLS for a connection that begins now.
+pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
 /// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
-pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, router: Router, config: Config, crew: &Crew) {
+pub fn serve(listener: TcpListener, tls: Option<Tls>, router: Router, config: Config, crew: &Crew) {
     let listening = Listening {
         router,
-        tls: tls.map(TlsAcceptor::from),
+        tls,
         // A few more than the bound are told why before they are closed; beyond them nobody is heard.
         spare: Arc::new(Semaphore::new(config.connections_max / 8 + 8)),
         rooms: Arc::new(Semaphore::new(config.connections_max)),
@@ -36,7 +39,7 @@ pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, rout
 
 struct Listening {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     rooms: Arc<Semaphore>,
     spare: Arc<Semaphore>,
     config: Arc<Config>,
@@ -77,7 +80,12 @@ impl Listening {
             return;
         }
         let (socket, wire) = Counted::new(socket);
-        let (router, tls, config, stop) = (self.router.clone(), self.tls.clone(), Arc::clone(&self.config), stop.clone());
+        let (router, tls, config, stop) = (
+            self.router.clone(),
+            self.tls.as_ref().map(|tls| TlsAcceptor::from(tls())),
+            Arc::clone(&self.config),
+            stop.clone(),
+        );
         self.crew.spawn(async move {
             let _room = room;
             let Some(tls) = tls else {

@@ -84,6 +84,7 @@ async fn serve(scene: &Scene, tls: Option<Arc<rustls::ServerConfig>>) -> (Socket
     let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
     let gated = Router::new().route("/gated", axum::routing::get(async || ""));
     let router = http::mount_beside(gated, scene.router.clone(), Arc::new(|_| None), metrics);
+    let tls = tls.map(|tls| -> http::Tls { Arc::new(move || tls.clone()) });
     http::serve(listener, tls, router, http::Config::default(), &crew);
     (address, crew)
 }
