@@ -32,6 +32,7 @@ use crate::{
     ingress, ledger,
     ledger::Ledger,
     presence::{self, Presence, Rules},
+    proxy::{self, Balancers, ProxyMetrics},
     receipts, registry,
     store::{Mailbox, Store, embedded::EmbeddedStore},
     telemetry::Metrics,
@@ -65,6 +66,7 @@ pub struct App {
 /// One HTTP listener and what it serves.
 struct Door {
     listener: TcpListener,
+    balancers: Balancers,
     tls: Option<http::Tls>,
     router: Router,
     config: http::Config,
@@ -77,6 +79,7 @@ impl Door {
             .map_err(|source| StartError::Listen { section, address, source })?;
         Ok(Self {
             listener,
+            balancers: Balancers::default(),
             tls: None,
             router: Router::new(),
             config,
@@ -92,7 +95,7 @@ impl Door {
     }
 
     fn open(self, crew: &Crew) {
-        http::serve(self.listener, self.tls, self.router, self.config, crew);
+        http::serve(self.listener, self.tls, self.balancers, self.router, self.config, crew);
     }
 }
 
@@ -110,6 +113,7 @@ impl App {
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
         let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
+        let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
             config.ledger.clone(),
@@ -135,6 +139,10 @@ impl App {
                 meter: ledger.clone(),
                 clock: clock.clone(),
                 metrics: GatewayMetrics::register(prometheus, NODE)?,
+                balancers: gateway::Balanced {
+                    xmpp: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpp, &proxy_metrics)?,
+                    xmpps: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpps, &proxy_metrics)?,
+                },
                 node: NODE.into(),
                 hosts: hosts(parts.clone()),
             },
@@ -197,8 +205,10 @@ impl App {
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
+        http_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Http, &proxy_metrics)?;
         let mut https_door = Door::bind("https", config.https.listen, config.http.clone()).await?;
         https_door.router = routes;
+        https_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Https, &proxy_metrics)?;
         let served = keeper.current();
         https_door.tls = Some(Arc::new(move || served.get().web.clone()));
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::TenantId, xmpp::StreamConfig};
@@ -21,6 +22,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where devices connect with direct TLS (XEP-0368). Default: 127.0.0.1:5223. Port 0 takes a free one.
     pub listen_tls: SocketAddr,
+    /// Balancers, as networks (`"10.0.0.0/8"`, `"192.0.2.1/32"`), that begin each connection with a PROXY header, version 2; from
+    /// everybody else a header is an error. Default: [].
+    pub proxy_from: Vec<IpNet>,
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
@@ -75,6 +79,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5222),
             listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
+            proxy_from: Vec::new(),
             require_tls: true,
             keepalive_secs: 300,
             overdue_secs: 30,

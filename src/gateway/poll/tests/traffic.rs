@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     crew::Crew,
     http::{self, HttpMetrics},
+    proxy::Balancers,
 };
 
 /// Over a real socket: what the ledger is charged is what the client saw.
@@ -85,7 +86,7 @@ async fn serve(scene: &Scene, tls: Option<Arc<rustls::ServerConfig>>) -> (Socket
     let gated = Router::new().route("/gated", axum::routing::get(async || ""));
     let router = http::mount_beside(gated, scene.router.clone(), Arc::new(|_| None), metrics);
     let tls = tls.map(|tls| -> http::Tls { Arc::new(move || tls.clone()) });
-    http::serve(listener, tls, router, http::Config::default(), &crew);
+    http::serve(listener, tls, Balancers::default(), router, http::Config::default(), &crew);
     (address, crew)
 }
 
