@@ -32,9 +32,11 @@ use crate::{
     ingress, ledger,
     ledger::Ledger,
     presence::{self, Presence, Rules},
+    proxy::{self, Balancers, ProxyMetrics},
     receipts, registry,
     store::{Mailbox, Store, embedded::EmbeddedStore},
     telemetry::Metrics,
+    tls,
 };
 
 /// The name of the only node of the embedded shape.
@@ -51,6 +53,7 @@ pub struct App {
     inputs: Inputs,
     ledger: Arc<Ledger>,
     metrics: Metrics,
+    keeper: tls::Keeper,
     doors: Vec<Door>,
     admin: Door,
     page: Live,
@@ -63,7 +66,8 @@ pub struct App {
 /// One HTTP listener and what it serves.
 struct Door {
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    balancers: Balancers,
+    tls: Option<http::Tls>,
     router: Router,
     config: http::Config,
 }
@@ -75,6 +79,7 @@ impl Door {
             .map_err(|source| StartError::Listen { section, address, source })?;
         Ok(Self {
             listener,
+            balancers: Balancers::default(),
             tls: None,
             router: Router::new(),
             config,
@@ -90,7 +95,7 @@ impl Door {
     }
 
     fn open(self, crew: &Crew) {
-        http::serve(self.listener, self.tls, self.router, self.config, crew);
+        http::serve(self.listener, self.tls, self.balancers, self.router, self.config, crew);
     }
 }
 
@@ -104,10 +109,11 @@ impl App {
         let (store, arrivals) = bootstrap::store(&config, clock.clone()).await?;
         let parts: Arc<dyn Store> = store.clone();
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
-        let certificate = bootstrap::certificate(&config)?;
 
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
+        let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
+        let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
             config.ledger.clone(),
@@ -125,7 +131,7 @@ impl App {
         let (signals, from_devices) = mpsc::channel(config.dispatch.signals_max.max(1));
         let gateway = Gateway::bind(
             config.xmpp.clone(),
-            Arc::new(gateway::tls_config(certificate.chain.clone(), certificate.key.clone_key())?),
+            keeper.current(),
             gateway::Parts {
                 store: parts.clone(),
                 presence: presence.clone(),
@@ -133,6 +139,10 @@ impl App {
                 meter: ledger.clone(),
                 clock: clock.clone(),
                 metrics: GatewayMetrics::register(prometheus, NODE)?,
+                balancers: gateway::Balanced {
+                    xmpp: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpp, &proxy_metrics)?,
+                    xmpps: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpps, &proxy_metrics)?,
+                },
                 node: NODE.into(),
                 hosts: hosts(parts.clone()),
             },
@@ -195,9 +205,12 @@ impl App {
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
+        http_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Http, &proxy_metrics)?;
         let mut https_door = Door::bind("https", config.https.listen, config.http.clone()).await?;
         https_door.router = routes;
-        https_door.tls = Some(Arc::new(bootstrap::https(&certificate)?));
+        https_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Https, &proxy_metrics)?;
+        let served = keeper.current();
+        https_door.tls = Some(Arc::new(move || served.get().web.clone()));
 
         let gauges = store.clone();
         let missed = store.clone();
@@ -244,6 +257,7 @@ impl App {
             },
             ledger,
             metrics,
+            keeper,
             doors: vec![http_door, https_door],
             admin,
             page,
@@ -264,6 +278,11 @@ impl App {
         &self.ready
     }
 
+    /// Has the files of the certificate looked at, as every minute, but now.
+    pub fn reload(&self) -> tls::Reload {
+        self.keeper.reload()
+    }
+
     /// Runs until `shutdown`, or until a vital task ends; then drains in the order in which data flows.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
@@ -273,6 +292,7 @@ impl App {
         self.doors.into_iter().for_each(|door| door.open(&intake));
         self.admin.open(&watch);
         self.page.start(&watch);
+        watch.spawn(self.keeper.run(watch.stop_token()));
         tokio::select! {
             () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),

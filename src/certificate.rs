@@ -2,7 +2,7 @@
 //!
 //! The one it makes comes from a certification authority of its own, kept in the data directory: `ca.pem` is what devices
 //! and callers are given to trust, and it stays the same for ten years; `certificate.pem` and `key.pem` are the service's,
-//! renewed at a start when less than 30 days are left.
+//! renewed when less than 30 days are left.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// The longest that clients accept for a certificate of a server (CA/Browser Forum's limit is 398 days).
 const LEAF_DAYS: u32 = 397;
 const CA_DAYS: u32 = 3_653;
-/// Renewed at a start when less is left.
+/// Renewed when less is left.
 const RENEW_DAYS: u32 = 30;
 /// Dates start a day early, for clients whose clock is behind.
 const BACKDATED_DAYS: u32 = 1;
@@ -216,6 +216,11 @@ fn names_domain(identity: &Identity, domain: &str) -> bool {
         }
         _ => false,
     })
+}
+
+/// When the service's own certificate expires, in seconds since 1970.
+pub fn expires_at(identity: &Identity) -> Option<i64> {
+    Some(leaf(identity)?.validity().not_after.timestamp())
 }
 
 fn leaf(identity: &Identity) -> Option<X509Certificate<'_>> {

@@ -36,7 +36,7 @@ pub struct Config {
     /// `[store]`: the embedded store.
     pub store: crate::store::embedded::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
-    pub tls: Tls,
+    pub tls: crate::tls::Config,
     /// `[limits]`: the bounds that `GET /v1/limits` publishes.
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
@@ -63,7 +63,7 @@ impl Default for Config {
             xmpp: crate::gateway::Config::default(),
             poll: crate::gateway::poll::Config::default(),
             store: crate::store::embedded::Config::default(),
-            tls: Tls::default(),
+            tls: crate::tls::Config::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
             registry: crate::registry::Config::default(),
@@ -88,22 +88,6 @@ impl Listen {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
         }
     }
-}
-
-/// The certificate of all TLS listeners.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tls {
-    /// A file with the certificate chain in PEM, the service's own first. Default: "", which makes one and keeps it in the data directory.
-    pub certificate: PathBuf,
-    /// A file with the private key in PEM. Default: "".
-    pub key: PathBuf,
-    /// Serve beyond loopback with the generated certificate: who does not hold its `ca.pem` cannot tell the service from an impostor. Default: false.
-    pub risk_impostors_beyond_loopback: bool,
-    /// Serve HTTP, or the admin listener, without TLS beyond loopback: API keys and events can be read on the way. Default: false.
-    pub risk_readable_keys_beyond_loopback: bool,
-    /// Let devices log in without TLS beyond loopback: passwords and events can be read on the way. Default: false.
-    pub risk_readable_passwords_beyond_loopback: bool,
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub mod certificate;
 pub mod config;
 pub mod crew;
 pub mod http;
+pub mod proxy;
+pub mod tls;
 
 pub mod app;
 pub mod cli;

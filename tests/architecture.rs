@@ -12,20 +12,22 @@ use std::{
 
 /// What every part may import, and which parts each may import beside that. Imports point down the flow.
 const EVERYONE: [&str; 3] = ["domain", "telemetry", "crew"];
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("ingress", &["store", "http"]),
     ("store", &[]),
     ("dispatch", &["store", "presence", "gateway"]),
     ("presence", &["store", "http"]),
     ("registry", &["store", "http"]),
-    ("gateway", &["presence", "store", "xmpp", "http"]),
+    ("gateway", &["presence", "store", "xmpp", "http", "proxy", "tls"]),
     ("xmpp", &["store"]),
     ("ledger", &["store", "http"]),
     ("receipts", &["store", "http"]),
     ("admin", &["store", "presence", "http"]),
     ("telemetry", &[]),
     ("crew", &[]),
-    ("http", &[]),
+    ("http", &["proxy"]),
+    ("proxy", &[]),
+    ("tls", &["certificate"]),
     ("certificate", &[]),
     ("domain", &[]),
 ];

@@ -1,18 +1,19 @@
 //! What a start needs before anything serves: the store, the first key, the certificate.
 
-use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::SystemTime};
+use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
+use prometheus::Registry;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::info;
 
 use super::StartError;
 use crate::{
-    certificate::{self, Identity},
     config::Config,
     domain::{Clock, Scope, TenantId, Timestamp},
     http, registry,
     store::{ApiKey, Arrival, Store, StoreError, embedded::EmbeddedStore},
+    tls,
 };
 
 /// The file in the data directory with the first key.
@@ -56,25 +57,20 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
     Ok(())
 }
 
-pub(super) fn certificate(config: &Config) -> Result<Identity, StartError> {
-    if config.generates_certificate() {
-        return Ok(certificate::generated(&config.data_dir, &config.domain, SystemTime::now())?);
-    }
-    Ok(certificate::load(&config.tls.certificate, &config.tls.key)?)
-}
-
-/// TLS for HTTPS: the same certificate, its own protocol.
-pub(super) fn https(identity: &Identity) -> Result<rustls::ServerConfig, StartError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A fleet that polls resumes TLS from tickets; a table of sessions would hold a few hundred.
-    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    Ok(tls)
+/// The certificate, and who looks after it.
+pub(super) fn tls(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<tls::Keeper, StartError> {
+    let files = if config.tls.generates_certificate() {
+        tls::Files::Generated {
+            directory: config.data_dir.clone(),
+            domain: config.domain.clone(),
+        }
+    } else {
+        tls::Files::Given {
+            certificate: config.tls.certificate.clone(),
+            key: config.tls.key.clone(),
+        }
+    };
+    Ok(tls::Keeper::open(files, config.tls.reload_every(), clock, registry)?)
 }
 
 /// Leaves the ready line for the commands that run on this machine.

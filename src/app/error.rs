@@ -2,17 +2,14 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{certificate::CertificateError, gateway, store};
+use crate::{gateway, store, tls};
 
 /// Why the service could not start. Each message names what is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The certificate.
     #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    /// The certificate and its key do not fit TLS.
-    #[error("the certificate and its key cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] tls::TlsError),
     /// The store does not open.
     #[error("the store in {} does not open: {source}", .dir.display())]
     Store {

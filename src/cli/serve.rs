@@ -69,7 +69,7 @@ impl Arguments {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains. SIGHUP has the certificate's files looked at.
 pub fn run(arguments: &Arguments) -> Outcome {
     // A name that is not UTF-8 is none of ours; a value that is not would be refused by its setting.
     let environment =
@@ -80,11 +80,19 @@ pub fn run(arguments: &Arguments) -> Outcome {
         // Before the ready line: whoever reads it may send a signal at once.
         let handler = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be handled: {error}")));
         let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        let mut hangup = handler(SignalKind::hangup())?;
         let app = App::bind(config).await.map_err(Failure::failed)?;
         say(app.ready())?;
         tell_supervisor(NotifyState::Ready);
+        let reload = app.reload();
         app.run(async move {
-            tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = hangup.recv() => reload.now(),
+                }
+            }
             tell_supervisor(NotifyState::Stopping);
         })
         .await;

@@ -15,7 +15,7 @@ const DOCUMENTED: [(&str, &str, &str); 14] = [
     ("xmpp", include_str!("../gateway/config.rs"), "Config"),
     ("poll", include_str!("../gateway/poll/config.rs"), "Config"),
     ("store", include_str!("../store/embedded/mod.rs"), "Config"),
-    ("tls", include_str!("../config.rs"), "Tls"),
+    ("tls", include_str!("../tls/config.rs"), "Config"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),
     ("ingress", include_str!("../ingress/mod.rs"), "Config"),
     ("registry", include_str!("../registry/mod.rs"), "Config"),

@@ -30,11 +30,6 @@ impl Config {
         }
     }
 
-    /// Whether the certificate is the one that the service makes itself.
-    pub fn generates_certificate(&self) -> bool {
-        self.tls.certificate.as_os_str().is_empty() && self.tls.key.as_os_str().is_empty()
-    }
-
     fn check_domain(&self, problems: &mut Vec<String>) {
         let label = |label: &str| {
             (1..=63).contains(&label.len())
@@ -54,7 +49,7 @@ impl Config {
         if self.tls.certificate.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             problems.push("tls.certificate and tls.key go together: set both, or neither for a generated certificate".into());
         }
-        if !self.generates_certificate() || self.tls.risk_impostors_beyond_loopback {
+        if !self.tls.generates_certificate() || self.tls.risk_impostors_beyond_loopback {
             return;
         }
         let mut listeners = vec![("https.listen", self.https.listen), ("xmpp.listen_tls", self.xmpp.listen_tls)];

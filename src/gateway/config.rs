@@ -6,12 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer},
-    server::NoServerSessionStorage,
-};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::TenantId, xmpp::StreamConfig};
@@ -27,6 +22,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where devices connect with direct TLS (XEP-0368). Default: 127.0.0.1:5223. Port 0 takes a free one.
     pub listen_tls: SocketAddr,
+    /// Balancers, as networks (`"10.0.0.0/8"`, `"192.0.2.1/32"`), that begin each connection with a PROXY header, version 2; from
+    /// everybody else a header is an error. Default: [].
+    pub proxy_from: Vec<IpNet>,
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
@@ -81,6 +79,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5222),
             listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
+            proxy_from: Vec::new(),
             require_tls: true,
             keepalive_secs: 300,
             overdue_secs: 30,
@@ -161,33 +160,6 @@ impl Config {
             some => some,
         }
     }
-}
-
-/// TLS for devices: 1.2 and 1.3, stateless tickets, ALPN `xmpp-client` (a client without ALPN is taken, too; one that offers
-/// only other protocols is not: XEP-0368 §3).
-///
-/// X25519 goes before X25519MLKEM768: it saves 14 µs of the 92 µs that a handshake costs the server, and logins come in storms.
-/// A client that insists on the hybrid gets it.
-///
-/// # Errors
-/// When the key does not fit the certificate, or the system gives no random bytes.
-pub fn tls_config(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups = vec![
-        aws_lc_rs::kx_group::X25519,
-        aws_lc_rs::kx_group::X25519MLKEM768,
-        aws_lc_rs::kx_group::SECP256R1,
-        aws_lc_rs::kx_group::SECP384R1,
-    ];
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)?;
-    config.alpn_protocols = vec![b"xmpp-client".to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    config.send_tls13_tickets = 1;
-    Ok(config)
 }
 
 #[cfg(test)]

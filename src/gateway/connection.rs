@@ -5,6 +5,7 @@
 //! the task is woken only for what the socket did not take, for the end, and for signals that found their channel full.
 
 use std::{
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     task::{Context, Poll},
@@ -38,6 +39,8 @@ const ANSWERS_MAX: usize = 64 * 1024;
 /// One TCP connection of a device.
 pub(super) struct Connection {
     pub(super) socket: TcpStream,
+    /// The device's address, or what a balancer told of it.
+    pub(super) client: SocketAddr,
     pub(super) transport: Transport,
     pub(super) shared: Arc<Shared>,
     pub(super) waker: AtomicWaker,
@@ -115,10 +118,18 @@ pub(super) enum Next {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, transport: Transport, shared: Arc<Shared>, stream: ServerStream, wire: Wire) -> Arc<Self> {
+    pub(super) fn new(
+        socket: TcpStream,
+        client: SocketAddr,
+        transport: Transport,
+        shared: Arc<Shared>,
+        stream: ServerStream,
+        wire: Wire,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             socket,
+            client,
             transport,
             shared,
             waker: AtomicWaker::new(),

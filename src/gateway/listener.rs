@@ -24,6 +24,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
+    proxy::Balancers,
     store::Transport,
     xmpp::{ServerStream, SessionEnd, StreamError},
 };
@@ -46,8 +47,20 @@ pub(super) fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener>
     TcpListener::from_std(socket.into())
 }
 
+/// One listener, and who may stand before it.
+pub(super) struct Listening {
+    pub(super) listener: TcpListener,
+    pub(super) transport: Transport,
+    pub(super) balancers: Balancers,
+}
+
 /// Accepts until `stop`.
-pub(super) async fn serve(listener: TcpListener, transport: Transport, shared: Arc<Shared>, stop: CancellationToken) {
+pub(super) async fn serve(listening: Listening, shared: Arc<Shared>, stop: CancellationToken) {
+    let Listening {
+        listener,
+        transport,
+        balancers,
+    } = listening;
     let mut reserve = File::open("/dev/null").ok();
     loop {
         let accepted = tokio::select! {
@@ -55,7 +68,7 @@ pub(super) async fn serve(listener: TcpListener, transport: Transport, shared: A
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => admit(socket, transport, &shared),
+            Ok((socket, peer)) => admit(socket, peer, transport, &balancers, &shared),
             Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
                 tracing::warn!(error = %error, "no file descriptor is left for a connection: {error}");
                 // Without this the listener would stay readable, and the loop would spin.
@@ -86,14 +99,14 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
 /// Takes a connection, or tells it why not.
-fn admit(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) {
+fn admit(socket: TcpStream, peer: SocketAddr, transport: Transport, balancers: &Balancers, shared: &Arc<Shared>) {
     if let Err(error) = configure(&socket, shared) {
         tracing::debug!(error = %error, "a connection was gone before it was served: {error}");
         return;
     }
     let refused = match shared.unauthenticated.clone().try_acquire_owned() {
         Ok(permit) if !shared.full() => {
-            shared.spawn(run(socket, transport, shared.clone(), permit));
+            shared.spawn(run(socket, peer, transport, balancers.clone(), shared.clone(), permit));
             return;
         }
         Ok(_) => Refused::Sessions,
@@ -103,7 +116,7 @@ fn admit(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) {
     if transport == Transport::Xmpp
         && let Ok(permit) = shared.refusals.clone().try_acquire_owned()
     {
-        shared.spawn(refuse(socket, shared.clone(), permit));
+        shared.spawn(refuse(socket, peer, balancers.clone(), shared.clone(), permit));
     }
 }
 
@@ -119,20 +132,36 @@ fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-fn open(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
+fn open(socket: TcpStream, client: SocketAddr, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
     let secured = secured(transport);
-    let wire = if secured {
-        Wire::tls(shared.tls.clone()).ok()?
-    } else {
-        Wire::Plain
-    };
+    let wire = if secured { Wire::tls(shared.tls.get()).ok()? } else { Wire::Plain };
     let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
-    Some(Connection::new(socket, transport, shared.clone(), stream, wire))
+    Some(Connection::new(socket, client, transport, shared.clone(), stream, wire))
+}
+
+/// Whose connection it is, or `None` when it is to be closed: a balancer did not say, or the node stops.
+async fn client(socket: &TcpStream, peer: SocketAddr, balancers: &Balancers, shared: &Shared) -> Option<SocketAddr> {
+    let stop = shared.crew.get().map(crate::crew::Crew::stop_token).unwrap_or_default();
+    tokio::select! {
+        client = balancers.client(socket, peer, shared.config.login_within()) => client,
+        () = stop.cancelled() => None,
+    }
 }
 
 /// The task of one connection. Its future stays small: what is large is boxed, and gone when the session is idle.
-async fn run(socket: TcpStream, transport: Transport, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
-    let Some(connection) = open(socket, transport, &shared) else {
+async fn run(
+    socket: TcpStream,
+    peer: SocketAddr,
+    transport: Transport,
+    balancers: Balancers,
+    shared: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+) {
+    let Some(client) = Box::pin(client(&socket, peer, &balancers, &shared)).await else {
+        return;
+    };
+    drop(balancers);
+    let Some(connection) = open(socket, client, transport, &shared) else {
         tracing::error!("a connection was dropped: TLS or the random generator failed to start");
         return;
     };
@@ -169,8 +198,11 @@ async fn live(connection: &Arc<Connection>) {
 }
 
 /// Tells a client that there is no room.
-async fn refuse(socket: TcpStream, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
-    let Some(connection) = open(socket, Transport::Xmpp, &shared) else {
+async fn refuse(socket: TcpStream, peer: SocketAddr, balancers: Balancers, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
+    let Some(client) = client(&socket, peer, &balancers, &shared).await else {
+        return;
+    };
+    let Some(connection) = open(socket, client, Transport::Xmpp, &shared) else {
         return;
     };
     let retry_after = shared.config.retry_after_secs;

@@ -203,7 +203,7 @@ impl<'a> Progress<'a> {
     async fn start_tls(&mut self) {
         let shared = &self.connection.shared;
         self.handshake = self.within(shared.handshakes.acquire()).await.and_then(Result::ok);
-        match (Wire::tls(shared.tls.clone()), random()) {
+        match (Wire::tls(shared.tls.get()), random()) {
             (Ok(wire), Some(random)) => self.work(|_, state, _| {
                 state.wire = wire;
                 state.starting_tls = Some(Box::new(random));
@@ -328,9 +328,11 @@ impl<'a> Progress<'a> {
         shared.metrics.slowed.inc();
         tracing::warn!(
             device.id = %key.device,
+            client.address = %self.connection.client,
             changes,
-            "the seat of {} changed hands {changes} times within a minute: probably two devices have one identity",
-            key.device
+            "the seat of {} changed hands {changes} times within a minute, now to {}: probably two devices have one identity",
+            key.device,
+            self.connection.client
         );
         let wait = Duration::from_secs(u64::from(beyond) + 1).min(SLOWED_MAX);
         self.within(tokio::time::sleep(wait)).await

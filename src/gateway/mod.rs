@@ -34,12 +34,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-};
+use tokio::sync::{Semaphore, mpsc};
 
-pub use config::{Config, Hosts, tls_config};
+pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
 
@@ -47,9 +44,12 @@ use crate::{
     crew::Crew,
     domain::{Clock, DeviceId, DeviceSignal, Epoch, Meter, TenantId},
     presence::{self, Presence, SessionView},
+    proxy::Balancers,
     store::{DeviceKey, Store, Transport},
+    tls,
     xmpp::StreamError,
 };
+use listener::Listening;
 use metrics::Reason;
 use sessions::{Entry, Table};
 use shared::Shared;
@@ -72,10 +72,21 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Made with [`GatewayMetrics::register`].
     pub metrics: GatewayMetrics,
+    /// Who stands before the listeners.
+    pub balancers: Balanced,
     /// The name of this node.
     pub node: Arc<str>,
     /// Which tenant a domain belongs to.
     pub hosts: Hosts,
+}
+
+/// The balancers before each listener.
+#[derive(Clone, Debug, Default)]
+pub struct Balanced {
+    /// STARTTLS.
+    pub xmpp: Balancers,
+    /// Direct TLS.
+    pub xmpps: Balancers,
 }
 
 /// Why the gateway cannot listen.
@@ -103,7 +114,7 @@ pub struct Addresses {
 pub struct Gateway {
     shared: Arc<Shared>,
     addresses: Addresses,
-    listeners: Mutex<Vec<(TcpListener, Transport)>>,
+    listeners: Mutex<Vec<Listening>>,
 }
 
 impl Gateway {
@@ -111,7 +122,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When an address cannot be bound.
-    pub async fn bind(config: Config, tls: Arc<rustls::ServerConfig>, parts: Parts) -> Result<Self, BindError> {
+    pub async fn bind(config: Config, tls: tls::Current, parts: Parts) -> Result<Self, BindError> {
         let bind = |setting, address| {
             let failed = |source| BindError { setting, address, source };
             let listener = listener::bind(address, config.backlog).map_err(failed)?;
@@ -145,7 +156,18 @@ impl Gateway {
                 xmpp: xmpp_address,
                 xmpps: xmpps_address,
             },
-            listeners: Mutex::new(vec![(xmpp, Transport::Xmpp), (xmpps, Transport::Xmpps)]),
+            listeners: Mutex::new(vec![
+                Listening {
+                    listener: xmpp,
+                    transport: Transport::Xmpp,
+                    balancers: parts.balancers.xmpp,
+                },
+                Listening {
+                    listener: xmpps,
+                    transport: Transport::Xmpps,
+                    balancers: parts.balancers.xmpps,
+                },
+            ]),
         })
     }
 
@@ -165,9 +187,9 @@ impl Gateway {
         if self.shared.crew.set(crew.clone()).is_err() {
             return;
         }
-        for (listener, transport) in self.listeners.lock().drain(..) {
+        for listening in self.listeners.lock().drain(..) {
             let shared = self.shared.clone();
-            crew.spawn_vital(|stop| listener::serve(listener, transport, shared, stop));
+            crew.spawn_vital(|stop| listener::serve(listening, shared, stop));
         }
         let shared = self.shared.clone();
         crew.spawn_vital(|stop| async move { shared.timers.run(stop).await });

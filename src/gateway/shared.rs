@@ -12,6 +12,7 @@ use crate::{
     crew::Crew,
     domain::{Clock, DeviceSignal, Epoch, Meter, Timestamp},
     store::{DeviceKey, Store, Transport},
+    tls,
     xmpp::{Session, StreamConfig},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) stream: Arc<StreamConfig>,
-    pub(super) tls: Arc<rustls::ServerConfig>,
+    pub(super) tls: tls::Current,
     pub(super) store: Arc<dyn Store>,
     pub(super) signals: mpsc::Sender<DeviceSignal>,
     pub(super) meter: Arc<dyn Meter>,

@@ -99,7 +99,7 @@ impl Connection {
     }
 
     fn tls_failed(&self, state: &mut State, error: &WireError) {
-        tracing::debug!(error = %error, "a device's TLS failed: {error}");
+        tracing::debug!(error = %error, client.address = %self.client, "TLS of a device at {} failed: {error}", self.client);
         if state.seated.is_none() {
             self.shared.metrics.refused(Refused::Tls);
         }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use rustls::{
-    ServerConfig,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
+
+use crate::tls::Served;
 
 /// Bytes that a read buffer must take: the largest TLS record (RFC 5246 §6.2.3: 5 + 2^14 + 2048), and then some.
 pub(super) const READ_BUFFER: usize = 20 * 1024;
@@ -43,6 +44,8 @@ pub(super) enum Wire {
 /// One TLS connection.
 pub(super) struct Tls {
     connection: UnbufferedServerConnection,
+    /// With what it began, whatever is served by now.
+    served: Arc<Served>,
     /// The beginning of a record that has not come in full. Empty, without memory, nearly always.
     partial: Vec<u8>,
     peer_closed: bool,
@@ -50,9 +53,10 @@ pub(super) struct Tls {
 
 impl Wire {
     /// TLS, before its handshake.
-    pub(super) fn tls(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub(super) fn tls(served: Arc<Served>) -> Result<Self, rustls::Error> {
         Ok(Self::Tls(Box::new(Tls {
-            connection: UnbufferedServerConnection::new(config)?,
+            connection: UnbufferedServerConnection::new(served.devices.clone())?,
+            served,
             partial: Vec::new(),
             peer_closed: false,
         })))

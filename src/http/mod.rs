@@ -23,6 +23,7 @@ mod wire;
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use body::read;
@@ -33,7 +34,7 @@ pub use metrics::HttpMetrics;
 pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
-pub use serve::serve;
+pub use serve::{Tls, serve};
 pub use wire::Wire;
 
 /// The HTTP listeners.
@@ -43,6 +44,9 @@ pub struct Config {
     /// The address for HTTP without TLS; port 0 takes a free one. Default: "127.0.0.1:8080". HTTPS has a section of its own for its
     /// address, and shares the settings below.
     pub listen: SocketAddr,
+    /// Balancers before HTTP and HTTPS, as networks (`"10.0.0.0/8"`, `"192.0.2.1/32"`), that begin each connection with a PROXY header,
+    /// version 2; from everybody else a header is an error. Default: [].
+    pub proxy_from: Vec<IpNet>,
     /// Connections that a listener serves at once; one more is answered 429 and closed, and far more are closed unheard. Default: 1024.
     pub connections_max: usize,
     /// How long the TLS handshake, and then the head of a request, may take, in seconds. Default: 10.
@@ -61,6 +65,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            proxy_from: Vec::new(),
             connections_max: 1_024,
             head_secs: 10,
             idle_secs: 75,

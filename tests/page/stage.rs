@@ -63,7 +63,14 @@ impl Stage {
         let address = block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            http::serve(listener, None, router, http::Config::default(), &crew);
+            http::serve(
+                listener,
+                None,
+                unpoll::proxy::Balancers::default(),
+                router,
+                http::Config::default(),
+                &crew,
+            );
             live.start(&crew);
             address
         });

@@ -5,12 +5,14 @@
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod certificates;
 mod device;
 mod http;
 mod poller;
 mod service;
 mod wire;
 
+pub use certificates::{Authority, Issued, peer};
 pub use device::{Device, Event};
 pub use http::{Answer, Backend};
 pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};

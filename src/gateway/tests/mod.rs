@@ -9,8 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Config, Gateway, GatewayMetrics, Link, Offer, Parts, tls_config};
+use super::{Balanced, Config, Gateway, GatewayMetrics, Link, Offer, Parts};
 use crate::{
+    certificate::Identity,
     crew::Crew,
     domain::{
         Account, Clock, Data, DeviceId, DeviceSignal, Direction, Event, EventId, Generation, Lane, Located, Meter, Overhead, Polling,
@@ -18,6 +19,7 @@ use crate::{
     },
     presence::{Presence, Rules},
     store::{DeviceKey, QueuedEvent},
+    tls,
 };
 use device::Device;
 use store::MemoryStore;
@@ -82,7 +84,11 @@ impl Service {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
         let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
-        let tls = Arc::new(tls_config(vec![certificate], private).unwrap());
+        let identity = Identity {
+            chain: vec![certificate],
+            key: private,
+        };
+        let tls = tls::Current::new(tls::Served::new(&identity).unwrap());
         let store = Arc::new(MemoryStore::default());
         let clock = SystemClock::shared();
         let node: Arc<str> = "n1".into();
@@ -100,6 +106,7 @@ impl Service {
             meter: Arc::new(NoMeter),
             clock,
             metrics: GatewayMetrics::register(&registry, &node).unwrap(),
+            balancers: Balanced::default(),
             node,
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),
         };

@@ -1,6 +1,6 @@
 //! The listener: accepts within its bound, ends TLS, and hands over to the connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use socket2::SockRef;
@@ -14,17 +14,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Config, connection, wire::Counted};
-use crate::crew::Crew;
+use crate::{crew::Crew, proxy::Balancers};
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
 const REST: Duration = Duration::from_millis(100);
 
+/// The settings of TLS for a connection that begins now.
+pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
 /// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
-pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, router: Router, config: Config, crew: &Crew) {
+pub fn serve(listener: TcpListener, tls: Option<Tls>, balancers: Balancers, router: Router, config: Config, crew: &Crew) {
     let listening = Listening {
         router,
-        tls: tls.map(TlsAcceptor::from),
+        tls,
+        balancers,
         // A few more than the bound are told why before they are closed; beyond them nobody is heard.
         spare: Arc::new(Semaphore::new(config.connections_max / 8 + 8)),
         rooms: Arc::new(Semaphore::new(config.connections_max)),
@@ -36,7 +40,8 @@ pub fn serve(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, rout
 
 struct Listening {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
+    balancers: Balancers,
     rooms: Arc<Semaphore>,
     spare: Arc<Semaphore>,
     config: Arc<Config>,
@@ -51,7 +56,7 @@ impl Listening {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, _)) => self.admit(socket, &stop),
+                Ok((socket, peer)) => self.admit(socket, peer, &stop),
                 Err(error) if is_of_the_connection(&error) => debug!(%error, "an HTTP connection ended before it was accepted"),
                 Err(error) => {
                     warn!(%error, "no HTTP connection can be accepted: {error}; trying again in {REST:?}");
@@ -61,7 +66,7 @@ impl Listening {
         }
     }
 
-    fn admit(&self, socket: TcpStream, stop: &CancellationToken) {
+    fn admit(&self, socket: TcpStream, peer: SocketAddr, stop: &CancellationToken) {
         let (room, full) = match Arc::clone(&self.rooms).try_acquire_owned() {
             Ok(room) => (room, false),
             Err(_) => match Arc::clone(&self.spare).try_acquire_owned() {
@@ -76,17 +81,31 @@ impl Listening {
             debug!(%error, "an HTTP connection ended as it was accepted");
             return;
         }
-        let (socket, wire) = Counted::new(socket);
-        let (router, tls, config, stop) = (self.router.clone(), self.tls.clone(), Arc::clone(&self.config), stop.clone());
+        let (router, tls, config, stop) = (
+            self.router.clone(),
+            self.tls.as_ref().map(|tls| TlsAcceptor::from(tls())),
+            Arc::clone(&self.config),
+            stop.clone(),
+        );
+        let balancers = self.balancers.clone();
         self.crew.spawn(async move {
             let _room = room;
+            let client = tokio::select! {
+                client = balancers.client(&socket, peer, Duration::from_secs(config.head_secs)) => client,
+                () = stop.cancelled() => None,
+            };
+            let Some(client) = client else { return };
+            // A balancer's header is none of the client's traffic.
+            let (socket, wire) = Counted::new(socket);
             let Some(tls) = tls else {
                 return connection::run(socket, wire, router, &config, stop, full).await;
             };
             match timeout(Duration::from_secs(config.head_secs), tls.accept(socket)).await {
                 Ok(Ok(stream)) => connection::run(stream, wire, router, &config, stop, full).await,
-                Ok(Err(error)) => debug!(%error, "a TLS handshake of an HTTP connection failed: {error}"),
-                Err(_) => debug!("a TLS handshake of an HTTP connection took too long"),
+                Ok(Err(error)) => {
+                    debug!(%error, client.address = %client, "a TLS handshake of an HTTP connection from {client} failed: {error}")
+                }
+                Err(_) => debug!(client.address = %client, "a TLS handshake of an HTTP connection from {client} took too long"),
             }
         });
     }

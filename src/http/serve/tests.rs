@@ -14,6 +14,7 @@ use super::serve;
 use crate::{
     crew::Crew,
     domain::{Caller, Refusal, Scope, TenantId},
+    proxy::Balancers,
 };
 
 struct Scene {
@@ -37,7 +38,14 @@ impl Scene {
         let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, crew) = (listener.local_addr().unwrap(), Crew::default());
-        serve(listener, None, mount(parts, Arc::new(keys), metrics), config, &crew);
+        serve(
+            listener,
+            None,
+            Balancers::default(),
+            mount(parts, Arc::new(keys), metrics),
+            config,
+            &crew,
+        );
         Self { address, crew }
     }
 

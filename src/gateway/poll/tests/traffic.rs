@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     crew::Crew,
     http::{self, HttpMetrics},
+    proxy::Balancers,
 };
 
 /// Over a real socket: what the ledger is charged is what the client saw.
@@ -84,7 +85,8 @@ async fn serve(scene: &Scene, tls: Option<Arc<rustls::ServerConfig>>) -> (Socket
     let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
     let gated = Router::new().route("/gated", axum::routing::get(async || ""));
     let router = http::mount_beside(gated, scene.router.clone(), Arc::new(|_| None), metrics);
-    http::serve(listener, tls, router, http::Config::default(), &crew);
+    let tls = tls.map(|tls| -> http::Tls { Arc::new(move || tls.clone()) });
+    http::serve(listener, tls, Balancers::default(), router, http::Config::default(), &crew);
     (address, crew)
 }
 

@@ -1,0 +1,48 @@
+//! The settings of `[tls]`.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// The certificate of all TLS listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A file with the certificate chain in PEM, the service's own first. Default: "", which makes one and keeps it in the data directory.
+    pub certificate: PathBuf,
+    /// A file with the private key in PEM. Default: "".
+    pub key: PathBuf,
+    /// How often the files are looked at for a change, in seconds; SIGHUP has them looked at at once. Default: 60.
+    pub reload_secs: u64,
+    /// Serve beyond loopback with the generated certificate: who does not hold its `ca.pem` cannot tell the service from an impostor. Default: false.
+    pub risk_impostors_beyond_loopback: bool,
+    /// Serve HTTP, or the admin listener, without TLS beyond loopback: API keys and events can be read on the way. Default: false.
+    pub risk_readable_keys_beyond_loopback: bool,
+    /// Let devices log in without TLS beyond loopback: passwords and events can be read on the way. Default: false.
+    pub risk_readable_passwords_beyond_loopback: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            reload_secs: 60,
+            risk_impostors_beyond_loopback: false,
+            risk_readable_keys_beyond_loopback: false,
+            risk_readable_passwords_beyond_loopback: false,
+        }
+    }
+}
+
+impl Config {
+    /// Whether the certificate is the one that the service makes itself.
+    pub fn generates_certificate(&self) -> bool {
+        self.certificate.as_os_str().is_empty() && self.key.as_os_str().is_empty()
+    }
+
+    /// [`Self::reload_secs`] as a duration.
+    pub fn reload_every(&self) -> Duration {
+        Duration::from_secs(self.reload_secs.max(1))
+    }
+}

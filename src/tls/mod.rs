@@ -1,0 +1,13 @@
+//! TLS of all listeners, in one place: what they offer, with which certificate, and how that changes while they serve.
+//!
+//! A connection takes the [`Served`] of the moment and keeps it, so that it knows for all its life which certificate it
+//! handshook with. [`Keeper`] looks at the files again and puts the next [`Served`] in place; connections that are up notice
+//! nothing. Tickets die with the certificate they were given under: who comes back sees the new one.
+
+mod config;
+mod keeper;
+mod served;
+
+pub use config::Config;
+pub use keeper::{Files, Keeper, Reload, TlsError};
+pub use served::{Current, Served};
