@@ -27,7 +27,7 @@ use super::{
 use crate::{
     domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Polling, Timestamp, Urgency},
     store::{DeviceKey, Transport},
-    xmpp::{Action, ServerStream, SessionEnd, StreamError},
+    xmpp::{Action, ServerStream, Session, SessionEnd, StreamError},
 };
 
 /// Reads of one connection before others get their turn.
@@ -246,6 +246,11 @@ impl Connection {
                 Some(_) if state.closing.is_some() => {}
                 Some(Action::Ready) => {
                     state.available = true;
+                    if state.stream.session().is_some_and(Session::owes) {
+                        // A refill that is under way reads from behind what was held back: it goes round once more.
+                        state.refused = state.refused.wrapping_add(1);
+                        state.lagging = true;
+                    }
                     self.ready(state);
                 }
                 Some(Action::Unavailable) => {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::{
     domain::{DeviceId, Epoch, EventId, Located, SessionId, TenantId},
-    store::Cursor,
+    store::{Cursor, QueuedEvent},
 };
 
-use super::window::Window;
+use super::{standby::Standby, window::Window};
 
 /// The full JID of a session, kept in one piece.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Session {
     /// Its last presence was available, with a priority of 0 or more.
     pub(super) available: bool,
     pub(super) cursor: Cursor,
+    /// What waits for the device to be active.
+    pub(super) standby: Standby,
     pub(super) window: Window,
 }
 
@@ -77,6 +79,7 @@ impl Session {
             handled: 0,
             available: false,
             cursor: Cursor::default(),
+            standby: Standby::default(),
             window: Window::default(),
         }
     }
@@ -106,9 +109,34 @@ impl Session {
         self.handled
     }
 
-    /// How far it has been given events.
+    /// How far it has been given events: where reading in the store goes on.
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        self.standby.reads_from(self.cursor)
+    }
+
+    /// The same, for somebody who reads on there now.
+    pub fn read_on(&mut self) -> Cursor {
+        self.standby.read_on(self.cursor)
+    }
+
+    /// Whether that event was given to it, or is held back until the device is active.
+    pub fn covers(&self, event: &QueuedEvent) -> bool {
+        self.standby.covers(self.cursor, event)
+    }
+
+    /// Events that it held back while the device was inactive are to be read again: nothing newer goes before them.
+    pub fn owes(&self) -> bool {
+        self.standby.owes()
+    }
+
+    /// That event was read, and is covered.
+    pub fn pass(&mut self, event: &QueuedEvent) {
+        self.standby.passed(self.cursor, event);
+    }
+
+    /// The store has nothing behind `cursor`: what was held back is written, or has ended.
+    pub fn caught_up(&mut self) {
+        self.standby.caught_up();
     }
 
     /// Events written and not ended, oldest first. With `require='received'` an event stays here after `<a/>`.

@@ -96,7 +96,10 @@ impl ServerStream {
     pub(super) fn in_session(&mut self, tag: Tag<'_>, now: Instant) -> LifeSign {
         let kind = match (tag.namespace(), tag.name()) {
             (ns::SM, _) => return self.manage(tag, now),
-            (ns::CSI, "active" | "inactive") => return LifeSign::Presence,
+            (ns::CSI, state @ ("active" | "inactive")) => {
+                self.indicated(state == "inactive");
+                return LifeSign::Presence;
+            }
             (ns::CLIENT, "iq" | "message" | "presence") if !self.own(tag) => {
                 self.fail_with(&Condition::InvalidFrom);
                 LifeSign::Connect

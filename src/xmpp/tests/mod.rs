@@ -6,6 +6,7 @@ mod liveness;
 mod login;
 mod management;
 mod push;
+mod standby;
 mod stanza;
 
 use std::{
@@ -187,9 +188,9 @@ impl Talk {
     }
 
     fn push_event(&mut self, event: &Arc<QueuedEvent>, waited: bool) -> bool {
-        let taken = self.stream.push(event, waited, self.now, self.time);
+        let pushed = self.stream.push(event, waited, self.now, self.time);
         self.answer();
-        taken
+        pushed == Pushed::Taken
     }
 
     fn flush(&mut self) -> String {
