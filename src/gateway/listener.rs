@@ -126,7 +126,11 @@ fn open(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) -> Option
     } else {
         Wire::Plain
     };
-    let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
+    let now = Instant::now();
+    let mut stream = ServerStream::new(shared.stream.clone(), secured, random()?, now);
+    if let Some(lifetime) = shared.config.session_lifetime(u32::from_le_bytes(random()?)) {
+        stream.retire_at(now + lifetime);
+    }
     Some(Connection::new(socket, transport, shared.clone(), stream, wire))
 }
 

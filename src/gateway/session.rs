@@ -47,6 +47,7 @@ pub(super) struct Hibernated {
     pub(super) connected_at: Timestamp,
     pub(super) last_heard: Timestamp,
     pub(super) phase: Phase,
+    pub(super) keepalive: Option<Duration>,
     pub(super) until: Instant,
     pub(super) carried: Mutex<Option<Carried>>,
 }
@@ -181,6 +182,7 @@ impl Connection {
             last_heard: self.shared.time_of(state.stream.last_heard()),
             transport: self.transport,
             phase: Phase::Connected,
+            keepalive: state.stream.session().and_then(Session::keepalive),
         })
     }
 }
@@ -304,6 +306,7 @@ impl Hibernated {
             last_heard: self.last_heard,
             transport: self.transport,
             phase: self.phase,
+            keepalive: self.keepalive,
         }
     }
 }

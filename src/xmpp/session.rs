@@ -56,6 +56,8 @@ pub struct Session {
     pub(super) managed: bool,
     /// How long it may be resumed after its connection is lost. Zero: not at all.
     pub(super) resumable_for: Duration,
+    /// The keepalive that the device asked for.
+    pub(super) keepalive: Option<Duration>,
     /// Stanzas taken from the device since `<enable/>`, modulo 2^32.
     pub(super) handled: u32,
     /// Its last presence was available, with a priority of 0 or more.
@@ -76,6 +78,7 @@ impl Session {
             epoch,
             managed: false,
             resumable_for: Duration::ZERO,
+            keepalive: None,
             handled: 0,
             available: false,
             cursor: Cursor::default(),
@@ -137,6 +140,11 @@ impl Session {
     /// The store has nothing behind `cursor`: what was held back is written, or has ended.
     pub fn caught_up(&mut self) {
         self.standby.caught_up();
+    }
+
+    /// The keepalive that the device asked for and got. `None`: it did not ask.
+    pub fn keepalive(&self) -> Option<Duration> {
+        self.keepalive
     }
 
     /// Events written and not ended, oldest first. With `require='received'` an event stays here after `<a/>`.

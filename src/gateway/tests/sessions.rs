@@ -473,7 +473,11 @@ async fn presence_is_told_over_http_to_who_may_read() {
             "connected_at",
             "last_seen_at",
             "node",
-            "transport"
+            "transport",
+            "slow_since",
+            "flooding",
+            "last_close",
+            "seat_changes"
         ]
     );
     assert_eq!(

@@ -1,5 +1,6 @@
 //! Conversations with the machine: a scripted peer on one side, a gateway that answers every action on the other.
 
+mod flood;
 mod fuzz;
 mod input;
 mod liveness;
@@ -219,6 +220,7 @@ fn word(fact: &Action) -> String {
         }
         Action::Ready => "ready".into(),
         Action::Polls(polling) => format!("polls {polling:?}"),
+        Action::Keepalive(keepalive) => format!("keepalive {}", keepalive.as_secs()),
         Action::Unavailable => "unavailable".into(),
         Action::Close(SessionEnd::Over) => "over".into(),
         Action::Close(SessionEnd::Hibernate(time)) => format!("hibernate {}", time.as_secs()),
