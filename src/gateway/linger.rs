@@ -105,6 +105,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
     shared.close_account(&mut seated);
     shared.metrics.sessions(connection.transport).dec();
     shared.metrics.session(SessionEvent::Closed(reason));
+    shared.closed(&seated.key, reason);
     tracing::debug!(
         device.id = %seated.key.device,
         reason = reason.as_str(),
@@ -156,6 +157,7 @@ fn hibernate(
         transport: connection.transport,
         connected_at: seated.connected_at,
         last_heard,
+        keepalive: session.keepalive(),
         phase: if lost { Phase::Lost { at } } else { Phase::Silent { at } },
         until: now + within,
         carried: Mutex::new(Some(Carried {

@@ -135,7 +135,11 @@ fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
 fn open(socket: TcpStream, client: SocketAddr, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
     let secured = secured(transport);
     let wire = if secured { Wire::tls(shared.tls.get()).ok()? } else { Wire::Plain };
-    let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
+    let now = Instant::now();
+    let mut stream = ServerStream::new(shared.stream.clone(), secured, random()?, now);
+    if let Some(lifetime) = shared.config.session_lifetime(u32::from_le_bytes(random()?)) {
+        stream.retire_at(now + lifetime);
+    }
     Some(Connection::new(socket, client, transport, shared.clone(), stream, wire))
 }
 

@@ -196,7 +196,7 @@ impl<'a> Progress<'a> {
             } => self.claim(DeviceKey { tenant, device }, generation).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
         }
     }
 
@@ -412,6 +412,10 @@ impl<'a> Progress<'a> {
             epoch: session.epoch(),
             key: key.clone(),
         };
+        if let Some(keepalive) = session.keepalive() {
+            shared.meter.keepalive(&mut seated.account, keepalive);
+            self.connection.backstop(keepalive);
+        }
         seated.account.last_tick = account.last_tick;
         seated.account.polling = account.polling;
         if !self.take_seat(seated, false) {

@@ -9,12 +9,14 @@ mod buffers;
 mod config;
 mod connection;
 mod drain;
+mod incidents;
 mod linger;
 mod link;
 mod listener;
 mod login;
 mod metrics;
 pub mod poll;
+mod recent;
 mod session;
 mod sessions;
 mod shared;
@@ -51,12 +53,15 @@ use crate::{
 };
 use listener::Listening;
 use metrics::Reason;
+use recent::Recent;
 use sessions::{Entry, Table};
 use shared::Shared;
 use timers::Timers;
 
 /// Connections that are told why they are refused, at once; the others are just closed.
 const REFUSALS_MAX: usize = 256;
+/// Devices of which it is remembered why their last connection ended.
+const CLOSES_MAX: usize = 65_536;
 
 /// What the gateway is made of.
 pub struct Parts {
@@ -141,6 +146,7 @@ impl Gateway {
             metrics: parts.metrics,
             node: parts.node,
             sessions: Table::new(),
+            closes: Recent::new(CLOSES_MAX),
             timers: Timers::new(Instant::now()),
             crew: OnceLock::new(),
             unauthenticated: Arc::new(Semaphore::new(config.unauthenticated_max.min(Semaphore::MAX_PERMITS))),
@@ -234,5 +240,9 @@ impl presence::Sessions for Shared {
             Entry::Live(connection) => connection.view(),
             Entry::Away(hibernated) => Some(hibernated.view()),
         })
+    }
+
+    fn incidents(&self, tenant: TenantId, device: &DeviceId) -> presence::Incidents {
+        Self::incidents(self, tenant, device)
     }
 }

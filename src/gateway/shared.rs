@@ -7,10 +7,11 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{config::Config, connection::Seated, metrics::GatewayMetrics, sessions::Table, timers::Timers};
+use super::{config::Config, connection::Seated, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers};
 use crate::{
     crew::Crew,
     domain::{Clock, DeviceSignal, Epoch, Meter, Timestamp},
+    presence::LastClose,
     store::{DeviceKey, Store, Transport},
     tls,
     xmpp::{Session, StreamConfig},
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub(super) metrics: GatewayMetrics,
     pub(super) node: Arc<str>,
     pub(super) sessions: Table,
+    /// Why the last connection of a device ended.
+    pub(super) closes: Recent<DeviceKey, LastClose>,
     pub(super) timers: Timers,
     /// Where tasks are spawned, once started.
     pub(super) crew: OnceLock<Crew>,

@@ -142,6 +142,7 @@ impl ServerStream {
     }
 
     fn elapse_in_session(&mut self, now: Instant) {
+        self.flood.elapse(now);
         let overdue = self.config.overdue;
         if self.live.probed.is_some_and(|probed| now >= probed + overdue) {
             return self.dead();
@@ -157,10 +158,11 @@ impl ServerStream {
                 reminded: true,
             });
         }
-        if self.live.probed.is_none() && now >= self.live.heard + self.config.keepalive {
+        if self.live.probed.is_none() && now >= self.live.heard + self.keepalive() {
             self.ask(LifeSign::Keepalive);
             self.live.probed = Some(now);
         }
+        self.retire(now);
     }
 
     fn dead(&mut self) {
@@ -176,12 +178,11 @@ impl ServerStream {
             Stage::Bound => {
                 let silence = match live.probed {
                     Some(probed) => probed + self.config.overdue,
-                    None => live.heard + self.config.keepalive,
+                    None => live.heard + self.keepalive(),
                 };
-                match live.owed {
-                    Some(owed) => silence.min(owed.since + self.config.overdue),
-                    None => silence,
-                }
+                let owed = live.owed.map(|owed| owed.since + self.config.overdue);
+                let others = [owed, self.flood.until(), self.retires.map(|(at, _)| at)];
+                others.into_iter().flatten().fold(silence, Instant::min)
             }
             _ => self.login.as_ref().map_or(live.heard + NEVER, |login| login.deadline),
         }

@@ -15,7 +15,7 @@ use unpoll::{
         TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
-    xmpp::{Action, Credentials, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
+    xmpp::{Action, Credentials, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
 };
 
 /// One stream may hold this much: input that waits, output that nobody takes, the window. The largest stanza is 256 KiB.
@@ -134,7 +134,7 @@ impl Conversation {
     fn push(&mut self, require: Require) {
         self.events += 1;
         let event = event(self.events, require, self.time);
-        if self.stream.push(&event, self.events.is_multiple_of(2), self.now, self.time) {
+        if self.stream.push(&event, self.events.is_multiple_of(2), self.now, self.time) == Pushed::Taken {
             assert_eq!(self.closed, 0, "an event was taken by a stream that has ended");
             assert!(self.stream.session().is_some(), "an event was taken without a session");
             self.open.insert(event.id, require);
@@ -213,7 +213,11 @@ impl Conversation {
                         assert!(self.stream.session().is_some(), "nothing is there to hibernate");
                     }
                 }
-                Action::Ready | Action::Polls(_) | Action::Unavailable => {
+                Action::Ready => {
+                    assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
+                    self.stream.session_mut().map(Session::read_on);
+                }
+                Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                 }
             }
@@ -258,7 +262,7 @@ fn event(number: u64, require: Require, accepted_at: Timestamp) -> Arc<QueuedEve
             device: "stb-1".parse().expect("a device id"),
             accepted_at,
             ttl,
-            urgency: Urgency::Normal,
+            urgency: if number.is_multiple_of(4) { Urgency::Low } else { Urgency::Normal },
             collapse_key: None,
             require,
             json: Data(r#"{"specversion":"1.0","id":"e","source":"/s","type":"t","data":{"a":"<&>"}}"#.into()),
