@@ -97,6 +97,11 @@ fn admit(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) {
             return;
         }
         Ok(_) => Refused::Sessions,
+        // Who says nothing goes first.
+        Err(_) if shared.entrance.evict() => {
+            shared.spawn(run_in_place(socket, transport, shared.clone()));
+            return;
+        }
         Err(_) => Refused::Unauthenticated,
     };
     shared.metrics.refused(refused);
@@ -155,6 +160,14 @@ async fn run(socket: TcpStream, transport: Transport, shared: Arc<Shared>, permi
     }
 }
 
+/// The same, in the place of a silent connection that is on its way out.
+async fn run_in_place(socket: TcpStream, transport: Transport, shared: Arc<Shared>) {
+    // Never closed, so there is always a place in the end.
+    if let Ok(permit) = shared.unauthenticated.clone().acquire_owned().await {
+        Box::pin(run(socket, transport, shared, permit)).await;
+    }
+}
+
 /// Serves a session until it ends.
 async fn live(connection: &Arc<Connection>) {
     loop {
@@ -177,7 +190,7 @@ async fn refuse(socket: TcpStream, shared: Arc<Shared>, _permit: OwnedSemaphoreP
     let Some(connection) = open(socket, Transport::Xmpp, &shared) else {
         return;
     };
-    let retry_after = shared.config.retry_after_secs;
+    let retry_after = shared.retry_after();
     connection.guarded(|connection, state| {
         connection.fail(
             state,
