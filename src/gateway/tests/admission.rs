@@ -60,6 +60,7 @@ async fn a_login_beyond_the_rate_is_told_when_to_come_again() {
     let service = Service::with(|config| {
         config.logins_per_second = 1;
         config.login_wait_secs = 1;
+        config.login_within_secs = 3;
         config.retry_after_secs = 40;
     })
     .await;
