@@ -93,6 +93,17 @@ pub struct Config {
     /// Connections are ended at a random age around this (half as much to half as much again), in a quiet moment and with
     /// `<reset/>`, so that their devices resume on another; then a drain looks like any other day. Default: 0, which means never.
     pub session_lifetime_secs: u64,
+    /// Logins that begin a second. Default: 0, which means as many as the CPU can do beside the sessions that are up. Devices that
+    /// come back with a TLS ticket go first. More wait, and are refused after `login_wait_secs`.
+    pub logins_per_second: u32,
+    /// Steps of logins that use the CPU at once. Default: 0, which means two a core. The fewer, the less a crowd that logs in is
+    /// felt by sessions that are up.
+    pub login_turns_max: usize,
+    /// A connection that waits this long for its turn to log in is refused, and told when to come again. Default: 5. Keep it
+    /// below `login_within_secs`.
+    pub login_wait_secs: u64,
+    /// Failed logins a minute and account, after which the account's logins are slowed. Default: 10.
+    pub login_failures_max: u32,
 }
 
 impl Default for Config {
@@ -132,6 +143,10 @@ impl Default for Config {
             flood_bytes_burst: 512 * 1024,
             flood_patience_secs: 60,
             session_lifetime_secs: 0,
+            logins_per_second: 0,
+            login_turns_max: 0,
+            login_wait_secs: 5,
+            login_failures_max: 10,
         }
     }
 }
@@ -196,6 +211,19 @@ impl Config {
         let lifetime = Duration::from_secs(self.session_lifetime_secs);
         let share = 0.5 + f64::from(random) / f64::from(u32::MAX);
         (!lifetime.is_zero()).then(|| lifetime.mul_f64(share))
+    }
+
+    /// [`Self::login_turns_max`], with two a core for zero.
+    pub fn login_turns(&self) -> usize {
+        match self.login_turns_max {
+            0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            some => some,
+        }
+    }
+
+    /// [`Self::login_wait_secs`] as a duration.
+    pub fn login_wait(&self) -> Duration {
+        Duration::from_secs(self.login_wait_secs.max(1))
     }
 
     /// [`Self::write_stalled_secs`], of which a third makes a slow reader.

@@ -34,7 +34,7 @@ use crate::{
 /// Reads of one connection before others get their turn.
 const READS_A_TURN: usize = 8;
 /// A reading device that does not take its answers is not read from above this.
-const ANSWERS_MAX: usize = 64 * 1024;
+pub(super) const ANSWERS_MAX: usize = 64 * 1024;
 
 /// One TCP connection of a device.
 pub(super) struct Connection {

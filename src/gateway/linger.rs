@@ -45,7 +45,9 @@ pub(super) async fn close(connection: Arc<Connection>) {
     if let Some(over) = over {
         connection.shared.finish(over).await;
     }
-    let gone = matches!(reason, Reason::Lost | Reason::Stalled);
+    // Before TLS is up there is no word that a refused device could read.
+    let mute = reason == Reason::Full && !connection.state.lock().wire.established();
+    let gone = mute || matches!(reason, Reason::Lost | Reason::Stalled);
     let within = if gone { Duration::ZERO } else { LINGER };
     // Past its time it is closed as it is.
     let _ = tokio::time::timeout(within, async {

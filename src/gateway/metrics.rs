@@ -145,10 +145,21 @@ pub enum Refused {
     Sessions,
     /// The TLS handshake failed.
     Tls,
+    /// It said nothing, and others had no place.
+    Silent,
+    /// It waited too long for its turn to log in.
+    Busy,
 }
 
 impl Refused {
-    const ALL: [Self; 4] = [Self::Files, Self::Unauthenticated, Self::Sessions, Self::Tls];
+    const ALL: [Self; 6] = [
+        Self::Files,
+        Self::Unauthenticated,
+        Self::Sessions,
+        Self::Tls,
+        Self::Silent,
+        Self::Busy,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -156,6 +167,8 @@ impl Refused {
             Self::Unauthenticated => "unauthenticated",
             Self::Sessions => "sessions",
             Self::Tls => "tls",
+            Self::Silent => "silent",
+            Self::Busy => "busy",
         }
     }
 }
@@ -167,15 +180,18 @@ pub enum Misbehaved {
     SlowReader,
     /// It sent more than it may.
     Flood,
+    /// Logins in its name failed again and again.
+    Guessing,
 }
 
 impl Misbehaved {
-    const ALL: [Self; 2] = [Self::SlowReader, Self::Flood];
+    const ALL: [Self; 3] = [Self::SlowReader, Self::Flood, Self::Guessing];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::SlowReader => "slow-reader",
             Self::Flood => "flood",
+            Self::Guessing => "guessing",
         }
     }
 }
@@ -240,7 +256,7 @@ impl GatewayMetrics {
         let misbehaved = IntCounterVec::new(
             Opts::new(
                 "unpoll_devices_misbehaved_total",
-                "Times that a session did what it should not; the log and presence name the device.",
+                "Times that a device did what it should not; the log and presence name it.",
             ),
             &["what"],
         )?;

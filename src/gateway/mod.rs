@@ -9,6 +9,8 @@ mod buffers;
 mod config;
 mod connection;
 mod drain;
+mod entrance;
+mod hello;
 mod incidents;
 mod linger;
 mod link;
@@ -23,6 +25,7 @@ mod shared;
 mod socket;
 mod tally;
 mod timers;
+mod turns;
 mod wire;
 
 #[cfg(test)]
@@ -51,6 +54,7 @@ use crate::{
     tls,
     xmpp::StreamError,
 };
+use entrance::Entrance;
 use listener::Listening;
 use metrics::Reason;
 use recent::Recent;
@@ -62,6 +66,8 @@ use timers::Timers;
 const REFUSALS_MAX: usize = 256;
 /// Devices of which it is remembered why their last connection ended.
 const CLOSES_MAX: usize = 65_536;
+/// Accounts whose failed logins are counted.
+const FAILURES_MAX: usize = 16_384;
 
 /// What the gateway is made of.
 pub struct Parts {
@@ -145,6 +151,8 @@ impl Gateway {
             clock: parts.clock,
             metrics: parts.metrics,
             node: parts.node,
+            entrance: Entrance::new(&config),
+            failures: Recent::new(FAILURES_MAX),
             sessions: Table::new(),
             closes: Recent::new(CLOSES_MAX),
             timers: Timers::new(Instant::now()),

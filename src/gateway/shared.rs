@@ -7,7 +7,9 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{config::Config, connection::Seated, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers};
+use super::{
+    config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers,
+};
 use crate::{
     crew::Crew,
     domain::{Clock, DeviceSignal, Epoch, Meter, Timestamp},
@@ -29,6 +31,10 @@ pub(super) struct Shared {
     pub(super) metrics: GatewayMetrics,
     pub(super) node: Arc<str>,
     pub(super) sessions: Table,
+    /// Who may begin to log in.
+    pub(super) entrance: Entrance,
+    /// Failed logins by account, since when.
+    pub(super) failures: Recent<DeviceKey, (Instant, u32)>,
     /// Why the last connection of a device ended.
     pub(super) closes: Recent<DeviceKey, LastClose>,
     pub(super) timers: Timers,

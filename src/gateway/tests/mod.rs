@@ -1,5 +1,6 @@
 //! The gateway over real sockets, with the real stream, a store in memory and a client that reads bytes.
 
+mod admission;
 mod device;
 mod life;
 mod sessions;
