@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Failure, Outcome,
     client::ready,
-    reference_device::{Account, Backoff, Delivered, Endpoint, Lanes, News, ReferenceDevice, tls_trusting},
+    reference_device::{Account, Backoff, Delivered, Endpoint, Memory, News, ReferenceDevice, tls_trusting},
     say, secret,
 };
 use crate::{certificate::CA_FILE, domain::DeviceId};
@@ -79,7 +79,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let handler = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be handled: {error}")));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let jid = account.jid();
-    let mut device = ReferenceDevice::start(account, endpoint, Lanes::default());
+    let mut device = ReferenceDevice::start(account, endpoint, Memory::default());
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -95,7 +95,7 @@ async fn print_events(device: &mut ReferenceDevice, jid: &str, count: Option<u64
         match device.next().await {
             Ok(News::Event(event)) => {
                 print(&event)?;
-                device.confirm(&event).await;
+                device.confirm(&event).map_err(Failure::failed)?;
                 printed += 1;
             }
             Ok(News::Online { resumed: false }) => eprintln!("{jid} is online"),

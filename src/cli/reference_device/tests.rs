@@ -59,7 +59,7 @@ impl Server {
                 longest: Duration::from_millis(5),
             },
         };
-        ReferenceDevice::start(account, endpoint, Lanes::default())
+        ReferenceDevice::start(account, endpoint, Memory::default())
     }
 
     async fn accept(&self) -> Peer {
@@ -84,10 +84,8 @@ impl Server {
     async fn accept_session(&self) -> Peer {
         let mut peer = self.accept_login().await;
         peer.hears("urn:ietf:params:xml:ns:xmpp-bind", "iq").await;
-        peer.says(
-            "<iq type='result' id='resource-binding'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>tv@localhost/x</jid></bind></iq>",
-        )
-        .await;
+        peer.says("<iq type='result' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>tv@localhost/x</jid></bind></iq>")
+            .await;
         peer.hears("enable", "enable").await;
         peer.says("<enabled xmlns='urn:xmpp:sm:3' id='sm1' resume='true'/>").await;
         peer.hears("<presence", "presence").await;
@@ -161,7 +159,7 @@ async fn a_cut_session_is_resumed_and_a_repeat_is_confirmed_but_not_applied() {
             panic!("an event")
         };
         assert_eq!((first.seq, first.event.get()), (1, r#"{"n":1}"#));
-        device.confirm(&first).await;
+        device.confirm(&first).unwrap();
         // What was sent may still be on its way through the library when the connection is cut.
         tokio::time::timeout(Duration::from_millis(200), device.next())
             .await
