@@ -21,6 +21,7 @@ mod shared;
 mod socket;
 mod tally;
 mod timers;
+mod tokens;
 mod wire;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
+pub use tokens::{CohortOf, DeviceTokens};
 
 use crate::{
     crew::Crew,
@@ -72,6 +74,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Made with [`GatewayMetrics::register`].
     pub metrics: GatewayMetrics,
+    /// Takes device tokens.
+    pub tokens: DeviceTokens,
     /// Who stands before the listeners.
     pub balancers: Balanced,
     /// The name of this node.
@@ -140,6 +144,7 @@ impl Gateway {
             clock: parts.clock,
             metrics: parts.metrics,
             node: parts.node,
+            tokens: parts.tokens,
             sessions: Table::new(),
             timers: Timers::new(Instant::now()),
             crew: OnceLock::new(),

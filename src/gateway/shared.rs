@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{config::Config, connection::Seated, metrics::GatewayMetrics, sessions::Table, timers::Timers};
+use super::{config::Config, connection::Seated, metrics::GatewayMetrics, sessions::Table, timers::Timers, tokens::DeviceTokens};
 use crate::{
     crew::Crew,
     domain::{Clock, DeviceSignal, Epoch, Meter, Timestamp},
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: GatewayMetrics,
     pub(super) node: Arc<str>,
+    pub(super) tokens: DeviceTokens,
     pub(super) sessions: Table,
     pub(super) timers: Timers,
     /// Where tasks are spawned, once started.

@@ -62,6 +62,15 @@ pub(super) struct Inner {
     pub(super) metrics: TokenMetrics,
 }
 
+/// A token that was found good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Valid {
+    /// Whose it is.
+    pub device: DeviceId,
+    /// When it ends, the leeway counted in.
+    pub until: Timestamp,
+}
+
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -108,11 +117,11 @@ impl Tokens {
     ///
     /// # Errors
     /// Why it is not taken.
-    pub fn check(&self, tenant: TenantId, token: &str, now: Timestamp) -> Result<DeviceId, TokenError> {
+    pub fn check(&self, tenant: TenantId, token: &str, now: Timestamp) -> Result<Valid, TokenError> {
         let inner = self.0.as_ref().ok_or(TokenError::NotForUs)?;
         let found = inner.check(tenant, token, now);
         inner.metrics.checked(&found);
-        if found == Err(TokenError::UnknownKey) {
+        if matches!(found, Err(TokenError::UnknownKey)) {
             inner.wanted.notify_one();
         }
         found
@@ -137,7 +146,7 @@ impl Tokens {
 }
 
 impl Inner {
-    fn check(&self, tenant: TenantId, token: &str, now: Timestamp) -> Result<DeviceId, TokenError> {
+    fn check(&self, tenant: TenantId, token: &str, now: Timestamp) -> Result<Valid, TokenError> {
         if tenant != TenantId::default() {
             return Err(TokenError::NotForUs);
         }
@@ -175,11 +184,13 @@ impl Inner {
             }
         }
         let claims = found?.claims;
-        self.in_time(&claims, now)?;
-        self.device(&claims.sub).ok_or(TokenError::Subject)
+        let until = self.until(&claims, now)?;
+        let device = self.device(&claims.sub).ok_or(TokenError::Subject)?;
+        Ok(Valid { device, until })
     }
 
-    fn in_time(&self, claims: &Claims, now: Timestamp) -> Result<(), TokenError> {
+    /// When it ends, if `now` is in its time.
+    fn until(&self, claims: &Claims, now: Timestamp) -> Result<Timestamp, TokenError> {
         let (now, leeway) = (now.0 as f64 / 1000.0, self.leeway_secs as f64);
         if !claims.exp.is_finite() || claims.nbf.is_some_and(|from| !from.is_finite()) {
             return Err(TokenError::Malformed);
@@ -190,7 +201,8 @@ impl Inner {
         if claims.nbf.is_some_and(|from| now < from - leeway) {
             return Err(TokenError::NotYet);
         }
-        Ok(())
+        // A cast that saturates: far is far enough.
+        Ok(Timestamp(((claims.exp + leeway) * 1000.0) as u64))
     }
 
     /// A subject is the id of a device, or its bare JID.

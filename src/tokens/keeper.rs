@@ -1,14 +1,10 @@
 //! Keeps the issuer's keys: reads them again now and then, and when a token names one that is not known.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use prometheus::Registry;
 use reqwest::{Client, Url, redirect};
-use tokio::time::{MissedTickBehavior, sleep};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -115,13 +111,17 @@ impl Keeper {
         let Some(inner) = self.tokens.0.clone() else { return };
         let mut due = tokio::time::interval(self.every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rested = Instant::now();
         loop {
+            let wanted = async {
+                sleep_until(rested).await;
+                inner.wanted.notified().await;
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = inner.wanted.notified() => {}
+                () = wanted => {}
                 _ = due.tick() => {}
             }
-            let began = Instant::now();
             let loaded = tokio::select! {
                 () = stop.cancelled() => return,
                 loaded = self.load() => loaded,
@@ -130,10 +130,7 @@ impl Keeper {
             if let Err(error) = loaded {
                 warn!("the keys of device tokens stay as they are: {error}");
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(gap.saturating_sub(began.elapsed())) => {}
-            }
+            rested = Instant::now() + gap;
         }
     }
 

@@ -11,7 +11,7 @@ mod keeper;
 mod keys;
 mod metrics;
 
-pub use check::{TokenError, Tokens};
+pub use check::{TokenError, Tokens, Valid};
 pub use config::{Algorithm, Config};
 pub use keeper::{Keeper, KeysError};
 

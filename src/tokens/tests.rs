@@ -139,7 +139,7 @@ fn with(config: &Config, keys: &str) -> Tokens {
 
 fn check(tokens: &Tokens, token: &str) -> Result<String, TokenError> {
     let found = tokens.check(TenantId(0), token, Timestamp(NOW * 1000));
-    found.map(|device| device.to_string())
+    found.map(|valid| valid.device.to_string())
 }
 
 #[test]
@@ -188,6 +188,11 @@ fn claims_are_held_to_issuer_audience_time_and_subject() {
         tokens.check(TenantId(1), &issuer.token(&claims()), Timestamp(NOW * 1000)),
         Err(TokenError::NotForUs)
     );
+    let until = tokens
+        .check(TenantId(0), &issuer.token(&claims()), Timestamp(NOW * 1000))
+        .unwrap()
+        .until;
+    assert_eq!(until, Timestamp((NOW + 660) * 1000));
     assert_eq!(tokens.claimed(&issuer.token(&claims())).unwrap().to_string(), "box-7");
 }
 

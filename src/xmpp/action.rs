@@ -43,6 +43,8 @@ pub enum Action {
         password: Password,
         /// Any of these may match.
         secrets: Vec<ScramSecret>,
+        /// The device whose name was given. A password that is its token is answered by `token_accepted`.
+        device: Option<(TenantId, DeviceId)>,
     },
     /// Bind: claim the seat and call `claimed` or `claim_failed`.
     Claim {

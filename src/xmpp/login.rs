@@ -42,7 +42,7 @@ enum Exchange {
     /// The challenge was sent.
     Proof { challenge: Box<Challenge>, who: Option<Who> },
     /// Waits for the check of a password. `None`: whatever it says, there is no such device.
-    Check(Option<Who>),
+    Check { who: Option<Who>, device: Option<DeviceId> },
 }
 
 enum Attempt {
@@ -262,10 +262,10 @@ impl ServerStream {
             Credentials::Unknown { like } => (Vec::new(), None, like),
             Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
         };
-        let who = match (device, generation) {
+        let who = match (&device, generation) {
             (Some(device), Some(generation)) if !secrets.is_empty() => Some(Who {
                 tenant,
-                device,
+                device: device.clone(),
                 generation,
             }),
             _ => None,
@@ -293,9 +293,14 @@ impl ServerStream {
                     // The same work as for a device that exists.
                     vec![scram::fake_secret(tenant, &user, like.as_ref())]
                 };
-                login.exchange = Some(Exchange::Check(who));
+                let named = device.clone().map(|device| (tenant, device));
+                login.exchange = Some(Exchange::Check { who, device });
                 self.stage = Stage::Waiting;
-                self.actions.push_back(Action::CheckPassword { password, secrets });
+                self.actions.push_back(Action::CheckPassword {
+                    password,
+                    secrets,
+                    device: named,
+                });
             }
         }
     }
@@ -307,13 +312,35 @@ impl ServerStream {
         }
         let Some(login) = &mut self.login else { return };
         match login.exchange.take() {
-            Some(Exchange::Check(who)) => {
+            Some(Exchange::Check { who, .. }) => {
                 self.stage = Stage::Open;
                 match (who, right) {
                     (_, None) => self.login_failed(LoginFailure::TemporaryAuthFailure),
                     (Some(who), Some(true)) => self.login_succeeded(who, ""),
                     _ => self.login_failed(LoginFailure::NotAuthorized),
                 }
+                self.go_on(now);
+            }
+            other => login.exchange = other,
+        }
+    }
+
+    /// Answers `CheckPassword`: the password is a token of the device that was named, whose credentials have that generation.
+    pub fn token_accepted(&mut self, generation: u32, now: Instant) {
+        if self.stage != Stage::Waiting {
+            return;
+        }
+        let Some(login) = &mut self.login else { return };
+        let Some((_, tenant)) = login.host else { return };
+        match login.exchange.take() {
+            Some(Exchange::Check { device: Some(device), .. }) => {
+                self.stage = Stage::Open;
+                let who = Who {
+                    tenant,
+                    device,
+                    generation,
+                };
+                self.login_succeeded(who, "");
                 self.go_on(now);
             }
             other => login.exchange = other,

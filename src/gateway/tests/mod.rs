@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Balanced, Config, Gateway, GatewayMetrics, Link, Offer, Parts};
+use super::{Balanced, Config, DeviceTokens, Gateway, GatewayMetrics, Link, Offer, Parts};
 use crate::{
     certificate::Identity,
     crew::Crew,
@@ -106,6 +106,7 @@ impl Service {
             meter: Arc::new(NoMeter),
             clock,
             metrics: GatewayMetrics::register(&registry, &node).unwrap(),
+            tokens: DeviceTokens::default(),
             balancers: Balanced::default(),
             node,
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),

@@ -142,7 +142,7 @@ impl Talk {
                     };
                     self.stream.credentials_found(found, self.now);
                 }
-                Action::CheckPassword { password, secrets } => {
+                Action::CheckPassword { password, secrets, .. } => {
                     let right = Some(secrets.iter().any(|secret| secret.matches(&password)));
                     self.stream.password_checked(right, self.now);
                 }
