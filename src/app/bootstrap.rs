@@ -59,16 +59,20 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
 
 /// The certificate, and who looks after it.
 pub(super) fn tls(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<tls::Keeper, StartError> {
-    let files = if config.tls.generates_certificate() {
-        tls::Files::Generated {
+    let own = if config.tls.generates_certificate() {
+        tls::Source::Generated {
             directory: config.data_dir.clone(),
             domain: config.domain.clone(),
         }
     } else {
-        tls::Files::Given {
+        tls::Source::Given {
             certificate: config.tls.certificate.clone(),
             key: config.tls.key.clone(),
         }
+    };
+    let files = tls::Files {
+        own,
+        clients: config.tls.client_files(),
     };
     Ok(tls::Keeper::open(files, config.tls.reload_every(), clock, registry)?)
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    buffers,
+    buffers, certificate,
     connection::{Connection, Next, Seated, State},
     metrics::{Login, Reason, Refused, SessionEvent},
     session::Carried,
@@ -22,7 +22,7 @@ use crate::{
     domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
     store::{Device, DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
     tokens::{TokenError, Valid},
-    xmpp::{Action, Credentials, StreamError},
+    xmpp::{Action, Credentials, Pinned, StreamError},
 };
 
 /// The longest time that a login is slowed when two connections fight for a seat.
@@ -207,6 +207,7 @@ impl<'a> Progress<'a> {
                     self.tell(|state, now| state.stream.password_checked(right, now));
                 }
             }
+            Action::CheckCertificate { tenant, device, sha256 } => self.check_certificate(DeviceKey { tenant, device }, sha256).await,
             Action::Claim {
                 tenant,
                 device,
@@ -247,13 +248,7 @@ impl<'a> Progress<'a> {
             Ok(Registered::Present(device)) => {
                 self.facts = Facts::of(&device);
                 Credentials::Found {
-                    secrets: device
-                        .credentials
-                        .into_iter()
-                        .map(|credential| match credential {
-                            Credential::Scram(secret) => secret,
-                        })
-                        .collect(),
+                    secrets: device.credentials.iter().filter_map(Credential::scram).cloned().collect(),
                     generation: device.credential_generation,
                 }
             }
@@ -275,6 +270,27 @@ impl<'a> Progress<'a> {
             tracing::error!(%error, "the check of a password failed: {error}");
         }
         checked.ok()
+    }
+
+    /// Looks up which certificates the device may show.
+    async fn check_certificate(&mut self, key: DeviceKey, sha256: [u8; 32]) {
+        let shared = &self.connection.shared;
+        let Some(found) = self.within(shared.store.device(&key)).await else {
+            return;
+        };
+        let pinned = match found {
+            Ok(Registered::Present(device)) => {
+                self.facts = Facts::of(&device);
+                certificate::pinned(&device, sha256)
+            }
+            Ok(Registered::Removed(_) | Registered::Unknown) => Pinned::Unknown,
+            Err(error) => {
+                tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
+                shared.metrics.login(Login::Unavailable);
+                Pinned::Unavailable
+            }
+        };
+        self.tell(|state, now| state.stream.certificate_checked(pinned, now));
     }
 
     /// A token instead of a password: checked by the issuer's keys, then the device is looked up, or added.
@@ -509,9 +525,9 @@ pub(super) async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<Scra
     for after in [Some(&key.device), None] {
         // A registry that cannot be read shows in the look-up of real devices, too.
         let devices = store.devices(key.tenant, after, NEIGHBOURS).await.unwrap_or_default();
-        let secrets = devices.into_iter().flat_map(|device| device.credentials);
-        if let Some(Credential::Scram(secret)) = secrets.into_iter().next() {
-            return Some(secret);
+        let secrets: Vec<Credential> = devices.into_iter().flat_map(|device| device.credentials).collect();
+        if let Some(secret) = secrets.iter().find_map(Credential::scram) {
+            return Some(secret.clone());
         }
     }
     None

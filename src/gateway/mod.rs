@@ -6,6 +6,7 @@
 //! of sessions to be resumed. [`poll`] is the door for devices that still poll.
 
 mod buffers;
+mod certificate;
 mod config;
 mod connection;
 mod drain;
@@ -37,6 +38,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
+pub use certificate::CertificateIdentity;
 pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;

@@ -12,6 +12,7 @@ use super::{
     bind::Binding,
     element::Tag,
     error::{Condition, LoginFailure},
+    external::{Asked, PeerCertificate},
     ns,
     scram::{self, Challenge, ClientFirst, Hash},
     stream::{ServerStream, Stage},
@@ -31,6 +32,7 @@ pub(super) struct Who {
 enum Mechanism {
     Scram(Hash),
     Plain,
+    External,
 }
 
 /// Where a login is.
@@ -57,6 +59,10 @@ pub(super) struct Login {
     /// The domain and its tenant, once the header named it.
     pub(super) host: Option<(Arc<str>, TenantId)>,
     pub(super) who: Option<Who>,
+    /// What the peer showed in the handshake of this connection.
+    pub(super) certificate: Option<Box<PeerCertificate>>,
+    /// A login by it that waits for the registry.
+    pub(super) external: Option<Box<Asked>>,
     /// A bind that waits for the seat.
     pub(super) binding: Option<Binding>,
     /// `h` of a resumption that waits for its session.
@@ -74,6 +80,8 @@ impl Login {
             deadline,
             host: None,
             who: None,
+            certificate: None,
+            external: None,
             binding: None,
             resuming: None,
             exchange: None,
@@ -147,6 +155,7 @@ impl ServerStream {
             Some("SCRAM-SHA-256") => Mechanism::Scram(Hash::Sha256),
             Some("SCRAM-SHA-1") => Mechanism::Scram(Hash::Sha1),
             Some("PLAIN") => Mechanism::Plain,
+            Some("EXTERNAL") if login.certificate.is_some() => Mechanism::External,
             _ => return self.login_failed(LoginFailure::InvalidMechanism),
         };
         let text = tag.text();
@@ -188,6 +197,9 @@ impl ServerStream {
     }
 
     fn first_message(&mut self, mechanism: Mechanism, message: &[u8]) {
+        if mechanism == Mechanism::External {
+            return self.external(message);
+        }
         let Ok(message) = std::str::from_utf8(message) else {
             return self.login_failed(LoginFailure::MalformedRequest);
         };
@@ -200,7 +212,7 @@ impl ServerStream {
                 Err(failure) => return self.login_failed(failure),
             },
             // RFC 4616 §2.
-            Mechanism::Plain => match message.split('\0').collect::<Vec<_>>()[..] {
+            Mechanism::Plain | Mechanism::External => match message.split('\0').collect::<Vec<_>>()[..] {
                 [authzid, user, password] if !user.is_empty() && !password.is_empty() => {
                     let attempt = Attempt::Plain {
                         user: user.to_owned(),
@@ -347,7 +359,7 @@ impl ServerStream {
         }
     }
 
-    fn login_succeeded(&mut self, who: Who, last: &str) {
+    pub(super) fn login_succeeded(&mut self, who: Who, last: &str) {
         let Some(login) = &mut self.login else { return };
         login.who = Some(who);
         login.exchange = None;
@@ -363,7 +375,7 @@ impl ServerStream {
         self.restart();
     }
 
-    fn login_failed(&mut self, failure: LoginFailure) {
+    pub(super) fn login_failed(&mut self, failure: LoginFailure) {
         let Some(login) = &mut self.login else { return };
         login.exchange = None;
         // A store that does not answer is not the device's fault.

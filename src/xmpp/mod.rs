@@ -12,6 +12,7 @@ mod config;
 mod element;
 mod error;
 mod event;
+mod external;
 mod framer;
 mod header;
 mod liveness;
@@ -31,9 +32,10 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Credentials, Ended, SessionEnd};
+pub use action::{Action, Credentials, Ended, Pinned, SessionEnd};
 pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
+pub use external::PeerCertificate;
 pub use session::Session;
 pub use stream::ServerStream;
 pub use traffic::{LifeSign, Traffic};

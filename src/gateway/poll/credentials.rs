@@ -136,14 +136,9 @@ impl Logins {
         like: Option<ScramSecret>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let secrets: Vec<ScramSecret> = match device {
-            Some(device) if !device.credentials.is_empty() => {
-                let secret = |Credential::Scram(secret): &Credential| secret.clone();
-                device.credentials.iter().map(secret).collect()
-            }
-            _ => vec![like.unwrap_or_else(nobodys)],
-        };
-        let genuine = device.is_some_and(|device| !device.credentials.is_empty());
+        let own: Vec<ScramSecret> = device.map(secrets).unwrap_or_default();
+        let genuine = !own.is_empty();
+        let secrets = if genuine { own } else { vec![like.unwrap_or_else(nobodys)] };
         let password = claim.password.clone();
         let right = move || {
             let right = secrets.iter().any(|secret| secret.matches(&password));
@@ -272,6 +267,11 @@ impl Logins {
         wrong.times = wrong.times.saturating_add(1);
         all.put(key.clone(), wrong);
     }
+}
+
+/// The passwords of a device.
+fn secrets(device: &Device) -> Vec<ScramSecret> {
+    device.credentials.iter().filter_map(Credential::scram).cloned().collect()
 }
 
 /// A secret that no password has, where no device has any.

@@ -107,7 +107,7 @@ impl Shared {
             return known_device(claim, device, id);
         }
         let like = match (&device, &claim.key) {
-            (Some(device), _) if !device.credentials.is_empty() => None,
+            (Some(device), _) if device.credentials.iter().any(|one| one.scram().is_some()) => None,
             (_, Some(key)) => neighbour(store, key).await,
             (_, None) => None,
         };

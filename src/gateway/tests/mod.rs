@@ -88,7 +88,7 @@ impl Service {
             chain: vec![certificate],
             key: private,
         };
-        let tls = tls::Current::new(tls::Served::new(&identity).unwrap());
+        let tls = tls::Current::new(tls::Served::new(&identity, None).unwrap());
         let store = Arc::new(MemoryStore::default());
         let clock = SystemClock::shared();
         let node: Arc<str> = "n1".into();
