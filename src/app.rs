@@ -36,7 +36,7 @@ use crate::{
     receipts, registry,
     store::{Mailbox, Store, embedded::EmbeddedStore},
     telemetry::Metrics,
-    tls,
+    tls, tokens,
 };
 
 /// The name of the only node of the embedded shape.
@@ -54,6 +54,7 @@ pub struct App {
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
+    token_keys: tokens::Keeper,
     doors: Vec<Door>,
     admin: Door,
     page: Live,
@@ -112,6 +113,7 @@ impl App {
 
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
+        let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
         let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
         let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
@@ -139,6 +141,7 @@ impl App {
                 meter: ledger.clone(),
                 clock: clock.clone(),
                 metrics: GatewayMetrics::register(prometheus, NODE)?,
+                tokens: device_tokens.clone(),
                 balancers: gateway::Balanced {
                     xmpp: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpp, &proxy_metrics)?,
                     xmpps: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpps, &proxy_metrics)?,
@@ -195,6 +198,7 @@ impl App {
                 meter: ledger.clone(),
                 clock: clock.clone(),
                 metrics: poll::PollMetrics::register(prometheus)?,
+                tokens: device_tokens,
                 hosts: hosts(parts.clone()),
                 interval_secs: config.ledger.poll_interval_secs.max(1),
                 delivered: counts_delivered(&dispatch_metrics),
@@ -258,6 +262,7 @@ impl App {
             ledger,
             metrics,
             keeper,
+            token_keys,
             doors: vec![http_door, https_door],
             admin,
             page,
@@ -293,6 +298,7 @@ impl App {
         self.admin.open(&watch);
         self.page.start(&watch);
         watch.spawn(self.keeper.run(watch.stop_token()));
+        watch.spawn(self.token_keys.run(watch.stop_token()));
         tokio::select! {
             () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),

@@ -37,6 +37,8 @@ pub struct Config {
     pub store: crate::store::embedded::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
     pub tls: crate::tls::Config,
+    /// `[tokens]`: JWTs of devices.
+    pub tokens: crate::tokens::Config,
     /// `[limits]`: the bounds that `GET /v1/limits` publishes.
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
@@ -64,6 +66,7 @@ impl Default for Config {
             poll: crate::gateway::poll::Config::default(),
             store: crate::store::embedded::Config::default(),
             tls: crate::tls::Config::default(),
+            tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
             registry: crate::registry::Config::default(),

@@ -27,6 +27,7 @@ pub mod crew;
 pub mod http;
 pub mod proxy;
 pub mod tls;
+pub mod tokens;
 
 pub mod app;
 pub mod cli;

@@ -12,13 +12,13 @@ use std::{
 
 /// What every part may import, and which parts each may import beside that. Imports point down the flow.
 const EVERYONE: [&str; 3] = ["domain", "telemetry", "crew"];
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("ingress", &["store", "http"]),
     ("store", &[]),
     ("dispatch", &["store", "presence", "gateway"]),
     ("presence", &["store", "http"]),
     ("registry", &["store", "http"]),
-    ("gateway", &["presence", "store", "xmpp", "http", "proxy", "tls"]),
+    ("gateway", &["presence", "store", "xmpp", "http", "proxy", "tls", "tokens"]),
     ("xmpp", &["store"]),
     ("ledger", &["store", "http"]),
     ("receipts", &["store", "http"]),
@@ -27,6 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("crew", &[]),
     ("http", &["proxy"]),
     ("proxy", &[]),
+    ("tokens", &[]),
     ("tls", &["certificate"]),
     ("certificate", &[]),
     ("domain", &[]),

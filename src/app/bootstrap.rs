@@ -10,10 +10,10 @@ use tracing::info;
 use super::StartError;
 use crate::{
     config::Config,
-    domain::{Clock, Scope, TenantId, Timestamp},
-    http, registry,
+    domain::{Clock, DeviceId, Scope, TenantId, Timestamp},
+    gateway, http, registry,
     store::{ApiKey, Arrival, Store, StoreError, embedded::EmbeddedStore},
-    tls,
+    tls, tokens,
 };
 
 /// The file in the data directory with the first key.
@@ -59,18 +59,31 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
 
 /// The certificate, and who looks after it.
 pub(super) fn tls(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<tls::Keeper, StartError> {
-    let files = if config.tls.generates_certificate() {
-        tls::Files::Generated {
+    let own = if config.tls.generates_certificate() {
+        tls::Source::Generated {
             directory: config.data_dir.clone(),
             domain: config.domain.clone(),
         }
     } else {
-        tls::Files::Given {
+        tls::Source::Given {
             certificate: config.tls.certificate.clone(),
             key: config.tls.key.clone(),
         }
     };
+    let files = tls::Files {
+        own,
+        clients: config.tls.client_files(),
+    };
     Ok(tls::Keeper::open(files, config.tls.reload_every(), clock, registry)?)
+}
+
+/// What checks device tokens, and who keeps the keys for it.
+pub(super) fn tokens(config: &Config, registry: &Registry) -> Result<(tokens::Keeper, gateway::DeviceTokens), StartError> {
+    let keeper = tokens::Keeper::open(&config.tokens, &config.domain, registry)?;
+    let cohorts = config.registry.clone();
+    let cohort = Arc::new(move |tenant, device: &DeviceId| cohorts.cohort(tenant, device));
+    let doors = gateway::DeviceTokens::new(keeper.tokens(), cohort);
+    Ok((keeper, doors))
 }
 
 /// Leaves the ready line for the commands that run on this machine.

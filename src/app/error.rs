@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{gateway, store, tls};
+use crate::{gateway, store, tls, tokens};
 
 /// Why the service could not start. Each message names what is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,9 @@ pub enum StartError {
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The keys of device tokens.
+    #[error(transparent)]
+    Tokens(#[from] tokens::KeysError),
     /// The store does not open.
     #[error("the store in {} does not open: {source}", .dir.display())]
     Store {

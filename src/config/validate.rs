@@ -15,6 +15,8 @@ impl Config {
         self.check_certificate(&mut problems);
         self.check_clear_text(&mut problems);
         self.check_ledger(&mut problems);
+        problems.extend(self.tokens.problems());
+        problems.extend(self.xmpp.problems());
         problems.extend(self.log.filter().err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }

@@ -54,6 +54,42 @@ pub struct ScramSecret {
 pub enum Credential {
     /// A password, given or imported as SCRAM verifiers. At most two live at once, for rotation.
     Scram(ScramSecret),
+    /// A certificate that it may show in TLS (EXTERNAL). At most two live at once. A device that has one is let in by no other.
+    Certificate(CertificatePin),
+}
+
+impl Credential {
+    /// The verifiers, if it is a password.
+    pub fn scram(&self) -> Option<&ScramSecret> {
+        match self {
+            Self::Scram(secret) => Some(secret),
+            Self::Certificate(_) => None,
+        }
+    }
+
+    /// The certificate, if it is one.
+    pub fn certificate(&self) -> Option<&CertificatePin> {
+        match self {
+            Self::Scram(_) => None,
+            Self::Certificate(pin) => Some(pin),
+        }
+    }
+
+    /// The word for its type.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Scram(_) => "scram",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+}
+
+/// One certificate, by its fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatePin {
+    /// SHA-256 of its DER.
+    #[serde(with = "hex_bytes")]
+    pub sha256: [u8; 32],
 }
 
 impl ScramSecret {
@@ -119,6 +155,22 @@ impl ScramVerifier {
             stored_key: digest::digest(digest, client_key.as_ref()).as_ref().to_vec(),
             server_key: hmac::sign(&key, b"Server Key").as_ref().to_vec(),
         }
+    }
+}
+
+mod hex_bytes {
+    use data_encoding::HEXLOWER;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&HEXLOWER.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let bytes = HEXLOWER
+            .decode(String::deserialize(deserializer)?.as_bytes())
+            .map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("not 32 bytes"))
     }
 }
 

@@ -19,7 +19,7 @@ mod state;
 
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use credential::{Credential, Password, ScramSecret, ScramVerifier};
+pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVerifier};
 pub use event::{Data, Durability, Event, Require, Urgency};
 pub use event_id::{EventId, EventIdKey, Located, Queue};
 pub use hash::{stable_hash, stable_hash_of};

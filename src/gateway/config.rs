@@ -9,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::certificate::{CertificateIdentity, is_pattern};
 use crate::{
     domain::TenantId,
     xmpp::{FloodLimits, StreamConfig},
@@ -31,6 +32,11 @@ pub struct Config {
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
+    /// Where a client certificate without an XMPP address (`id-on-xmppAddr`) names its device: "san-uri", "cn", or "xmpp-addr", which
+    /// means nowhere else. Such names are of the default tenant. Default: "xmpp-addr".
+    pub certificate_identity: CertificateIdentity,
+    /// How that name is written, with `{device}` for the device's id: "urn:example:box:{device}". Default: "{device}".
+    pub certificate_pattern: String,
     /// Silence after which a device is asked for a sign of life. Default: 300.
     pub keepalive_secs: u64,
     /// An acknowledgement or an answer to a probe is overdue after this, and the connection is dead. Default: 30.
@@ -113,6 +119,8 @@ impl Default for Config {
             listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
             proxy_from: Vec::new(),
             require_tls: true,
+            certificate_identity: CertificateIdentity::default(),
+            certificate_pattern: "{device}".into(),
             keepalive_secs: 300,
             overdue_secs: 30,
             login_within_secs: 10,
@@ -179,6 +187,17 @@ impl Config {
                 patience: Duration::from_secs(self.flood_patience_secs),
             },
         }
+    }
+
+    /// Everything that does not fit together, each with the setting and the way out.
+    pub fn problems(&self) -> Vec<String> {
+        if is_pattern(&self.certificate_pattern) {
+            return Vec::new();
+        }
+        vec![format!(
+            "xmpp.certificate_pattern = {:?} has no place for the device, or several: write {{device}} once",
+            self.certificate_pattern
+        )]
     }
 
     /// [`Self::keepalive_secs`] as a duration.

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    buffers,
+    buffers, certificate,
     connection::{Connection, Next, Seated, State},
     entrance::{enter, step},
     metrics::{Login, Misbehaved, Reason, Refused, SessionEvent},
@@ -22,7 +22,8 @@ use super::{
 use crate::{
     domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
     store::{Device, DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
-    xmpp::{Action, Credentials, StreamError},
+    tokens::{TokenError, Valid},
+    xmpp::{Action, Credentials, Pinned, StreamError},
 };
 
 /// The longest time that a login is slowed when two connections fight for a seat.
@@ -48,6 +49,18 @@ impl Future for Step<'_> {
 struct Facts {
     poll_interval_secs: Option<u32>,
     polling: Polling,
+}
+
+impl Facts {
+    fn of(device: &Device) -> Self {
+        Self {
+            poll_interval_secs: poll_interval_secs(device),
+            polling: match device.cohort {
+                Cohort::Push => Polling::Off,
+                Cohort::Poll | Cohort::Control => Polling::On,
+            },
+        }
+    }
 }
 
 /// 32 bytes for ids and nonces.
@@ -198,11 +211,17 @@ impl<'a> Progress<'a> {
                     self.tell(|state, now| state.stream.credentials_found(found, now));
                 }
             }
-            Action::CheckPassword { password, secrets } => {
+            Action::CheckPassword {
+                password,
+                device: Some((tenant, device)),
+                ..
+            } if self.connection.shared.tokens.takes(&password) => self.check_token(DeviceKey { tenant, device }, password).await,
+            Action::CheckPassword { password, secrets, .. } => {
                 if let Some(right) = self.within(self.check(password, secrets)).await {
                     self.tell(|state, now| state.stream.password_checked(right, now));
                 }
             }
+            Action::CheckCertificate { tenant, device, sha256 } => self.check_certificate(DeviceKey { tenant, device }, sha256).await,
             Action::Claim {
                 tenant,
                 device,
@@ -243,21 +262,9 @@ impl<'a> Progress<'a> {
     async fn look_up(&mut self, key: &DeviceKey, store: &dyn Store) -> Option<Credentials> {
         Some(match self.within(store.device(key)).await? {
             Ok(Registered::Present(device)) => {
-                self.facts = Facts {
-                    poll_interval_secs: poll_interval_secs(&device),
-                    polling: match device.cohort {
-                        Cohort::Push => Polling::Off,
-                        Cohort::Poll | Cohort::Control => Polling::On,
-                    },
-                };
+                self.facts = Facts::of(&device);
                 Credentials::Found {
-                    secrets: device
-                        .credentials
-                        .into_iter()
-                        .map(|credential| match credential {
-                            Credential::Scram(secret) => secret,
-                        })
-                        .collect(),
+                    secrets: device.credentials.iter().filter_map(Credential::scram).cloned().collect(),
                     generation: device.credential_generation,
                 }
             }
@@ -277,6 +284,70 @@ impl<'a> Progress<'a> {
         let checked = check.await;
         if let Err(error) = &checked {
             tracing::error!(%error, "the check of a password failed: {error}");
+        }
+        checked.ok()
+    }
+
+    /// Looks up which certificates the device may show.
+    async fn check_certificate(&mut self, key: DeviceKey, sha256: [u8; 32]) {
+        let shared = &self.connection.shared;
+        let Some(found) = self.within(shared.store.device(&key)).await else {
+            return;
+        };
+        let pinned = match found {
+            Ok(Registered::Present(device)) => {
+                self.facts = Facts::of(&device);
+                certificate::pinned(&device, sha256)
+            }
+            Ok(Registered::Removed(_) | Registered::Unknown) => Pinned::Unknown,
+            Err(error) => {
+                tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
+                shared.metrics.login(Login::Unavailable);
+                Pinned::Unavailable
+            }
+        };
+        self.tell(|state, now| state.stream.certificate_checked(pinned, now));
+    }
+
+    /// A token instead of a password: checked by the issuer's keys, then the device is looked up, or added.
+    async fn check_token(&mut self, key: DeviceKey, token: Password) {
+        let shared = &self.connection.shared;
+        let Some(checked) = self.within(self.valid(key.clone(), token)).await else {
+            return;
+        };
+        let answer = match checked {
+            Some(Ok(_)) => {
+                let found = shared.tokens.device(&*shared.store, &key, shared.clock.now());
+                let Some(found) = self.within(found).await else { return };
+                found.map_err(|error| {
+                    tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
+                    shared.metrics.login(Login::Unavailable);
+                })
+            }
+            Some(Err(TokenError::NoKeys)) | None => Err(()),
+            Some(Err(error)) => {
+                tracing::debug!(device.id = %key.device, client.address = %self.connection.client, "a token of {} was refused: {error}", key.device);
+                Ok(None)
+            }
+        };
+        match answer {
+            Ok(Some(device)) => {
+                self.facts = Facts::of(&device);
+                self.tell(|state, now| state.stream.token_accepted(device.credential_generation, now));
+            }
+            Ok(None) => self.tell(|state, now| state.stream.password_checked(Some(false), now)),
+            Err(()) => self.tell(|state, now| state.stream.password_checked(None, now)),
+        }
+    }
+
+    /// Checks a token off the event loop. `None`: the check failed by a bug.
+    async fn valid(&self, key: DeviceKey, token: Password) -> Option<Result<Valid, TokenError>> {
+        let shared = &self.connection.shared;
+        let _permit = shared.password_checks.acquire().await.ok()?;
+        let (tokens, now) = (shared.tokens.clone(), shared.clock.now());
+        let checked = tokio::task::spawn_blocking(move || tokens.check(&key, &token, now)).await;
+        if let Err(error) = &checked {
+            tracing::error!(%error, "the check of a token failed: {error}");
         }
         checked.ok()
     }
@@ -502,9 +573,9 @@ pub(super) async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<Scra
     for after in [Some(&key.device), None] {
         // A registry that cannot be read shows in the look-up of real devices, too.
         let devices = store.devices(key.tenant, after, NEIGHBOURS).await.unwrap_or_default();
-        let secrets = devices.into_iter().flat_map(|device| device.credentials);
-        if let Some(Credential::Scram(secret)) = secrets.into_iter().next() {
-            return Some(secret);
+        let secrets: Vec<Credential> = devices.into_iter().flat_map(|device| device.credentials).collect();
+        if let Some(secret) = secrets.iter().find_map(Credential::scram) {
+            return Some(secret.clone());
         }
     }
     None

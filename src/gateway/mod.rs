@@ -6,6 +6,7 @@
 //! of sessions to be resumed. [`poll`] is the door for devices that still poll.
 
 mod buffers;
+mod certificate;
 mod config;
 mod connection;
 mod drain;
@@ -25,6 +26,7 @@ mod shared;
 mod socket;
 mod tally;
 mod timers;
+mod tokens;
 mod turns;
 mod wire;
 
@@ -41,9 +43,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
+pub use certificate::CertificateIdentity;
 pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
+pub use tokens::{CohortOf, DeviceTokens};
 
 use crate::{
     crew::Crew,
@@ -83,6 +87,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Made with [`GatewayMetrics::register`].
     pub metrics: GatewayMetrics,
+    /// Takes device tokens.
+    pub tokens: DeviceTokens,
     /// Who stands before the listeners.
     pub balancers: Balanced,
     /// The name of this node.
@@ -153,6 +159,7 @@ impl Gateway {
             node: parts.node,
             entrance: Entrance::new(&config),
             failures: Recent::new(FAILURES_MAX),
+            tokens: parts.tokens,
             sessions: Table::new(),
             closes: Recent::new(CLOSES_MAX),
             timers: Timers::new(Instant::now()),

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers,
+    tokens::DeviceTokens,
 };
 use crate::{
     crew::Crew,
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: GatewayMetrics,
     pub(super) node: Arc<str>,
+    pub(super) tokens: DeviceTokens,
     pub(super) sessions: Table,
     /// Who may begin to log in.
     pub(super) entrance: Entrance,

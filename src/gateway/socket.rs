@@ -9,7 +9,7 @@ use super::{
     buffers,
     connection::{Connection, State},
     metrics::{Reason, Refused},
-    wire::{Wire, WireError},
+    wire::{Heard, Wire, WireError},
 };
 
 /// Proofs of life and traffic go to the ledger at most this often.
@@ -47,12 +47,19 @@ impl Connection {
             let mut answer = buffers::take();
             let opened = wire.open(
                 filled,
-                &mut |clear| {
-                    if let Some(random) = starting_tls.take() {
-                        stream.tls_started(*random, now);
+                &mut |heard| match heard {
+                    Heard::Secured(secured) => {
+                        if let Some(random) = starting_tls.take() {
+                            stream.tls_started(*random, now);
+                        }
+                        if let Some(certificate) = self.shared.proven(&secured) {
+                            stream.certificate(certificate);
+                        }
                     }
-                    tally.clear_in(clear.len());
-                    stream.receive(clear, now, time);
+                    Heard::Clear(clear) => {
+                        tally.clear_in(clear.len());
+                        stream.receive(clear, now, time);
+                    }
                 },
                 &mut answer,
             );

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use rustls::{
+    pki_types::CertificateDer,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
@@ -33,6 +34,22 @@ pub(super) enum WireError {
     Closed,
 }
 
+/// What is known of a peer once its handshake is done.
+pub(super) struct Secured<'a> {
+    /// With what it was served.
+    pub(super) served: &'a Served,
+    /// The certificate that it showed, and what it sent along.
+    pub(super) chain: Option<&'a [CertificateDer<'static>]>,
+}
+
+/// What came out of the layer.
+pub(super) enum Heard<'a> {
+    /// The handshake is done. Comes once, before any bytes.
+    Secured(Secured<'a>),
+    /// Bytes of the stream.
+    Clear(&'a [u8]),
+}
+
 /// How the bytes of one connection are carried.
 pub(super) enum Wire {
     /// As they are.
@@ -49,6 +66,8 @@ pub(super) struct Tls {
     /// The beginning of a record that has not come in full. Empty, without memory, nearly always.
     partial: Vec<u8>,
     peer_closed: bool,
+    /// That the handshake is done was told.
+    told: bool,
 }
 
 impl Wire {
@@ -59,6 +78,7 @@ impl Wire {
             served,
             partial: Vec::new(),
             peer_closed: false,
+            told: false,
         })))
     }
 
@@ -80,17 +100,17 @@ impl Wire {
         }
     }
 
-    /// Opens what was read into `buffer` (after `begin`): hands on the clear bytes and appends to `answer` what TLS itself
+    /// Opens what was read into `buffer` (after `begin`): tells what was heard and appends to `answer` what TLS itself
     /// has to send. After an error, send `answer`, which may hold an alert, and close.
-    pub(super) fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+    pub(super) fn open(&mut self, buffer: &mut [u8], heard: &mut dyn FnMut(Heard<'_>), answer: &mut Vec<u8>) -> Result<(), WireError> {
         match self {
             Self::Plain => {
                 if !buffer.is_empty() {
-                    clear(buffer);
+                    heard(Heard::Clear(buffer));
                 }
                 Ok(())
             }
-            Self::Tls(tls) => tls.open(buffer, clear, answer),
+            Self::Tls(tls) => tls.open(buffer, heard, answer),
         }
     }
 
@@ -128,8 +148,10 @@ impl Wire {
 }
 
 impl Tls {
-    fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+    fn open(&mut self, buffer: &mut [u8], heard: &mut dyn FnMut(Heard<'_>), answer: &mut Vec<u8>) -> Result<(), WireError> {
         let mut start = 0;
+        // What comes in one flight with the end of the handshake.
+        let mut early = Vec::new();
         loop {
             let rest = buffer.get_mut(start..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
@@ -139,7 +161,11 @@ impl Tls {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        clear(record.payload);
+                        if self.told {
+                            heard(Heard::Clear(record.payload));
+                        } else {
+                            early.extend_from_slice(record.payload);
+                        }
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(answer, |space| match data.encode(space) {
@@ -158,6 +184,16 @@ impl Tls {
                 }
             }
             start += discard;
+            if !self.told && !self.connection.is_handshaking() {
+                self.told = true;
+                heard(Heard::Secured(Secured {
+                    served: &self.served,
+                    chain: self.connection.peer_certificates(),
+                }));
+                if !early.is_empty() {
+                    heard(Heard::Clear(&std::mem::take(&mut early)));
+                }
+            }
             if done {
                 break;
             }

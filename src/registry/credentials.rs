@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Credential, Limits, Password, Refusal, ScramSecret, ScramVerifier},
+    domain::{CertificatePin, Credential, Limits, Password, Refusal, ScramSecret, ScramVerifier},
     http::json::Field,
 };
 
@@ -16,16 +17,30 @@ pub(super) const ITERATIONS_MAX: u32 = 10_000;
 /// The longest password, in bytes.
 const PASSWORD_MAX: usize = 256;
 
+/// Passwords in both forms are one type, certificates the other.
+const TYPES: usize = 2;
+
 /// A credential of a request, not yet derived.
 #[derive(Debug)]
 pub(super) enum Given {
     Password(Password),
     Verifiers(ScramSecret),
+    Certificate(CertificatePin),
 }
 
 /// `credentials`: an array of at most two of a type.
 pub(super) fn parse(field: &Field<'_>, limits: &Limits) -> Result<Vec<Given>, Refusal> {
-    field.array(limits.credentials_max)?.into_iter().map(credential).collect()
+    let given: Vec<Given> = field
+        .array(TYPES * limits.credentials_max)?
+        .into_iter()
+        .map(credential)
+        .collect::<Result<_, _>>()?;
+    let certificates = given.iter().filter(|one| matches!(one, Given::Certificate(_))).count();
+    let most = certificates.max(given.len() - certificates);
+    if most > limits.credentials_max {
+        return Err(field.invalid(format!("{most} are of one type; at most {} are allowed", limits.credentials_max)));
+    }
+    Ok(given)
 }
 
 /// A password, here or in its short form.
@@ -50,11 +65,20 @@ fn credential(field: Field<'_>) -> Result<Given, Refusal> {
             sha256: verifier(fields.need("sha256")?, 32)?,
             sha1: fields.take("sha1").map(|field| verifier(field, 20)).transpose()?,
         }),
-        "certificate" => return Err(kind.invalid("\"certificate\" is not available in this version; password and scram are")),
-        _ => return Err(kind.invalid(format!("{word:?} is neither password nor scram"))),
+        "certificate" => Given::Certificate(pin(&fields.need("sha256")?)?),
+        _ => return Err(kind.invalid(format!("{word:?} is none of password, scram, certificate"))),
     };
     fields.finish()?;
     Ok(given)
+}
+
+/// The SHA-256 of a certificate's DER in hexadecimal, as `openssl x509 -fingerprint -sha256` prints it, too.
+fn pin(field: &Field<'_>) -> Result<CertificatePin, Refusal> {
+    let digits: String = field.text()?.chars().filter(|c| *c != ':').collect();
+    let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok();
+    let sha256 = bytes.and_then(|bytes| bytes.try_into().ok());
+    let sha256 = sha256.ok_or_else(|| field.invalid("it is no SHA-256 of a certificate: 64 hexadecimal digits"))?;
+    Ok(CertificatePin { sha256 })
 }
 
 fn verifier(field: Field<'_>, key_len: usize) -> Result<ScramVerifier, Refusal> {
@@ -115,11 +139,16 @@ fn derive_now(given: Vec<Given>, existing: &[Credential], iterations: u32) -> Op
             iterations.clamp(ITERATIONS_MIN, ITERATIONS_MAX)
         }
     };
+    let mut certificates = Vec::new();
     let settled: Vec<Result<ScramSecret, Password>> = given
         .into_iter()
-        .map(|given| match given {
-            Given::Verifiers(secret) => Ok(secret),
-            Given::Password(password) => known(&password, existing, rounds(&password)).ok_or(password),
+        .filter_map(|given| match given {
+            Given::Verifiers(secret) => Some(Ok(secret)),
+            Given::Password(password) => Some(known(&password, existing, rounds(&password)).ok_or(password)),
+            Given::Certificate(pin) => {
+                certificates.push(Credential::Certificate(pin));
+                None
+            }
         })
         .collect();
     let needed = settled
@@ -141,12 +170,13 @@ fn derive_now(given: Vec<Given>, existing: &[Credential], iterations: u32) -> Op
     };
     let derive =
         |one: Result<ScramSecret, Password>| one.unwrap_or_else(|password| ScramSecret::derive_with_salt(&password, &salt, rounds));
-    Some(settled.into_iter().map(|one| Credential::Scram(derive(one))).collect())
+    let passwords = settled.into_iter().map(|one| Credential::Scram(derive(one)));
+    Some(passwords.chain(certificates).collect())
 }
 
 /// The verifiers that the device has of that password already, of at least so many rounds.
 fn known(password: &Password, existing: &[Credential], rounds: u32) -> Option<ScramSecret> {
-    existing.iter().find_map(|Credential::Scram(secret)| {
+    existing.iter().filter_map(Credential::scram).find_map(|secret| {
         let fits = secret.sha1.is_some() && secret.sha256.iterations >= rounds;
         (fits && secret.matches(password)).then(|| secret.clone())
     })

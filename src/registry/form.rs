@@ -141,7 +141,7 @@ fn json_size(map: &Map<String, Value>) -> usize {
 
 /// A device as answers show it: of its credentials only their types.
 pub(super) fn show(device: &Device, caller: &Caller) -> Value {
-    let credentials: Vec<Value> = device.credentials.iter().map(|_| json!({"type": "scram"})).collect();
+    let credentials: Vec<Value> = device.credentials.iter().map(|one| json!({"type": one.kind()})).collect();
     json!({
         "id": device.id.as_str(),
         "jid": format!("{}@{}", device.id, caller.domain),

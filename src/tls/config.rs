@@ -12,6 +12,14 @@ pub struct Config {
     pub certificate: PathBuf,
     /// A file with the private key in PEM. Default: "".
     pub key: PathBuf,
+    /// A file with the authorities that vouch for certificates of devices, in PEM. TLS then asks for a certificate and does not demand
+    /// one; who shows a good one may log in by it (EXTERNAL). Default: "", which asks for none.
+    pub client_ca: PathBuf,
+    /// A file with what those authorities revoked: CRLs in PEM, or serial numbers in hexadecimal, one a line. Default: "".
+    pub client_revoked: PathBuf,
+    /// Ask for certificates that no authority vouches for, too, such as self-signed ones: one opens the door to the device whose
+    /// credentials name its SHA-256, and to no other. Default: false.
+    pub client_pinned: bool,
     /// How often the files are looked at for a change, in seconds; SIGHUP has them looked at at once. Default: 60.
     pub reload_secs: u64,
     /// Serve beyond loopback with the generated certificate: who does not hold its `ca.pem` cannot tell the service from an impostor. Default: false.
@@ -27,6 +35,9 @@ impl Default for Config {
         Self {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
+            client_ca: PathBuf::new(),
+            client_revoked: PathBuf::new(),
+            client_pinned: false,
             reload_secs: 60,
             risk_impostors_beyond_loopback: false,
             risk_readable_keys_beyond_loopback: false,
@@ -39,6 +50,16 @@ impl Config {
     /// Whether the certificate is the one that the service makes itself.
     pub fn generates_certificate(&self) -> bool {
         self.certificate.as_os_str().is_empty() && self.key.as_os_str().is_empty()
+    }
+
+    /// Where it says whose certificates are good.
+    pub fn client_files(&self) -> super::ClientFiles {
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        super::ClientFiles {
+            ca: given(&self.client_ca),
+            revoked: given(&self.client_revoked),
+            pinned: self.client_pinned,
+        }
     }
 
     /// [`Self::reload_secs`] as a duration.

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{Current, Served};
+use super::{ClientFiles, Current, Served, clients::ClientMaterial};
 use crate::{
     certificate::{self, CertificateError, Identity},
     domain::Clock,
@@ -24,6 +24,14 @@ pub enum TlsError {
     /// A file of the certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A file about the certificates of clients.
+    #[error("{} cannot be used: {why}", .path.display())]
+    ClientFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The certificate and its key do not fit TLS.
     #[error("the certificate and its key cannot be used: {0}")]
     Tls(#[from] rustls::Error),
@@ -32,9 +40,39 @@ pub enum TlsError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// All that is served, as its files say.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The service's own certificate.
+    pub own: Source,
+    /// Those of clients.
+    pub clients: ClientFiles,
+}
+
+impl Files {
+    fn load(&self, now: SystemTime) -> Result<Loaded, TlsError> {
+        let identity = self.own.load(now)?;
+        let material = self.clients.load()?;
+        let served = Served::new(&identity, self.clients.clients(&material)?)?;
+        Ok(Loaded {
+            fingerprint: fingerprint(&identity, &material),
+            expires_at: certificate::expires_at(&identity).unwrap_or_default(),
+            served,
+        })
+    }
+}
+
+struct Loaded {
+    served: Served,
+    /// SHA-256 of what was read.
+    fingerprint: [u8; 32],
+    /// When the certificate expires, in seconds since 1970.
+    expires_at: i64,
+}
+
 /// Where the certificate comes from.
 #[derive(Clone, Debug)]
-pub enum Files {
+pub enum Source {
     /// The operator's files.
     Given {
         /// The chain, in PEM.
@@ -51,7 +89,7 @@ pub enum Files {
     },
 }
 
-impl Files {
+impl Source {
     fn load(&self, now: SystemTime) -> Result<Identity, CertificateError> {
         match self {
             Self::Given { certificate, key } => certificate::load(certificate, key),
@@ -92,11 +130,11 @@ impl Keeper {
     /// When there is no certificate to serve with.
     pub fn open(files: Files, every: Duration, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Self, TlsError> {
         let metrics = TlsMetrics::register(registry)?;
-        let identity = files.load(time(&*clock))?;
-        metrics.expires(&identity);
+        let loaded = files.load(time(&*clock))?;
+        metrics.expiry.set(loaded.expires_at);
         Ok(Self {
-            served: fingerprint(&identity),
-            current: Current::new(Served::new(&identity)?),
+            served: loaded.fingerprint,
+            current: Current::new(loaded.served),
             files,
             every,
             clock,
@@ -133,27 +171,21 @@ impl Keeper {
     /// Looks once. A pair that cannot be used leaves the old one in place. `asked`: somebody waits to read what became of it.
     async fn look(&mut self, asked: bool) {
         let (files, now) = (self.files.clone(), time(&*self.clock));
-        let loaded = tokio::task::spawn_blocking(move || -> Result<_, TlsError> {
-            let identity = files.load(now)?;
-            let served = Served::new(&identity)?;
-            Ok((fingerprint(&identity), identity, served))
-        });
-        match loaded.await {
-            Ok(Ok((fingerprint, _, _))) if fingerprint == self.served => {
+        match tokio::task::spawn_blocking(move || files.load(now)).await {
+            Ok(Ok(loaded)) if loaded.fingerprint == self.served => {
                 if asked || self.wrong.is_some() {
                     info!("the certificate is the one that is served already");
                 }
                 self.wrong = None;
             }
-            Ok(Ok((fingerprint, identity, served))) => {
-                self.current.replace(served);
-                self.served = fingerprint;
+            Ok(Ok(loaded)) => {
+                self.current.replace(loaded.served);
+                self.served = loaded.fingerprint;
                 self.wrong = None;
-                self.metrics.expires(&identity);
+                self.metrics.expiry.set(loaded.expires_at);
                 self.metrics.replaced.inc();
-                let until = certificate::expires_at(&identity).unwrap_or_default();
                 info!(
-                    certificate.expires = until,
+                    certificate.expires = loaded.expires_at,
                     "a new certificate is served; connections that are up stay up"
                 );
             }
@@ -175,10 +207,11 @@ fn time(clock: &dyn Clock) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(clock.now().0)
 }
 
-/// SHA-256 of chain and key.
-fn fingerprint(identity: &Identity) -> [u8; 32] {
+/// SHA-256 of chain, key, and what is said of clients.
+fn fingerprint(identity: &Identity, clients: &ClientMaterial) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in identity.chain.iter().map(AsRef::as_ref).chain([identity.key.secret_der()]) {
+    let others = [identity.key.secret_der(), &clients.ca, &clients.revoked];
+    for part in identity.chain.iter().map(AsRef::as_ref).chain(others) {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part);
     }
@@ -214,10 +247,6 @@ impl TlsMetrics {
             failed: reloads.get_metric_with_label_values(&["failed"])?,
         })
     }
-
-    fn expires(&self, identity: &Identity) {
-        self.expiry.set(certificate::expires_at(identity).unwrap_or_default());
-    }
 }
 
 #[cfg(test)]
@@ -230,9 +259,13 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn given(directory: &Path) -> Files {
-        Files::Given {
+        let own = Source::Given {
             certificate: directory.join("certificate.pem"),
             key: directory.join("key.pem"),
+        };
+        Files {
+            own,
+            clients: ClientFiles::default(),
         }
     }
 
@@ -275,9 +308,13 @@ mod tests {
     #[tokio::test]
     async fn the_generated_one_is_renewed_while_it_is_served() {
         let directory = tempfile::tempdir().unwrap();
-        let files = Files::Generated {
+        let own = Source::Generated {
             directory: directory.path().to_owned(),
             domain: "push.example".into(),
+        };
+        let files = Files {
+            own,
+            clients: ClientFiles::default(),
         };
         let clock = clock();
         let mut keeper = Keeper::open(files, DAY, clock.clone(), &Registry::new()).unwrap();

@@ -4,10 +4,12 @@
 //! handshook with. [`Keeper`] looks at the files again and puts the next [`Served`] in place; connections that are up notice
 //! nothing. Tickets die with the certificate they were given under: who comes back sees the new one.
 
+mod clients;
 mod config;
 mod keeper;
 mod served;
 
+pub use clients::{ClientCertificate, ClientFiles, Clients};
 pub use config::Config;
-pub use keeper::{Files, Keeper, Reload, TlsError};
+pub use keeper::{Files, Keeper, Reload, Source, TlsError};
 pub use served::{Current, Served};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::CertificateDer, server::NoServerSessionStorage};
 
+use super::Clients;
 use crate::certificate::Identity;
 
 /// One certificate, as all TLS listeners serve it.
@@ -17,6 +18,8 @@ pub struct Served {
     pub web: Arc<ServerConfig>,
     /// The service's own certificate, in DER.
     pub leaf: CertificateDer<'static>,
+    /// Judges certificates of devices, if they are asked for one.
+    pub clients: Option<Clients>,
 }
 
 impl Served {
@@ -24,19 +27,20 @@ impl Served {
     ///
     /// # Errors
     /// When the key does not fit the certificate, or the system gives no random bytes.
-    pub fn new(identity: &Identity) -> Result<Self, rustls::Error> {
+    pub fn new(identity: &Identity, clients: Option<Clients>) -> Result<Self, rustls::Error> {
         let leaf = identity.chain.first().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
         Ok(Self {
-            devices: Arc::new(config(identity, b"xmpp-client")?),
-            web: Arc::new(config(identity, b"http/1.1")?),
+            devices: Arc::new(config(identity, clients.as_ref(), b"xmpp-client")?),
+            web: Arc::new(config(identity, None, b"http/1.1")?),
             leaf,
+            clients,
         })
     }
 }
 
 /// X25519 goes before X25519MLKEM768: it saves 14 µs of the 92 µs that a handshake costs the server, and logins come in storms.
 /// A client that insists on the hybrid gets it.
-fn config(identity: &Identity, protocol: &[u8]) -> Result<ServerConfig, rustls::Error> {
+fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Result<ServerConfig, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![
         aws_lc_rs::kx_group::X25519,
@@ -44,10 +48,13 @@ fn config(identity: &Identity, protocol: &[u8]) -> Result<ServerConfig, rustls::
         aws_lc_rs::kx_group::SECP256R1,
         aws_lc_rs::kx_group::SECP384R1,
     ];
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.asking()),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![protocol.to_vec()];
     // A fleet that comes back resumes from tickets; a table of sessions would hold a few hundred.
     config.session_storage = Arc::new(NoServerSessionStorage {});

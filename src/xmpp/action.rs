@@ -22,6 +22,27 @@ pub enum Credentials {
     Unavailable,
 }
 
+/// Answer to [`Action::CheckCertificate`]: what the registry knows of certificates of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinned {
+    /// This one.
+    This {
+        /// The generation of its credentials, to be claimed with.
+        generation: u32,
+    },
+    /// None: whoever proves to be the device is it.
+    None {
+        /// The generation of its credentials, to be claimed with.
+        generation: u32,
+    },
+    /// Others, and not this one.
+    Other,
+    /// There is no such device.
+    Unknown,
+    /// The store does not answer: `temporary-auth-failure`.
+    Unavailable,
+}
+
 /// A stored fact about an event that ended at the device's side.
 pub type Ended = (EventId, Located, Outcome);
 
@@ -43,6 +64,17 @@ pub enum Action {
         password: Password,
         /// Any of these may match.
         secrets: Vec<ScramSecret>,
+        /// The device whose name was given. A password that is its token is answered by `token_accepted`.
+        device: Option<(TenantId, DeviceId)>,
+    },
+    /// EXTERNAL: look up which certificates the device may use, and call `certificate_checked`.
+    CheckCertificate {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// SHA-256 of the certificate.
+        sha256: [u8; 32],
     },
     /// Bind: claim the seat and call `claimed` or `claim_failed`.
     Claim {

@@ -61,6 +61,7 @@ impl ServerStream {
     fn features(&mut self) {
         let Some(login) = &self.login else { return };
         let (secured, logged_in) = (login.secured, login.who.is_some());
+        let certified = login.certificate.is_some();
         let config = self.config.clone();
         self.write_plain(LifeSign::Connect, |out| {
             out.extend_from_slice(b"<stream:features>");
@@ -81,8 +82,12 @@ impl ServerStream {
                 );
                 limits = Some((config.stanza_max_bytes, u64::from(config.idle_secs)));
             } else if secured || config.allow_plaintext {
+                out.extend_from_slice(b"<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+                if certified {
+                    out.extend_from_slice(b"<mechanism>EXTERNAL</mechanism>");
+                }
                 out.extend_from_slice(
-                    b"<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-256</mechanism>\
+                    b"<mechanism>SCRAM-SHA-256</mechanism>\
                       <mechanism>SCRAM-SHA-1</mechanism><mechanism>PLAIN</mechanism></mechanisms>",
                 );
                 limits = Some((config.stanza_max_bytes_before_login, config.login_within.as_secs().max(1)));

@@ -12,6 +12,7 @@ use super::{
     bind::Binding,
     element::Tag,
     error::{Condition, LoginFailure},
+    external::{Asked, PeerCertificate},
     ns,
     scram::{self, Challenge, ClientFirst, Hash},
     stream::{ServerStream, Stage},
@@ -31,6 +32,7 @@ pub(super) struct Who {
 enum Mechanism {
     Scram(Hash),
     Plain,
+    External,
 }
 
 /// Where a login is.
@@ -42,7 +44,7 @@ enum Exchange {
     /// The challenge was sent.
     Proof { challenge: Box<Challenge>, who: Option<Who> },
     /// Waits for the check of a password. `None`: whatever it says, there is no such device.
-    Check(Option<Who>),
+    Check { who: Option<Who>, device: Option<DeviceId> },
 }
 
 enum Attempt {
@@ -57,6 +59,10 @@ pub(super) struct Login {
     /// The domain and its tenant, once the header named it.
     pub(super) host: Option<(Arc<str>, TenantId)>,
     pub(super) who: Option<Who>,
+    /// What the peer showed in the handshake of this connection.
+    pub(super) certificate: Option<Box<PeerCertificate>>,
+    /// A login by it that waits for the registry.
+    pub(super) external: Option<Box<Asked>>,
     /// A bind that waits for the seat.
     pub(super) binding: Option<Binding>,
     /// `h` of a resumption that waits for its session.
@@ -74,6 +80,8 @@ impl Login {
             deadline,
             host: None,
             who: None,
+            certificate: None,
+            external: None,
             binding: None,
             resuming: None,
             exchange: None,
@@ -147,6 +155,7 @@ impl ServerStream {
             Some("SCRAM-SHA-256") => Mechanism::Scram(Hash::Sha256),
             Some("SCRAM-SHA-1") => Mechanism::Scram(Hash::Sha1),
             Some("PLAIN") => Mechanism::Plain,
+            Some("EXTERNAL") if login.certificate.is_some() => Mechanism::External,
             _ => return self.login_failed(LoginFailure::InvalidMechanism),
         };
         let text = tag.text();
@@ -188,6 +197,9 @@ impl ServerStream {
     }
 
     fn first_message(&mut self, mechanism: Mechanism, message: &[u8]) {
+        if mechanism == Mechanism::External {
+            return self.external(message);
+        }
         let Ok(message) = std::str::from_utf8(message) else {
             return self.login_failed(LoginFailure::MalformedRequest);
         };
@@ -200,7 +212,7 @@ impl ServerStream {
                 Err(failure) => return self.login_failed(failure),
             },
             // RFC 4616 §2.
-            Mechanism::Plain => match message.split('\0').collect::<Vec<_>>()[..] {
+            Mechanism::Plain | Mechanism::External => match message.split('\0').collect::<Vec<_>>()[..] {
                 [authzid, user, password] if !user.is_empty() && !password.is_empty() => {
                     let attempt = Attempt::Plain {
                         user: user.to_owned(),
@@ -262,10 +274,10 @@ impl ServerStream {
             Credentials::Unknown { like } => (Vec::new(), None, like),
             Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
         };
-        let who = match (device, generation) {
+        let who = match (&device, generation) {
             (Some(device), Some(generation)) if !secrets.is_empty() => Some(Who {
                 tenant,
-                device,
+                device: device.clone(),
                 generation,
             }),
             _ => None,
@@ -293,9 +305,14 @@ impl ServerStream {
                     // The same work as for a device that exists.
                     vec![scram::fake_secret(tenant, &user, like.as_ref())]
                 };
-                login.exchange = Some(Exchange::Check(who));
+                let named = device.clone().map(|device| (tenant, device));
+                login.exchange = Some(Exchange::Check { who, device });
                 self.stage = Stage::Waiting;
-                self.actions.push_back(Action::CheckPassword { password, secrets });
+                self.actions.push_back(Action::CheckPassword {
+                    password,
+                    secrets,
+                    device: named,
+                });
             }
         }
     }
@@ -307,7 +324,7 @@ impl ServerStream {
         }
         let Some(login) = &mut self.login else { return };
         match login.exchange.take() {
-            Some(Exchange::Check(who)) => {
+            Some(Exchange::Check { who, .. }) => {
                 self.stage = Stage::Open;
                 match (who, right) {
                     (_, None) => self.login_failed(LoginFailure::TemporaryAuthFailure),
@@ -320,7 +337,29 @@ impl ServerStream {
         }
     }
 
-    fn login_succeeded(&mut self, who: Who, last: &str) {
+    /// Answers `CheckPassword`: the password is a token of the device that was named, whose credentials have that generation.
+    pub fn token_accepted(&mut self, generation: u32, now: Instant) {
+        if self.stage != Stage::Waiting {
+            return;
+        }
+        let Some(login) = &mut self.login else { return };
+        let Some((_, tenant)) = login.host else { return };
+        match login.exchange.take() {
+            Some(Exchange::Check { device: Some(device), .. }) => {
+                self.stage = Stage::Open;
+                let who = Who {
+                    tenant,
+                    device,
+                    generation,
+                };
+                self.login_succeeded(who, "");
+                self.go_on(now);
+            }
+            other => login.exchange = other,
+        }
+    }
+
+    pub(super) fn login_succeeded(&mut self, who: Who, last: &str) {
         let Some(login) = &mut self.login else { return };
         login.who = Some(who);
         login.exchange = None;
@@ -336,7 +375,7 @@ impl ServerStream {
         self.restart();
     }
 
-    fn login_failed(&mut self, failure: LoginFailure) {
+    pub(super) fn login_failed(&mut self, failure: LoginFailure) {
         let Some(login) = &mut self.login else { return };
         login.exchange = None;
         // A store that does not answer is not the device's fault.

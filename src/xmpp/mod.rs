@@ -12,6 +12,7 @@ mod config;
 mod element;
 mod error;
 mod event;
+mod external;
 mod flood;
 mod framer;
 mod header;
@@ -35,9 +36,10 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Credentials, Ended, SessionEnd};
+pub use action::{Action, Credentials, Ended, Pinned, SessionEnd};
 pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
+pub use external::PeerCertificate;
 pub use flood::FloodLimits;
 pub use push::Pushed;
 pub use session::Session;

@@ -187,6 +187,7 @@ impl Conversation {
                     let right = matches!(self.scene, Scene::Bound { .. });
                     self.stream.password_checked((!self.failing).then_some(right), self.now);
                 }
+                Action::CheckCertificate { .. } => panic!("no certificate was shown"),
                 Action::Claim { tenant, device, .. } => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger claims the seat of {device}");
                     assert_eq!(tenant, TenantId(0));

@@ -16,10 +16,8 @@ async fn stored(scene: &Scene, id: &str) -> Device {
 }
 
 fn opens(device: &Device, password: &str) -> bool {
-    device.credentials.iter().any(|credential| {
-        let Credential::Scram(secret) = credential;
-        secret.matches(&Password(password.into()))
-    })
+    let mut secrets = device.credentials.iter().filter_map(Credential::scram);
+    secrets.any(|secret| secret.matches(&Password(password.into())))
 }
 
 #[tokio::test]
@@ -124,6 +122,38 @@ async fn passwords_rotate_by_twos_and_the_same_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn certificates_are_pinned_by_twos_beside_passwords_and_never_shown() {
+    let scene = Scene::new().await;
+    let certificate = |digit: &str| json!({"type": "certificate", "sha256": digit.repeat(64)});
+    let password = |value: &str| json!({"type": "password", "value": value});
+    let put = async |credentials: Value| scene.send("PUT", "/v1/devices/box", &json!({"credentials": credentials})).await;
+    let shown = put(json!([certificate("a"), password("x"), certificate("B"), password("y")]))
+        .await
+        .expect(200);
+    let kinds = ["scram", "scram", "certificate", "certificate"].map(|kind| json!({"type": kind}));
+    assert_eq!(shown.json()["credentials"], json!(kinds));
+    assert!(!shown.body.contains("aaaa"), "{}", shown.body);
+    let device = stored(&scene, "box").await;
+    let pins: Vec<[u8; 32]> = device
+        .credentials
+        .iter()
+        .filter_map(Credential::certificate)
+        .map(|pin| pin.sha256)
+        .collect();
+    assert_eq!(pins, [[0xaa; 32], [0xbb; 32]]);
+    assert!(opens(&device, "x") && opens(&device, "y"));
+    put(json!([certificate("a"), certificate("b"), certificate("c")]))
+        .await
+        .refused(400, "invalid-field", "at most 2");
+    // As openssl prints it.
+    let printed = format!("{}AA", "AA:".repeat(31));
+    put(json!([{"type": "certificate", "sha256": printed}])).await.expect(200);
+    let changed = stored(&scene, "box").await;
+    assert_eq!(changed.credentials[0].certificate().unwrap().sha256, [0xaa; 32]);
+    assert_eq!(changed.credential_generation, device.credential_generation + 1);
+}
+
+#[tokio::test]
 async fn verifiers_can_be_imported() {
     let scene = Scene::new().await;
     scene
@@ -131,7 +161,7 @@ async fn verifiers_can_be_imported() {
         .await
         .expect(200);
     let device = stored(&scene, "box").await;
-    let Credential::Scram(secret) = &device.credentials[0];
+    let secret = device.credentials[0].scram().unwrap();
     let mut imported = serde_json::to_value(secret).unwrap();
     imported["type"] = json!("scram");
     scene
@@ -171,7 +201,7 @@ async fn a_bad_device_is_refused_by_the_name_of_its_field() {
         (
             json!({"credentials": [{"type": "certificate", "sha256": ""}]}),
             "invalid-field",
-            "not available in this version",
+            "credentials[0].sha256",
         ),
         (json!({"credentials": [{"type": "magic"}]}), "invalid-field", "credentials[0].type"),
         (json!({"credentials": [{"value": "x"}]}), "missing-field", "credentials[0].type"),

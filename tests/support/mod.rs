@@ -8,6 +8,7 @@
 mod certificates;
 mod device;
 mod http;
+mod issuer;
 mod poller;
 mod service;
 mod wire;
@@ -15,6 +16,7 @@ mod wire;
 pub use certificates::{Authority, Issued, peer};
 pub use device::{Device, Event};
 pub use http::{Answer, Backend};
+pub use issuer::{Issuer, KeyServer};
 pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};
 pub use poller::{Polled, Poller, basic};
 pub use service::{Service, Settings, TestDir, terminate, unpoll, wait_for_presence};

@@ -1,4 +1,4 @@
-//! Who polls: HTTP Basic (RFC 7617), checked once and then known by its HMAC.
+//! Who polls: HTTP Basic (RFC 7617) or a token as Bearer (RFC 6750 §2.1), checked once and then known by its HMAC.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,14 @@ use super::{
 };
 use crate::{
     domain::{Credential, Password, Refusal, ScramSecret, ScramVerifier, TenantId, Timestamp},
-    gateway::Hosts,
+    gateway::{DeviceTokens, Hosts},
     http::single,
     store::{Device, DeviceKey},
+    tokens::TokenError,
 };
 
 /// The longest value of `Authorization` that is looked at, in bytes.
-const HEADER_MAX: usize = 1_024;
+const HEADER_MAX: usize = 12 * 1_024;
 /// Wrong passwords are counted for so long.
 const WRONG_WITHIN: Duration = Duration::from_secs(60);
 /// What a request is told that finds no room for the check of its password.
@@ -32,22 +33,29 @@ const BUSY_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Claim {
     /// The device. `None`: a name that no device can have.
     pub(super) key: Option<DeviceKey>,
-    password: Password,
+    pub(super) password: Password,
 }
 
 impl Claim {
-    /// The claim in the request's header: the bare JID of the device (RFC 7622), or its id in the default tenant.
+    /// The claim in the request's header: the bare JID of the device (RFC 7622), or its id in the default tenant; of a Bearer token
+    /// whom it names.
     ///
     /// # Errors
     /// `WrongCredentials` when there is none.
-    pub(super) fn of(headers: &HeaderMap, hosts: &Hosts) -> Result<Self, Refusal> {
-        Self::read(headers, hosts).ok_or(Refusal::WrongCredentials)
+    pub(super) fn of(headers: &HeaderMap, hosts: &Hosts, tokens: &DeviceTokens) -> Result<Self, Refusal> {
+        Self::read(headers, hosts, tokens).ok_or(Refusal::WrongCredentials)
     }
 
-    fn read(headers: &HeaderMap, hosts: &Hosts) -> Option<Self> {
+    fn read(headers: &HeaderMap, hosts: &Hosts, tokens: &DeviceTokens) -> Option<Self> {
         let value = single(headers, header::AUTHORIZATION.as_str()).ok()??;
         let (scheme, token) = value.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") || token.len() > HEADER_MAX {
+        if token.len() > HEADER_MAX {
+            return None;
+        }
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Self::of_token(token.trim(), tokens);
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
         let pair = String::from_utf8(BASE64_STANDARD.decode(token.trim()).ok()?).ok()?;
@@ -64,7 +72,17 @@ impl Claim {
     }
 }
 
-/// Checks passwords.
+impl Claim {
+    fn of_token(token: &str, tokens: &DeviceTokens) -> Option<Self> {
+        let password = Password(token.to_owned());
+        tokens.takes(&password).then_some(())?;
+        let tenant = TenantId::default();
+        let key = tokens.claimed(token).map(|device| DeviceKey { tenant, device });
+        Some(Self { key, password })
+    }
+}
+
+/// Checks passwords and tokens.
 pub(super) struct Logins {
     /// Of this process alone: what it signs proves nothing elsewhere.
     key: hmac::Key,
@@ -118,6 +136,46 @@ impl Logins {
         like: Option<ScramSecret>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
+        let own: Vec<ScramSecret> = device.map(secrets).unwrap_or_default();
+        let genuine = !own.is_empty();
+        let secrets = if genuine { own } else { vec![like.unwrap_or_else(nobodys)] };
+        let password = claim.password.clone();
+        let right = move || {
+            let right = secrets.iter().any(|secret| secret.matches(&password));
+            Ok((right && genuine).then_some(Timestamp(u64::MAX)))
+        };
+        self.prove(claim, device, now, right).await
+    }
+
+    /// Nothing, when the claim's token is the one of that device, which need not be in the registry yet.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; `Unavailable` while the issuer's keys are not there.
+    pub(super) async fn check_token(
+        &self,
+        claim: &Claim,
+        key: &DeviceKey,
+        device: Option<&Device>,
+        tokens: &DeviceTokens,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let (tokens, key, token) = (tokens.clone(), key.clone(), claim.password.clone());
+        let valid = move || match tokens.check(&key, &token, now) {
+            Ok(valid) => Ok(Some(valid.until)),
+            Err(TokenError::NoKeys) => Err(Refusal::Unavailable { retry_after: BUSY_FOR }),
+            Err(_) => Ok(None),
+        };
+        self.prove(claim, device, now, valid).await
+    }
+
+    /// Has `work` done off the event loop, in its turn; it answers until when the claim is true, at most.
+    async fn prove(
+        &self,
+        claim: &Claim,
+        device: Option<&Device>,
+        now: Timestamp,
+        work: impl FnOnce() -> Result<Option<Timestamp>, Refusal> + Send + 'static,
+    ) -> Result<(), Refusal> {
         let known = || device.is_some_and(|device| self.knows(claim, device, now));
         if known() {
             self.metrics.login(Login::Known).inc();
@@ -138,33 +196,22 @@ impl Logins {
         }
         // And others may have been wrong meanwhile: guesses that come all at once are no more than those that come in a row.
         self.may_try(claim, now)?;
-        let secrets: Vec<ScramSecret> = match device {
-            Some(device) if !device.credentials.is_empty() => {
-                let secret = |Credential::Scram(secret): &Credential| secret.clone();
-                device.credentials.iter().map(secret).collect()
-            }
-            _ => vec![like.unwrap_or_else(nobodys)],
-        };
-        let genuine = device.is_some_and(|device| !device.credentials.is_empty());
-        let password = claim.password.clone();
         let checked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            secrets.iter().any(|secret| secret.matches(&password))
+            work()
         });
-        let right = checked.await.map_err(|error| {
+        let proven = checked.await.map_err(|error| {
             tracing::error!(%error, "the check of a password failed: {error}");
             Refusal::Internal("the check of a password".into())
-        })?;
-        match (device, &claim.key) {
-            (Some(device), Some(key)) if right && genuine => {
-                self.remember(key, claim, device, now);
-                Ok(())
-            }
-            _ => {
-                self.note_wrong(claim, now);
-                Err(Refusal::WrongCredentials)
-            }
+        })??;
+        let Some(until) = proven else {
+            self.note_wrong(claim, now);
+            return Err(Refusal::WrongCredentials);
+        };
+        if let (Some(device), Some(key)) = (device, &claim.key) {
+            self.remember(key, claim, device, until, now);
         }
+        Ok(())
     }
 
     /// What a tag is made of: a device that was removed and added again has another ordinal, changed credentials another generation.
@@ -187,11 +234,11 @@ impl Logins {
             .is_some_and(|known| now < known.until && hmac::verify(&self.key, &Self::message(claim, device), known.tag.as_ref()).is_ok())
     }
 
-    fn remember(&self, key: &DeviceKey, claim: &Claim, device: &Device, now: Timestamp) {
+    fn remember(&self, key: &DeviceKey, claim: &Claim, device: &Device, until: Timestamp, now: Timestamp) {
         self.metrics.login(Login::Checked).inc();
         let known = Known {
             tag: hmac::sign(&self.key, &Self::message(claim, device)),
-            until: now.plus(self.known_for),
+            until: until.min(now.plus(self.known_for)),
         };
         self.known.lock().put(key.clone(), known);
         self.wrong.lock().remove(key);
@@ -220,6 +267,11 @@ impl Logins {
         wrong.times = wrong.times.saturating_add(1);
         all.put(key.clone(), wrong);
     }
+}
+
+/// The passwords of a device.
+fn secrets(device: &Device) -> Vec<ScramSecret> {
+    device.credentials.iter().filter_map(Credential::scram).cloned().collect()
 }
 
 /// A secret that no password has, where no device has any.

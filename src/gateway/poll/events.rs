@@ -64,6 +64,17 @@ pub(super) async fn poll(
     Ok(response)
 }
 
+/// A device whose claim is true, when it asks about itself.
+fn known_device(claim: Claim, device: Option<Device>, id: &Segment) -> Result<Known, Refusal> {
+    let (Some(key), Some(device)) = (claim.key, device) else {
+        return Err(Refusal::WrongCredentials);
+    };
+    if id.0.parse().ok().as_ref() != Some(&key.device) {
+        return Err(Refusal::OtherDevice(key.device));
+    }
+    Ok(Known { key, device })
+}
+
 impl Shared {
     /// Finds out which device asks, and that it asks about itself. A device that was removed is as good as unknown: whoever cannot
     /// log in learns nothing about it.
@@ -72,7 +83,8 @@ impl Shared {
     /// `WrongCredentials`, `TooManyWrong`, `Overloaded`, `OtherDevice`, or what the store says.
     pub(super) async fn log_in(&self, headers: &HeaderMap, id: &Segment, tab: &mut Tab) -> Result<Known, Refusal> {
         let store = &*self.parts.store;
-        let claim = Claim::of(headers, &self.parts.hosts)?;
+        let tokens = &self.parts.tokens;
+        let claim = Claim::of(headers, &self.parts.hosts, tokens)?;
         let device = match &claim.key {
             Some(key) => self.registered(key).await?,
             None => None,
@@ -85,19 +97,22 @@ impl Shared {
                 poll_interval_secs: poll_interval_secs(device),
             });
         }
+        if let (Some(key), true) = (&claim.key, tokens.takes(&claim.password)) {
+            let now = self.parts.clock.now();
+            self.logins.check_token(&claim, key, device.as_ref(), tokens, now).await?;
+            let device = match device {
+                Some(device) => Some(device),
+                None => tokens.device(store, key, now).await.map_err(refusal)?,
+            };
+            return known_device(claim, device, id);
+        }
         let like = match (&device, &claim.key) {
-            (Some(device), _) if !device.credentials.is_empty() => None,
+            (Some(device), _) if device.credentials.iter().any(|one| one.scram().is_some()) => None,
             (_, Some(key)) => neighbour(store, key).await,
             (_, None) => None,
         };
         self.logins.check(&claim, device.as_ref(), like, self.parts.clock.now()).await?;
-        let (Some(key), Some(device)) = (claim.key, device) else {
-            return Err(Refusal::WrongCredentials);
-        };
-        if id.0.parse().ok().as_ref() != Some(&key.device) {
-            return Err(Refusal::OtherDevice(key.device));
-        }
-        Ok(Known { key, device })
+        known_device(claim, device, id)
     }
 
     async fn registered(&self, key: &DeviceKey) -> Result<Option<Device>, Refusal> {

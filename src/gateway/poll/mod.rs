@@ -2,7 +2,7 @@
 //!
 //! `GET /v1/devices/{id}/events` shows what waits behind a cursor, also what is written to a session and not acknowledged;
 //! `POST /v1/devices/{id}/acks` ends deliveries, each with the fate and the receipt that it would have had by XMPP. A device
-//! logs in with HTTP Basic at every request. A poll takes no seat, so presence does not see it, and a device may change
+//! logs in with HTTP Basic or its token at every request. A poll takes no seat, so presence does not see it, and a device may change
 //! between polls and a session at any moment: an event leaves the queue by whichever acknowledgement comes first.
 //!
 //! What is deliberately absent: any state of a device. Its cursor is in its own hands, sealed by ids of the store.
@@ -33,7 +33,7 @@ pub use config::Config;
 pub use metrics::PollMetrics;
 
 use self::credentials::Logins;
-use super::{Hosts, Links};
+use super::{DeviceTokens, Hosts, Links};
 use crate::{
     domain::{Clock, DeviceSignal, PollMeter, Urgency},
     store::Store,
@@ -56,6 +56,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Made with [`PollMetrics::register`].
     pub metrics: PollMetrics,
+    /// Takes device tokens.
+    pub tokens: DeviceTokens,
     /// Which tenant a domain belongs to.
     pub hosts: Hosts,
     /// The poll interval of a device that has none of its own, in seconds.

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Balanced, Config, Gateway, GatewayMetrics, Link, Offer, Parts};
+use super::{Balanced, Config, DeviceTokens, Gateway, GatewayMetrics, Link, Offer, Parts};
 use crate::{
     certificate::Identity,
     crew::Crew,
@@ -90,7 +90,7 @@ impl Service {
             chain: vec![certificate],
             key: private,
         };
-        let tls = tls::Current::new(tls::Served::new(&identity).unwrap());
+        let tls = tls::Current::new(tls::Served::new(&identity, None).unwrap());
         let store = Arc::new(MemoryStore::default());
         let clock = SystemClock::shared();
         let node: Arc<str> = "n1".into();
@@ -108,6 +108,7 @@ impl Service {
             meter: Arc::new(NoMeter),
             clock,
             metrics: GatewayMetrics::register(&registry, &node).unwrap(),
+            tokens: DeviceTokens::default(),
             balancers: Balanced::default(),
             node,
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),

@@ -177,16 +177,14 @@ fn go_on_counting(draft: &mut Draft<'_>, tenant: TenantId, from: u32, to: u32) -
 }
 
 fn check_credentials(change: &DeviceChange, most: usize) -> Result<(), StoreError> {
-    let scram = change
-        .credentials
-        .iter()
-        .flatten()
-        .filter(|credential| matches!(credential, Credential::Scram(_)))
-        .count();
-    if scram > most {
-        return Err(StoreError::Conflict(
-            format!("the device would have {scram} live credentials of type scram; at most {most} are allowed").into(),
-        ));
+    let all: Vec<&Credential> = change.credentials.iter().flatten().collect();
+    for one in &all {
+        let (kind, count) = (one.kind(), all.iter().filter(|other| other.kind() == one.kind()).count());
+        if count > most {
+            return Err(StoreError::Conflict(
+                format!("the device would have {count} live credentials of type {kind}; at most {most} are allowed").into(),
+            ));
+        }
     }
     Ok(())
 }

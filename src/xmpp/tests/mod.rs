@@ -1,5 +1,6 @@
 //! Conversations with the machine: a scripted peer on one side, a gateway that answers every action on the other.
 
+mod external;
 mod flood;
 mod fuzz;
 mod input;
@@ -53,6 +54,8 @@ struct Talk {
     seen: Vec<Action>,
     secrets: Vec<ScramSecret>,
     claims: usize,
+    /// What the registry says of the certificate of `stb-1`.
+    pinned: Pinned,
     /// The session that a resumption finds.
     parked: Option<Box<Session>>,
     tls: bool,
@@ -68,6 +71,7 @@ impl Talk {
             seen: Vec::new(),
             secrets: vec![SECRET.clone()],
             claims: 0,
+            pinned: Pinned::None { generation: 3 },
             parked: None,
             tls: false,
         }
@@ -144,9 +148,14 @@ impl Talk {
                     };
                     self.stream.credentials_found(found, self.now);
                 }
-                Action::CheckPassword { password, secrets } => {
+                Action::CheckPassword { password, secrets, .. } => {
                     let right = Some(secrets.iter().any(|secret| secret.matches(&password)));
                     self.stream.password_checked(right, self.now);
+                }
+                Action::CheckCertificate { tenant, device, .. } => {
+                    let known = tenant == TenantId(0) && device.as_str() == "stb-1";
+                    let found = if known { self.pinned } else { Pinned::Unknown };
+                    self.stream.certificate_checked(found, self.now);
                 }
                 Action::Claim {
                     tenant,

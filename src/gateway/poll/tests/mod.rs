@@ -29,7 +29,7 @@ use crate::{
         Carried, Clock, Cohort, Credential, Data, DeviceId, DeviceSignal, Epoch, Event, EventId, Exchange, Generation, ManualClock,
         Password, PollMeter, PollResult, Polled, Poller, Require, ScramSecret, TenantId, Timestamp, Urgency,
     },
-    gateway::{Behind, Link, Links, Offer},
+    gateway::{Behind, DeviceTokens, Link, Links, Offer},
     store::{
         Arrival, DeviceChange, DeviceKey, Mailbox, NewEvent, QueuedEvent, Registry,
         embedded::{self, EmbeddedStore},
@@ -174,6 +174,7 @@ impl Scene {
             meter: notes.clone(),
             clock: clock.clone(),
             metrics: PollMetrics::register(&metrics).unwrap(),
+            tokens: DeviceTokens::default(),
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),
             interval_secs: 900,
             delivered: Arc::new(move |_, _| {

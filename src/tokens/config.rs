@@ -1,0 +1,104 @@
+//! The settings of `[tokens]`.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+/// A signature that is taken (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256, keys of 2048 bits and more.
+    RS256,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+/// `[tokens]`: JWTs of devices of the default tenant. Without keys no token is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A file with the issuer's public keys: a JWKS (RFC 7517), or public keys in PEM. Default: "". It is read again every
+    /// `refresh_secs`, and when a token names a key that is not known.
+    pub keys_file: PathBuf,
+    /// The address of the issuer's JWKS, with https (http on loopback only), instead of `keys_file`. Default: "".
+    pub keys_url: String,
+    /// Who must have issued a token (`iss`). Default: ""; keys need it.
+    pub issuer: String,
+    /// For whom a token must be (`aud`). Default: "", which means the domain.
+    pub audience: String,
+    /// Signatures that are taken: "ES256", "EdDSA", "RS256". Default: all of them.
+    pub algorithms: Vec<Algorithm>,
+    /// How far the clocks of issuer and service may be apart, in seconds. Default: 60.
+    pub leeway_secs: u64,
+    /// A device that is not in the registry is added at its first login with a token; one that was removed is not. Default: false.
+    pub register: bool,
+    /// How often the keys are read again, in seconds. Default: 300.
+    pub refresh_secs: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            keys_file: PathBuf::new(),
+            keys_url: String::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            algorithms: vec![Algorithm::ES256, Algorithm::EdDsa, Algorithm::RS256],
+            leeway_secs: 60,
+            register: false,
+            refresh_secs: 300,
+        }
+    }
+}
+
+impl Config {
+    /// Whether tokens are taken at all.
+    pub fn enabled(&self) -> bool {
+        !self.keys_file.as_os_str().is_empty() || !self.keys_url.is_empty()
+    }
+
+    /// [`Self::refresh_secs`] as a duration.
+    pub fn refresh_every(&self) -> Duration {
+        Duration::from_secs(self.refresh_secs.max(1))
+    }
+
+    /// Everything that does not fit together, each with the setting and the way out.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.enabled() {
+            return problems;
+        }
+        if !self.keys_file.as_os_str().is_empty() && !self.keys_url.is_empty() {
+            problems.push("tokens.keys_file and tokens.keys_url are two sources of keys: set one of them".into());
+        }
+        if self.issuer.is_empty() {
+            problems.push("tokens.issuer is empty: name the issuer whose tokens are taken (their `iss`)".into());
+        }
+        if self.algorithms.is_empty() {
+            problems.push("tokens.algorithms is empty, so no token could be taken: name ES256, EdDSA or RS256".into());
+        }
+        if !self.keys_url.is_empty() && !is_safe(&self.keys_url) {
+            problems.push(format!(
+                "tokens.keys_url = {:?} is no address with https: whoever stands between could give keys of his own",
+                self.keys_url
+            ));
+        }
+        problems
+    }
+}
+
+/// HTTPS, or HTTP to this machine.
+fn is_safe(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| match url.scheme() {
+        "https" => url.has_host(),
+        "http" => url.host_str().is_some_and(|host| {
+            let host = host.trim_matches(['[', ']']);
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }),
+        _ => false,
+    })
+}

@@ -1,0 +1,167 @@
+//! Devices that log in with a token instead of a password: by XMPP, and at the poll door.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{fs, sync::Arc};
+
+use loadtest::sasl::Password;
+use serde_json::{Value, json};
+use support::{Answer, Backend, Device, Error, Issuer, KeyServer, Mechanism, Options, SOON, Service, Settings, TestDir, basic, wait_for};
+
+fn settings(keys: (&str, &str)) -> Settings {
+    Settings::default().set(keys.0, keys.1).set("UNPOLL_TOKENS_ISSUER", Issuer::NAME)
+}
+
+fn keys_file(dir: &TestDir, keys: &[Value]) -> String {
+    let file = dir.path().join("keys.json");
+    fs::write(&file, json!({"keys": keys}).to_string()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn by_token(service: &Service, device: &str, token: &str) -> Result<Device, Error> {
+    Device::connect(Options {
+        mechanism: Some(Mechanism::Plain),
+        password: Arc::new(Password::new(token)),
+        ..Device::options(service, device, "")
+    })
+}
+
+#[track_caller]
+fn is_refused(tried: Result<Device, Error>, condition: &str) {
+    let error = tried.map(|_| ()).expect_err("the token is not taken").to_string();
+    assert!(error.contains(condition), "{error}");
+}
+
+fn polls(service: &Service, device: &str, authorization: &str) -> Answer {
+    let nobody = Backend {
+        address: service.http,
+        key: String::new(),
+    };
+    let path = format!("/v1/devices/{device}/events");
+    nobody.request("GET", &path, &[("authorization", authorization)], b"")
+}
+
+#[test]
+fn a_device_that_nobody_added_is_added_by_its_token_and_stays_removed() {
+    let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
+    let service =
+        Service::start_with(settings(("UNPOLL_TOKENS_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))).set("UNPOLL_TOKENS_REGISTER", "true"));
+    let backend = service.backend();
+    let token = issuer.token("box", 600);
+    is_refused(by_token(&service, "other", &token), "not-authorized");
+    is_refused(by_token(&service, "box", &issuer.token("box", -120)), "not-authorized");
+    is_refused(by_token(&service, "box", &Issuer::new("1").token("box", 600)), "not-authorized");
+    backend.get("/v1/devices/box").expect(404);
+
+    let mut device = by_token(&service, "box", &token).unwrap();
+    let id = backend.push("box", &json!("by token"));
+    assert_eq!(device.expect_event().id, id);
+    assert_eq!(backend.get("/v1/devices/box").expect(200).json()["credentials"], json!([]));
+    // The next token of the same device, at the next login: rotation without a visit.
+    device.kill(support::Kill::Reset);
+    let device = by_token(&service, "box", &issuer.token("box@localhost", 900)).unwrap();
+
+    // The poll door takes it as a password, and by itself.
+    let id = backend.push("box", &json!("polled"));
+    device.expect_event();
+    drop(device);
+    for authorization in [basic("box@localhost", &token), basic("box", &token), format!("Bearer {token}")] {
+        for _ in 0..2 {
+            polls(&service, "box", &authorization).expect(200);
+        }
+        polls(&service, "other", &authorization).expect(403);
+    }
+    assert!(!id.is_empty());
+    polls(&service, "box", &format!("Bearer {}", issuer.token("box", -120))).expect(401);
+    polls(&service, "new", &format!("Bearer {}", issuer.token("new", 60))).expect(200);
+    backend.get("/v1/devices/new").expect(200);
+
+    backend.request("DELETE", "/v1/devices/box", &[], b"").expect(204);
+    is_refused(by_token(&service, "box", &token), "not-authorized");
+    polls(&service, "box", &format!("Bearer {token}")).expect(401);
+    backend.get("/v1/devices/box").expect(410);
+    // What is no token is a password still.
+    backend.add_device("plain", "secret");
+    by_token(&service, "plain", "secret").unwrap();
+    assert!(service.metric(r#"unpoll_token_checks_total{result="valid"}"#).unwrap() >= 4.0);
+    assert!(service.metric(r#"unpoll_token_checks_total{result="expired"}"#).unwrap() >= 2.0);
+    assert!(!service.log().contains(&token), "no token is in the log");
+}
+
+#[test]
+fn without_registration_a_token_opens_the_door_for_known_devices_only() {
+    let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
+    let service = Service::start_with(settings(("UNPOLL_TOKENS_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))));
+    is_refused(by_token(&service, "box", &issuer.token("box", 600)), "not-authorized");
+    polls(&service, "box", &format!("Bearer {}", issuer.token("box", 600))).expect(401);
+    let backend = service.backend();
+    backend.request("PUT", "/v1/devices/box", &[], b"{}").expect(201);
+    by_token(&service, "box", &issuer.token("box", 600)).unwrap();
+    polls(&service, "box", &format!("Bearer {}", issuer.token("box", 600))).expect(200);
+}
+
+#[test]
+fn keys_rotate_at_their_address_and_an_issuer_that_is_away_does_no_harm() {
+    let (old, new) = (Issuer::new("old"), Issuer::new("new"));
+    let server = KeyServer::start(vec![old.jwk()]);
+    let service = Service::start_with(
+        settings(("UNPOLL_TOKENS_KEYS_URL", &server.url))
+            .set("UNPOLL_TOKENS_REFRESH_SECS", "1")
+            .set("UNPOLL_TOKENS_REGISTER", "true"),
+    );
+    wait_for("the keys are there", SOON, || {
+        (service.metric("unpoll_token_keys") == Some(1.0)).then_some(())
+    });
+    by_token(&service, "box", &old.token("box", 600)).unwrap();
+    server.set(vec![new.jwk()]);
+    let (asked, rotated) = (server.asked(), new.token("box", 600));
+    wait_for("the keys are asked for again", SOON, || (server.asked() > asked + 1).then_some(()));
+    by_token(&service, "box", &rotated).unwrap();
+    is_refused(by_token(&service, "box", &old.token("box", 600)), "not-authorized");
+
+    // Nobody is there at the address of this one: a login is put off, not refused for good, and the service runs.
+    let away = Service::start_with(settings(("UNPOLL_TOKENS_KEYS_URL", "http://127.0.0.1:9/keys")));
+    is_refused(by_token(&away, "box", &old.token("box", 600)), "temporary-auth-failure");
+    polls(&away, "box", &format!("Bearer {}", old.token("box", 600))).expect(503);
+}
+
+#[test]
+fn a_key_that_is_new_in_the_file_is_found_when_a_token_names_it() {
+    let (dir, old, new) = (TestDir::new(), Issuer::new("old"), Issuer::new("new"));
+    let file = keys_file(&dir, &[old.jwk()]);
+    let service = Service::start_with(settings(("UNPOLL_TOKENS_KEYS_FILE", &file)).set("UNPOLL_TOKENS_REGISTER", "true"));
+    by_token(&service, "box", &old.token("box", 600)).unwrap();
+    keys_file(&dir, &[old.jwk(), new.jwk()]);
+    wait_for("the new key is found", SOON, || {
+        by_token(&service, "box", &new.token("box", 600)).ok()
+    });
+    keys_file(&dir, &[new.jwk()]);
+    // A token of a third key has the file read again; the old key is gone then.
+    let third = Issuer::new("third");
+    wait_for("the old key is gone", SOON, || {
+        let _ = by_token(&service, "box", &third.token("box", 600));
+        by_token(&service, "box", &old.token("box", 600)).err()
+    });
+    by_token(&service, "box", &new.token("box", 600)).unwrap();
+}
+
+#[test]
+fn a_file_without_keys_is_named_at_the_start() {
+    let (dir, file) = (TestDir::new(), TestDir::new());
+    let file = file.path().join("none.json");
+    let started = support::unpoll()
+        .args(["serve", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--xmpp", "127.0.0.1:0", "--xmpps", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .env("UNPOLL_TOKENS_KEYS_FILE", &file)
+        .env("UNPOLL_TOKENS_ISSUER", Issuer::NAME)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(
+        !started.status.success() && said.contains("tokens.keys_file = ") && said.contains("none.json"),
+        "{said}"
+    );
+}
