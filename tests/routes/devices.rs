@@ -127,15 +127,24 @@ async fn certificates_are_pinned_by_twos_beside_passwords_and_never_shown() {
     let certificate = |digit: &str| json!({"type": "certificate", "sha256": digit.repeat(64)});
     let password = |value: &str| json!({"type": "password", "value": value});
     let put = async |credentials: Value| scene.send("PUT", "/v1/devices/box", &json!({"credentials": credentials})).await;
-    let shown = put(json!([certificate("a"), password("x"), certificate("B"), password("y")])).await.expect(200);
-    let kinds: Vec<&str> = shown.body["credentials"].as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["scram", "scram", "certificate", "certificate"]);
-    assert!(!shown.body.to_string().contains("aaaa"), "{}", shown.body);
+    let shown = put(json!([certificate("a"), password("x"), certificate("B"), password("y")]))
+        .await
+        .expect(200);
+    let kinds = ["scram", "scram", "certificate", "certificate"].map(|kind| json!({"type": kind}));
+    assert_eq!(shown.json()["credentials"], json!(kinds));
+    assert!(!shown.body.contains("aaaa"), "{}", shown.body);
     let device = stored(&scene, "box").await;
-    let pins: Vec<[u8; 32]> = device.credentials.iter().filter_map(Credential::certificate).map(|pin| pin.sha256).collect();
+    let pins: Vec<[u8; 32]> = device
+        .credentials
+        .iter()
+        .filter_map(Credential::certificate)
+        .map(|pin| pin.sha256)
+        .collect();
     assert_eq!(pins, [[0xaa; 32], [0xbb; 32]]);
     assert!(opens(&device, "x") && opens(&device, "y"));
-    put(json!([certificate("a"), certificate("b"), certificate("c")])).await.refused(400, "invalid-field", "at most 2");
+    put(json!([certificate("a"), certificate("b"), certificate("c")]))
+        .await
+        .refused(400, "invalid-field", "at most 2");
     // As openssl prints it.
     let printed = format!("{}AA", "AA:".repeat(31));
     put(json!([{"type": "certificate", "sha256": printed}])).await.expect(200);
