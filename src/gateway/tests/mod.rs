@@ -4,6 +4,7 @@ mod device;
 mod sessions;
 mod store;
 mod transport;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
