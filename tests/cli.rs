@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     process::{Command, Output, Stdio},
     sync::mpsc,
 };
@@ -104,8 +105,8 @@ fn devices_are_added_shown_and_removed() {
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
 }
 
-/// `unpoll listen` as the device `box`; the password comes from stdin.
-fn listen_as_box(service: &Service) -> Command {
+/// `unpoll listen` at `server` as the device `box`; the password comes from stdin.
+fn listen_as_box(service: &Service, server: SocketAddr) -> Command {
     let mut listen = service.command();
     listen.args([
         "listen",
@@ -113,7 +114,7 @@ fn listen_as_box(service: &Service) -> Command {
         "box",
         "--password-stdin",
         "--server",
-        &service.xmpps.to_string(),
+        &server.to_string(),
         "--ca",
     ]);
     listen.arg(service.ca());
@@ -124,25 +125,7 @@ fn listen_as_box(service: &Service) -> Command {
 fn listen_says_when_the_port_is_not_one_for_tls() {
     let service = Service::start();
     service.backend().add_device("box", "secret");
-    let mut listen = service.command();
-    listen.args([
-        "listen",
-        "--device",
-        "box",
-        "--password-stdin",
-        "--server",
-        &service.xmpp.to_string(),
-        "--ca",
-    ]);
-    let mut listening = listen
-        .arg(service.ca())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
-    let output = listening.wait_with_output().unwrap();
+    let output = run_with_input(&mut listen_as_box(&service, service.xmpp), "secret\n");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("5223 by default") && said.contains("STARTTLS"), "{said}");
@@ -153,7 +136,7 @@ fn push_and_listen_are_the_two_ends() {
     let service = Service::start();
     let backend = service.backend();
     backend.add_device("box", "secret");
-    let mut listen = listen_as_box(&service);
+    let mut listen = listen_as_box(&service, service.xmpps);
     listen.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut listening = listen.spawn().unwrap();
     listening.stdin.take().unwrap().write_all(b"secret\n").unwrap();
@@ -210,7 +193,7 @@ fn push_and_listen_are_the_two_ends() {
 fn listen_ends_when_the_password_is_wrong() {
     let service = Service::start();
     service.backend().add_device("box", "secret");
-    let mut listen = listen_as_box(&service);
+    let mut listen = listen_as_box(&service, service.xmpps);
     let ended = run_with_input(&mut listen, "wrong\n");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(String::from_utf8_lossy(&ended.stderr).contains("not-authorized"), "{ended:?}");

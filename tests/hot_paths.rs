@@ -26,7 +26,7 @@ use unpoll::{
         DeviceChange, DeviceKey, QueuedEvent, Registry as _,
         embedded::{self, EmbeddedStore},
     },
-    xmpp::{Action, Credentials, ServerStream, StreamConfig},
+    xmpp::{Action, Credentials, Pushed, ServerStream, StreamConfig},
 };
 
 /// Its name, what one round of it is, and how to run so many rounds.
@@ -172,7 +172,7 @@ fn event_out(rounds: u64) {
     let mut stream = session(now);
     let events: Vec<_> = (1..=rounds).map(queued).collect();
     for (number, event) in (1u64..).zip(&events) {
-        assert!(stream.push(event, false, now, NOW));
+        assert_eq!(stream.push(event, false, now, NOW), Pushed::Taken);
         stream.flush(now);
         stream.output().clear();
         // The presence was the first stanza that counts.

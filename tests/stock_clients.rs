@@ -12,6 +12,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
 };
 
 use serde_json::{Value, json};
@@ -39,6 +40,33 @@ const TOKIO_XMPP: Program = Program {
     direct_tls: false,
     command: || Command::new(example()),
 };
+
+const LIBSTROPHE: Program = Program {
+    name: "libstrophe",
+    direct_tls: false,
+    command: || Command::new(&*COMPILED),
+};
+
+/// The device program in C, compiled once as the guide says.
+static COMPILED: LazyLock<PathBuf> = LazyLock::new(|| {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("device-c");
+    let guide = fs::read_to_string(root().join("docs/guides/device.md")).unwrap();
+    let line = guide
+        .lines()
+        .find(|line| line.starts_with("cc "))
+        .expect("the guide says how to compile it");
+    let line = line
+        .replace(" -o device ", &format!(" -Werror -o {} ", path.display()))
+        .replace("device.c", clients().join("device.c").to_str().unwrap());
+    let output = Command::new("sh").args(["-c", &line]).output().expect("there is a shell");
+    assert!(output.status.success(), "{line}; tests/all installs libstrophe: {output:?}");
+    path
+});
+
+#[test]
+fn libstrophe_is_a_device() {
+    is_a_device(&LIBSTROPHE);
+}
 
 #[test]
 fn slixmpp_is_a_device() {

@@ -1,9 +1,26 @@
-//! Percentiles and how they are printed.
+//! Percentiles, and how reports are printed.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Prints a report for programs.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn print_json(report: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| Error::Machine(error.to_string()))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Where server and driver ran, for the line of what was asked.
+pub fn placement(pinned: bool) -> &'static str {
+    if pinned { ", server on core 0, driver on core 1" } else { "" }
+}
 
 /// Times from 1 µs to 120 s with three digits.
 pub struct Times(Option<Histogram<u64>>);

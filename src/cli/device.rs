@@ -47,7 +47,7 @@ enum Action {
     },
     /// Prints each device as one JSON line.
     List,
-    /// Prints one device.
+    /// Prints one device, with its presence: whether it reads, why its last connection ended, how often its seat changed hands.
     Show {
         /// Its id.
         id: String,
@@ -72,7 +72,11 @@ pub async fn run(arguments: Arguments) -> Outcome {
         Action::Import { file } => import(&client, &file).await,
         Action::List => client.each("/v1/devices", say_value).await,
         Action::Show { id } => {
-            let device = client.ask(Method::GET, &path(&id), None).await?;
+            let mut device = client.ask(Method::GET, &path(&id), None).await?;
+            let presence = client.ask(Method::GET, &format!("{}/presence", path(&id)), None).await?;
+            if let Value::Object(device) = &mut device {
+                device.insert("presence".into(), presence);
+            }
             say(serde_json::to_string_pretty(&device).map_err(Failure::failed)?)
         }
         Action::Remove { id } => {

@@ -122,7 +122,7 @@ impl Shared {
         match link.offer(&arrival.event, self.clock.now()) {
             Offer::Taken => self.metrics.written_at_once.inc(),
             // It waits in the store: the session will say that it is ready, or the next one will read it.
-            Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
+            Offer::Held | Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
         }
     }
 

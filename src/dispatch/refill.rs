@@ -129,7 +129,7 @@ async fn refill(shared: &Shared, device: &DeviceKey) -> Result<(), StoreError> {
         };
         for event in &page.events {
             match link.refill(event, shared.clock.now()) {
-                Offer::Taken => {}
+                Offer::Taken | Offer::Held => {}
                 Offer::Later | Offer::Gone => return Ok(()),
             }
         }

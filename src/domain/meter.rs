@@ -116,6 +116,11 @@ pub trait Meter: Send + Sync + 'static {
         now: Timestamp,
     ) -> Account;
 
+    /// The session's keepalive is another one from now on: a proof vouches for that long.
+    fn keepalive(&self, account: &mut Account, keepalive: Duration) {
+        account.vouches_for = keepalive;
+    }
+
     /// A proof of life at `now`: credits the time since the last one, at most what it vouches for.
     fn proof(&self, account: &mut Account, now: Timestamp);
 

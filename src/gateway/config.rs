@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::certificate::{CertificateIdentity, is_pattern};
-use crate::{domain::TenantId, xmpp::StreamConfig};
+use crate::{
+    domain::TenantId,
+    xmpp::{FloodLimits, StreamConfig},
+};
 
 /// Which tenant a domain belongs to.
 pub type Hosts = Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>;
@@ -78,6 +81,35 @@ pub struct Config {
     pub retry_after_secs: u32,
     /// At a stop, sessions that are ended a second. Default: 5000.
     pub drain_per_second: u32,
+    /// The shortest keepalive that a session may ask for. Default: 30.
+    pub keepalive_min_secs: u64,
+    /// The longest keepalive that a session may ask for. Default: 1800.
+    pub keepalive_max_secs: u64,
+    /// Stanzas a second that one session may send. Default: 50. Who sends more is read more slowly. 0: no limit. What a device
+    /// says of events that end is not counted.
+    pub flood_stanzas_per_second: u32,
+    /// Stanzas that one session may send at once. Default: 500.
+    pub flood_stanzas_burst: u32,
+    /// Bytes a second that one session may send. Default: 65536. 0: no limit.
+    pub flood_bytes_per_second: u32,
+    /// Bytes that one session may send at once. Default: 524288. Keep it above `stanza_max_bytes`.
+    pub flood_bytes_burst: u32,
+    /// A session that sends too much for this long without a pause is ended with `policy-violation`. Default: 60.
+    pub flood_patience_secs: u64,
+    /// Connections are ended at a random age around this (half as much to half as much again), in a quiet moment and with
+    /// `<reset/>`, so that their devices resume on another; then a drain looks like any other day. Default: 0, which means never.
+    pub session_lifetime_secs: u64,
+    /// Logins that begin a second. Default: 0, which means as many as the CPU can do beside the sessions that are up. Devices that
+    /// come back with a TLS ticket go first. More wait, and are refused after `login_wait_secs`.
+    pub logins_per_second: u32,
+    /// Steps of logins that use the CPU at once. Default: 0, which means two a core. The fewer, the less a crowd that logs in is
+    /// felt by sessions that are up.
+    pub login_turns_max: usize,
+    /// A connection that waits this long for its turn to log in is refused, and told when to come again. Default: 5. Keep it
+    /// below `login_within_secs`.
+    pub login_wait_secs: u64,
+    /// Failed logins a minute and account, after which the account's logins are slowed. Default: 10.
+    pub login_failures_max: u32,
 }
 
 impl Default for Config {
@@ -111,6 +143,18 @@ impl Default for Config {
             seat_changes_max: 5,
             retry_after_secs: 30,
             drain_per_second: 5_000,
+            keepalive_min_secs: 30,
+            keepalive_max_secs: 1_800,
+            flood_stanzas_per_second: 50,
+            flood_stanzas_burst: 500,
+            flood_bytes_per_second: 64 * 1024,
+            flood_bytes_burst: 512 * 1024,
+            flood_patience_secs: 60,
+            session_lifetime_secs: 0,
+            logins_per_second: 0,
+            login_turns_max: 0,
+            login_wait_secs: 5,
+            login_failures_max: 10,
         }
     }
 }
@@ -133,6 +177,15 @@ impl Config {
             window_max_bytes: self.window_max_bytes,
             idle_secs: self.idle_secs,
             login_tries_max: self.login_tries_max,
+            keepalive_min: Duration::from_secs(self.keepalive_min_secs.max(1)),
+            keepalive_max: Duration::from_secs(self.keepalive_max_secs.max(1)),
+            flood: FloodLimits {
+                stanzas_per_second: self.flood_stanzas_per_second,
+                stanzas_burst: self.flood_stanzas_burst,
+                bytes_per_second: self.flood_bytes_per_second,
+                bytes_burst: self.flood_bytes_burst,
+                patience: Duration::from_secs(self.flood_patience_secs),
+            },
         }
     }
 
@@ -172,6 +225,31 @@ impl Config {
         Duration::from_secs(self.write_stalled_secs.max(1))
     }
 
+    /// How long a connection lives; `random` is any number. `None`: until something ends it.
+    pub fn session_lifetime(&self, random: u32) -> Option<Duration> {
+        let lifetime = Duration::from_secs(self.session_lifetime_secs);
+        let share = 0.5 + f64::from(random) / f64::from(u32::MAX);
+        (!lifetime.is_zero()).then(|| lifetime.mul_f64(share))
+    }
+
+    /// [`Self::login_turns_max`], with two a core for zero.
+    pub fn login_turns(&self) -> usize {
+        match self.login_turns_max {
+            0 => 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            some => some,
+        }
+    }
+
+    /// [`Self::login_wait_secs`] as a duration.
+    pub fn login_wait(&self) -> Duration {
+        Duration::from_secs(self.login_wait_secs.max(1))
+    }
+
+    /// [`Self::write_stalled_secs`], of which a third makes a slow reader.
+    pub fn slow_after(&self) -> Duration {
+        self.write_stalled() / 3
+    }
+
     /// [`Self::password_checks_max`], with two a core for zero.
     pub fn password_checks(&self) -> usize {
         match self.password_checks_max {
@@ -184,6 +262,19 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_around_what_is_set() {
+        let lifetime = |secs, random| {
+            let config = Config {
+                session_lifetime_secs: secs,
+                ..Config::default()
+            };
+            config.session_lifetime(random).map(|lifetime| lifetime.as_secs())
+        };
+        assert_eq!(lifetime(0, 7), None);
+        assert_eq!((lifetime(1000, 0), lifetime(1000, u32::MAX)), (Some(500), Some(1500)));
+    }
 
     #[test]
     fn a_file_may_name_some_settings_and_no_unknown_ones() {

@@ -28,13 +28,13 @@ use super::{
 use crate::{
     domain::{Account, DeviceSignal, Epoch, EventId, Outcome, Polling, Timestamp, Urgency},
     store::{DeviceKey, Transport},
-    xmpp::{Action, ServerStream, SessionEnd, StreamError},
+    xmpp::{Action, ServerStream, Session, SessionEnd, StreamError},
 };
 
 /// Reads of one connection before others get their turn.
 const READS_A_TURN: usize = 8;
 /// A reading device that does not take its answers is not read from above this.
-const ANSWERS_MAX: usize = 64 * 1024;
+pub(super) const ANSWERS_MAX: usize = 64 * 1024;
 
 /// One TCP connection of a device.
 pub(super) struct Connection {
@@ -79,6 +79,10 @@ pub(super) struct State {
     /// Bytes as they go to the socket, which it did not take yet.
     pub(super) queue: Vec<u8>,
     pub(super) stalled_since: Option<Instant>,
+    /// It does not read: named, and since when.
+    pub(super) slow_since: Option<Timestamp>,
+    /// It sends too much: named.
+    pub(super) flooding: bool,
     /// Signals that found their channel full, oldest first.
     pub(super) signals: Vec<DeviceSignal>,
     /// Events in the window, for the ledger.
@@ -138,6 +142,8 @@ impl Connection {
                 wire,
                 queue: Vec::new(),
                 stalled_since: None,
+                slow_since: None,
+                flooding: false,
                 signals: Vec::new(),
                 written: Vec::new(),
                 last_written: None,
@@ -200,7 +206,8 @@ impl Connection {
             if !state.signals.is_empty() {
                 return Poll::Ready(Next::Deliver);
             }
-            if state.queue.len() > ANSWERS_MAX {
+            // The timer wheel wakes a session that is read more slowly.
+            if state.queue.len() > ANSWERS_MAX || state.stream.slowed_until().is_some() {
                 return Poll::Pending;
             }
             match self.socket.poll_read_ready(cx) {
@@ -257,6 +264,11 @@ impl Connection {
                 Some(_) if state.closing.is_some() => {}
                 Some(Action::Ready) => {
                     state.available = true;
+                    if state.stream.session().is_some_and(Session::owes) {
+                        // A refill that is under way reads from behind what was held back: it goes round once more.
+                        state.refused = state.refused.wrapping_add(1);
+                        state.lagging = true;
+                    }
                     self.ready(state);
                 }
                 Some(Action::Unavailable) => {
@@ -264,6 +276,7 @@ impl Connection {
                     state.lagging = true;
                 }
                 Some(Action::Polls(polling)) => self.polls(state, polling),
+                Some(Action::Keepalive(keepalive)) => self.keepalive(state, keepalive),
                 Some(Action::Close(end)) => {
                     state.closing = Some(Closing { end, reason });
                     self.waker.wake();
@@ -377,7 +390,13 @@ impl Connection {
         }
         let mut at = state.stream.wake_at();
         if let Some(since) = state.stalled_since {
-            at = at.min(since + self.shared.config.write_stalled());
+            let config = &self.shared.config;
+            let looks_at = if state.slow_since.is_none() {
+                config.slow_after()
+            } else {
+                config.write_stalled()
+            };
+            at = at.min(since + looks_at);
         }
         if state.armed.is_some_and(|(armed, _)| armed <= at) {
             return;
@@ -396,10 +415,16 @@ impl Connection {
             self.lose(state, Reason::Stalled, now);
             return;
         }
+        self.watch_reader(state, now);
         if now >= state.stream.wake_at() {
+            let slowed = state.stream.slowed_until().is_some();
+            let reason = if state.stream.is_old(now) { Reason::Old } else { Reason::Silent };
             buffers::lend(&mut state.stream);
             state.stream.elapse(now);
-            self.pump(state, Reason::Silent, now);
+            self.pump(state, reason, now);
+            if slowed && state.stream.slowed_until().is_none() {
+                self.waker.wake();
+            }
         }
     }
 }

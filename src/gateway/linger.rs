@@ -45,7 +45,9 @@ pub(super) async fn close(connection: Arc<Connection>) {
     if let Some(over) = over {
         connection.shared.finish(over).await;
     }
-    let gone = matches!(reason, Reason::Lost | Reason::Stalled);
+    // Before TLS is up there is no word that a refused device could read.
+    let mute = reason == Reason::Full && !connection.state.lock().wire.established();
+    let gone = mute || matches!(reason, Reason::Lost | Reason::Stalled);
     let within = if gone { Duration::ZERO } else { LINGER };
     // Past its time it is closed as it is.
     let _ = tokio::time::timeout(within, async {
@@ -105,6 +107,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
     shared.close_account(&mut seated);
     shared.metrics.sessions(connection.transport).dec();
     shared.metrics.session(SessionEvent::Closed(reason));
+    shared.closed(&seated.key, reason);
     tracing::debug!(
         device.id = %seated.key.device,
         reason = reason.as_str(),
@@ -156,6 +159,7 @@ fn hibernate(
         transport: connection.transport,
         connected_at: seated.connected_at,
         last_heard,
+        keepalive: session.keepalive(),
         phase: if lost { Phase::Lost { at } } else { Phase::Silent { at } },
         until: now + within,
         carried: Mutex::new(Some(Carried {

@@ -13,6 +13,9 @@ pub enum Offer {
     /// It is with the session now (written, or in its write buffer), behind everything offered before; or it was already,
     /// or it had expired: either way the session's cursor covers it.
     Taken,
+    /// The device is inactive (XEP-0352), and the event can wait: it stays in the store, and what comes behind it goes on. The
+    /// session sends `DeviceSignal::Ready` when the device is active.
+    Held,
     /// No room, not available yet, or older events wait first. The session remembers that something waits and sends
     /// `DeviceSignal::Ready` when it can take it.
     Later,

@@ -68,7 +68,15 @@ pub(super) async fn serve(listening: Listening, shared: Arc<Shared>, stop: Cance
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => admit(socket, peer, transport, &balancers, &shared),
+            Ok((socket, peer)) => {
+                let incoming = Incoming {
+                    socket,
+                    peer,
+                    transport,
+                    balancers: balancers.clone(),
+                };
+                admit(incoming, &shared);
+            }
             Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
                 tracing::warn!(error = %error, "no file descriptor is left for a connection: {error}");
                 // Without this the listener would stay readable, and the loop would spin.
@@ -98,25 +106,39 @@ pub(super) async fn serve(listening: Listening, shared: Arc<Shared>, stop: Cance
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
+/// A connection that was accepted.
+struct Incoming {
+    socket: TcpStream,
+    /// Who is at its other end: a balancer, or the client itself.
+    peer: SocketAddr,
+    transport: Transport,
+    balancers: Balancers,
+}
+
 /// Takes a connection, or tells it why not.
-fn admit(socket: TcpStream, peer: SocketAddr, transport: Transport, balancers: &Balancers, shared: &Arc<Shared>) {
-    if let Err(error) = configure(&socket, shared) {
+fn admit(incoming: Incoming, shared: &Arc<Shared>) {
+    if let Err(error) = configure(&incoming.socket, shared) {
         tracing::debug!(error = %error, "a connection was gone before it was served: {error}");
         return;
     }
     let refused = match shared.unauthenticated.clone().try_acquire_owned() {
         Ok(permit) if !shared.full() => {
-            shared.spawn(run(socket, peer, transport, balancers.clone(), shared.clone(), permit));
+            shared.spawn(run(incoming, shared.clone(), permit));
             return;
         }
         Ok(_) => Refused::Sessions,
+        // Who says nothing goes first.
+        Err(_) if shared.entrance.evict() => {
+            shared.spawn(run_in_place(incoming, shared.clone()));
+            return;
+        }
         Err(_) => Refused::Unauthenticated,
     };
     shared.metrics.refused(refused);
-    if transport == Transport::Xmpp
+    if incoming.transport == Transport::Xmpp
         && let Ok(permit) = shared.refusals.clone().try_acquire_owned()
     {
-        shared.spawn(refuse(socket, peer, balancers.clone(), shared.clone(), permit));
+        shared.spawn(refuse(incoming, shared.clone(), permit));
     }
 }
 
@@ -132,36 +154,33 @@ fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-fn open(socket: TcpStream, client: SocketAddr, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
+fn open(incoming: Incoming, client: SocketAddr, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
+    let Incoming { socket, transport, .. } = incoming;
     let secured = secured(transport);
     let wire = if secured { Wire::tls(shared.tls.get()).ok()? } else { Wire::Plain };
-    let stream = ServerStream::new(shared.stream.clone(), secured, random()?, Instant::now());
+    let now = Instant::now();
+    let mut stream = ServerStream::new(shared.stream.clone(), secured, random()?, now);
+    if let Some(lifetime) = shared.config.session_lifetime(u32::from_le_bytes(random()?)) {
+        stream.retire_at(now + lifetime);
+    }
     Some(Connection::new(socket, client, transport, shared.clone(), stream, wire))
 }
 
 /// Whose connection it is, or `None` when it is to be closed: a balancer did not say, or the node stops.
-async fn client(socket: &TcpStream, peer: SocketAddr, balancers: &Balancers, shared: &Shared) -> Option<SocketAddr> {
+async fn client(incoming: &Incoming, shared: &Shared) -> Option<SocketAddr> {
     let stop = shared.crew.get().map(crate::crew::Crew::stop_token).unwrap_or_default();
     tokio::select! {
-        client = balancers.client(socket, peer, shared.config.login_within()) => client,
+        client = incoming.balancers.client(&incoming.socket, incoming.peer, shared.config.login_within()) => client,
         () = stop.cancelled() => None,
     }
 }
 
 /// The task of one connection. Its future stays small: what is large is boxed, and gone when the session is idle.
-async fn run(
-    socket: TcpStream,
-    peer: SocketAddr,
-    transport: Transport,
-    balancers: Balancers,
-    shared: Arc<Shared>,
-    permit: OwnedSemaphorePermit,
-) {
-    let Some(client) = Box::pin(client(&socket, peer, &balancers, &shared)).await else {
+async fn run(incoming: Incoming, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
+    let Some(client) = Box::pin(client(&incoming, &shared)).await else {
         return;
     };
-    drop(balancers);
-    let Some(connection) = open(socket, client, transport, &shared) else {
+    let Some(connection) = open(incoming, client, &shared) else {
         tracing::error!("a connection was dropped: TLS or the random generator failed to start");
         return;
     };
@@ -177,6 +196,14 @@ async fn run(
     }
     if let Some(connection) = guard.finished() {
         Box::pin(close(connection)).await;
+    }
+}
+
+/// The same, in the place of a silent connection that is on its way out.
+async fn run_in_place(incoming: Incoming, shared: Arc<Shared>) {
+    // Never closed, so there is always a place in the end.
+    if let Ok(permit) = shared.unauthenticated.clone().acquire_owned().await {
+        Box::pin(run(incoming, shared, permit)).await;
     }
 }
 
@@ -198,14 +225,14 @@ async fn live(connection: &Arc<Connection>) {
 }
 
 /// Tells a client that there is no room.
-async fn refuse(socket: TcpStream, peer: SocketAddr, balancers: Balancers, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
-    let Some(client) = client(&socket, peer, &balancers, &shared).await else {
+async fn refuse(incoming: Incoming, shared: Arc<Shared>, _permit: OwnedSemaphorePermit) {
+    let Some(client) = client(&incoming, &shared).await else {
         return;
     };
-    let Some(connection) = open(socket, client, Transport::Xmpp, &shared) else {
+    let Some(connection) = open(incoming, client, &shared) else {
         return;
     };
-    let retry_after = shared.config.retry_after_secs;
+    let retry_after = shared.retry_after();
     connection.guarded(|connection, state| {
         connection.fail(
             state,

@@ -12,7 +12,8 @@ use tokio::sync::SemaphorePermit;
 use super::{
     buffers, certificate,
     connection::{Connection, Next, Seated, State},
-    metrics::{Login, Reason, Refused, SessionEvent},
+    entrance::{enter, step},
+    metrics::{Login, Misbehaved, Reason, Refused, SessionEvent},
     session::Carried,
     sessions::Entry,
     shared::Over,
@@ -27,6 +28,8 @@ use crate::{
 
 /// The longest time that a login is slowed when two connections fight for a seat.
 const SLOWED_MAX: Duration = Duration::from_secs(5);
+/// Failed logins are counted for this long.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Devices looked at for one with a secret.
 const NEIGHBOURS: usize = 8;
@@ -76,9 +79,11 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
             polling: Polling::Unknown,
         },
         handshake: None,
+        tries: None,
         seated: None,
     };
     let seated = login.run().await;
+    login.count_failures(seated);
     let kind = match login.seated {
         Some(Login::Resumed) => Overhead::Resume,
         _ => Overhead::Connect,
@@ -113,20 +118,29 @@ struct Progress<'a> {
     connection: &'a Arc<Connection>,
     facts: Facts,
     handshake: Option<SemaphorePermit<'a>>,
+    /// Whose credentials were looked up, and how many times.
+    tries: Option<(DeviceKey, u32)>,
     seated: Option<Login>,
 }
 
 impl<'a> Progress<'a> {
     async fn run(&mut self) -> bool {
         let connection = self.connection;
-        if !connection.state.lock().wire.established() {
-            // No turn is taken by who says nothing.
-            if self.within(connection.socket.readable()).await.is_some() {
-                self.handshake = self.within(connection.shared.handshakes.acquire()).await.and_then(Result::ok);
+        let mut turn = None;
+        match self.within(enter(connection)).await {
+            Some(Ok(entered)) => {
+                self.handshake = entered.handshake;
+                turn = Some(entered.turn);
             }
+            Some(Err(refused)) => {
+                connection.shared.metrics.refused(refused);
+                let retry_after = connection.shared.retry_after();
+                self.fail(&StreamError::ResourceConstraint { retry_after }, Reason::Full);
+            }
+            None => {}
         }
         loop {
-            match self.within(Step(connection)).await {
+            match self.within(step(connection, turn.take())).await {
                 None | Some(Next::Close) => return false,
                 Some(Next::Deliver) => deliver(connection).await,
                 Some(Next::Ask) => {
@@ -215,7 +229,7 @@ impl<'a> Progress<'a> {
             } => self.claim(DeviceKey { tenant, device }, generation).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
         }
     }
 
@@ -232,6 +246,8 @@ impl<'a> Progress<'a> {
     }
 
     async fn find(&mut self, key: DeviceKey) -> Option<Credentials> {
+        self.tries = Some((key.clone(), self.tries.take().map_or(0, |(_, tries)| tries) + 1));
+        self.slow_failures(&key).await?;
         let store = self.connection.shared.store.clone();
         let found = self.look_up(&key, &*store).await?;
         let secretless =
@@ -340,7 +356,7 @@ impl<'a> Progress<'a> {
         let shared = &self.connection.shared;
         if shared.full() && shared.sessions.get(&key).is_none() {
             shared.metrics.refused(Refused::Sessions);
-            let retry_after = shared.config.retry_after_secs;
+            let retry_after = shared.retry_after();
             self.fail(&StreamError::ResourceConstraint { retry_after }, Reason::Full);
             return;
         }
@@ -387,6 +403,34 @@ impl<'a> Progress<'a> {
         self.tell(|state, now| state.stream.claimed(epoch, id, now));
         shared.metrics.session(SessionEvent::Connected);
         self.seated = Some(Login::Bound);
+    }
+
+    /// Counts tries that did not lead to a session: passwords that are guessed.
+    fn count_failures(&mut self, seated: bool) {
+        let Some((key, tries)) = self.tries.take() else { return };
+        let failed = tries - u32::from(seated);
+        if failed > 0 {
+            let now = Instant::now();
+            self.connection.shared.failures.update(key, |before| match before {
+                Some((since, count)) if now.duration_since(*since) < MINUTE => (*since, count.saturating_add(failed)),
+                _ => (now, failed),
+            });
+        }
+    }
+
+    /// An account whose logins fail again and again answers more slowly. It is never locked: that would let anybody lock it.
+    async fn slow_failures(&self, key: &DeviceKey) -> Option<()> {
+        let shared = &self.connection.shared;
+        let recent = shared.failures.get(key).filter(|(since, _)| since.elapsed() < MINUTE);
+        let Some(beyond) = recent.and_then(|(_, count)| count.checked_sub(shared.config.login_failures_max)) else {
+            return Some(());
+        };
+        shared.metrics.misbehaved(Misbehaved::Guessing);
+        if beyond == 0 {
+            tracing::warn!(device.id = %key.device, "logins of {} fail again and again, and are slowed", key.device);
+        }
+        let wait = Duration::from_secs(u64::from(beyond) + 1).min(SLOWED_MAX);
+        self.within(tokio::time::sleep(wait)).await
     }
 
     /// Two connections with one identity throw each other out for ever: the more often they do, the longer they wait.
@@ -483,6 +527,10 @@ impl<'a> Progress<'a> {
             epoch: session.epoch(),
             key: key.clone(),
         };
+        if let Some(keepalive) = session.keepalive() {
+            shared.meter.keepalive(&mut seated.account, keepalive);
+            self.connection.backstop(keepalive);
+        }
         seated.account.last_tick = account.last_tick;
         seated.account.polling = account.polling;
         if !self.take_seat(seated, false) {

@@ -28,6 +28,8 @@ pub enum Reason {
     Lost,
     /// No sign of life, or no acknowledgement, in time.
     Silent,
+    /// It lived as long as connections do.
+    Old,
     /// It took no bytes for too long, or TCP gave up.
     Stalled,
     /// Replaced by a newer connection.
@@ -47,7 +49,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
+        Self::Old,
         Self::Stream,
         Self::Lost,
         Self::Silent,
@@ -64,6 +67,7 @@ impl Reason {
     /// The label.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Old => "old",
             Self::Stream => "stream",
             Self::Lost => "lost",
             Self::Silent => "silent",
@@ -141,10 +145,21 @@ pub enum Refused {
     Sessions,
     /// The TLS handshake failed.
     Tls,
+    /// It said nothing, and others had no place.
+    Silent,
+    /// It waited too long for its turn to log in.
+    Busy,
 }
 
 impl Refused {
-    const ALL: [Self; 4] = [Self::Files, Self::Unauthenticated, Self::Sessions, Self::Tls];
+    const ALL: [Self; 6] = [
+        Self::Files,
+        Self::Unauthenticated,
+        Self::Sessions,
+        Self::Tls,
+        Self::Silent,
+        Self::Busy,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -152,6 +167,31 @@ impl Refused {
             Self::Unauthenticated => "unauthenticated",
             Self::Sessions => "sessions",
             Self::Tls => "tls",
+            Self::Silent => "silent",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// What a device did that it should not; the label of `unpoll_devices_misbehaved_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misbehaved {
+    /// It did not take what was written to it.
+    SlowReader,
+    /// It sent more than it may.
+    Flood,
+    /// Logins in its name failed again and again.
+    Guessing,
+}
+
+impl Misbehaved {
+    const ALL: [Self; 3] = [Self::SlowReader, Self::Flood, Self::Guessing];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowReader => "slow-reader",
+            Self::Flood => "flood",
+            Self::Guessing => "guessing",
         }
     }
 }
@@ -164,6 +204,7 @@ pub struct GatewayMetrics {
     events: IntCounterVec,
     logins: IntCounterVec,
     refused: IntCounterVec,
+    misbehaved: IntCounterVec,
     /// Sessions that wait to be resumed.
     pub hibernating: IntGauge,
     /// Connections that have not logged in.
@@ -212,6 +253,17 @@ impl GatewayMetrics {
         for reason in Refused::ALL {
             refused.get_metric_with_label_values(&[reason.as_str()])?;
         }
+        let misbehaved = IntCounterVec::new(
+            Opts::new(
+                "unpoll_devices_misbehaved_total",
+                "Times that a device did what it should not; the log and presence name it.",
+            ),
+            &["what"],
+        )?;
+        for what in Misbehaved::ALL {
+            misbehaved.get_metric_with_label_values(&[what.as_str()])?;
+        }
+        registry.register(Box::new(misbehaved.clone()))?;
         let bytes = IntCounterVec::new(
             Opts::new(
                 "unpoll_connection_bytes_total",
@@ -242,6 +294,7 @@ impl GatewayMetrics {
             events,
             logins,
             refused,
+            misbehaved,
             hibernating,
             unauthenticated,
             bytes_in: bytes.get_metric_with_label_values(&["in"])?,
@@ -266,6 +319,11 @@ impl GatewayMetrics {
     /// Counts a login.
     pub fn login(&self, login: Login) {
         count(&self.logins, &[login.as_str()]);
+    }
+
+    /// Counts what a device did.
+    pub fn misbehaved(&self, what: Misbehaved) {
+        count(&self.misbehaved, &[what.as_str()]);
     }
 
     /// Counts a connection that was not served.

@@ -10,12 +10,16 @@ mod certificate;
 mod config;
 mod connection;
 mod drain;
+mod entrance;
+mod hello;
+mod incidents;
 mod linger;
 mod link;
 mod listener;
 mod login;
 mod metrics;
 pub mod poll;
+mod recent;
 mod session;
 mod sessions;
 mod shared;
@@ -23,6 +27,7 @@ mod socket;
 mod tally;
 mod timers;
 mod tokens;
+mod turns;
 mod wire;
 
 #[cfg(test)]
@@ -53,14 +58,20 @@ use crate::{
     tls,
     xmpp::StreamError,
 };
+use entrance::Entrance;
 use listener::Listening;
 use metrics::Reason;
+use recent::Recent;
 use sessions::{Entry, Table};
 use shared::Shared;
 use timers::Timers;
 
 /// Connections that are told why they are refused, at once; the others are just closed.
 const REFUSALS_MAX: usize = 256;
+/// Devices of which it is remembered why their last connection ended.
+const CLOSES_MAX: usize = 65_536;
+/// Accounts whose failed logins are counted.
+const FAILURES_MAX: usize = 16_384;
 
 /// What the gateway is made of.
 pub struct Parts {
@@ -147,7 +158,10 @@ impl Gateway {
             metrics: parts.metrics,
             node: parts.node,
             tokens: parts.tokens,
+            entrance: Entrance::new(&config),
+            failures: Recent::new(FAILURES_MAX),
             sessions: Table::new(),
+            closes: Recent::new(CLOSES_MAX),
             timers: Timers::new(Instant::now()),
             crew: OnceLock::new(),
             unauthenticated: Arc::new(Semaphore::new(config.unauthenticated_max.min(Semaphore::MAX_PERMITS))),
@@ -241,5 +255,9 @@ impl presence::Sessions for Shared {
             Entry::Live(connection) => connection.view(),
             Entry::Away(hibernated) => Some(hibernated.view()),
         })
+    }
+
+    fn incidents(&self, tenant: TenantId, device: &DeviceId) -> presence::Incidents {
+        Self::incidents(self, tenant, device)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     domain::{Account, DeviceSignal, Epoch, EventId, SessionId, Timestamp},
     presence::{Phase, SessionView},
     store::{DeviceKey, QueuedEvent, Transport},
-    xmpp::{Session, SessionEnd, StreamError},
+    xmpp::{Pushed, Session, SessionEnd, StreamError},
 };
 
 /// Output that a refill lets grow before it is written.
@@ -47,6 +47,7 @@ pub(super) struct Hibernated {
     pub(super) connected_at: Timestamp,
     pub(super) last_heard: Timestamp,
     pub(super) phase: Phase,
+    pub(super) keepalive: Option<Duration>,
     pub(super) until: Instant,
     pub(super) carried: Mutex<Option<Carried>>,
 }
@@ -72,13 +73,15 @@ impl Connection {
         let Some(session) = state.stream.session() else {
             return Self::refuse(state, stored);
         };
-        if let Some(queue) = event.located.queue
-            && session.cursor().covers(queue, event.located.number)
-        {
+        let owes = session.owes();
+        if session.covers(event) && !owes {
             return Offer::Taken;
         }
-        if !state.available || (!burst && stored && state.lagging) {
+        if !state.available || (!burst && stored && (state.lagging || owes)) {
             return Self::refuse(state, stored);
+        }
+        if owes && state.stream.pass(event) {
+            return Offer::Taken;
         }
         if !state.queue.is_empty() {
             state.blocked = true;
@@ -86,7 +89,12 @@ impl Connection {
         }
         let now = Instant::now();
         buffers::lend(&mut state.stream);
-        if !state.stream.push(event, burst, now, time) {
+        let pushed = state.stream.push(event, burst, now, time);
+        if pushed == Pushed::Held {
+            buffers::give_back(&mut state.stream);
+            return Offer::Held;
+        }
+        if pushed == Pushed::Full {
             buffers::give_back(&mut state.stream);
             if stored {
                 state.stream.refused();
@@ -174,6 +182,7 @@ impl Connection {
             last_heard: self.shared.time_of(state.stream.last_heard()),
             transport: self.transport,
             phase: Phase::Connected,
+            keepalive: state.stream.session().and_then(Session::keepalive),
         })
     }
 }
@@ -193,7 +202,7 @@ impl Link for Connection {
             if state.closing.is_some() || !state.available {
                 return None;
             }
-            let cursor = state.stream.session()?.cursor();
+            let cursor = state.stream.session_mut()?.read_on();
             let mut room = state.stream.room();
             if room == 0 {
                 state.stream.refused();
@@ -223,6 +232,9 @@ impl Link for Connection {
             }
             if state.closing.is_some() || !state.available || state.refused != refused {
                 return false;
+            }
+            if let Some(session) = state.stream.session_mut() {
+                session.caught_up();
             }
             state.lagging = false;
             true
@@ -294,6 +306,7 @@ impl Hibernated {
             last_heard: self.last_heard,
             transport: self.transport,
             phase: self.phase,
+            keepalive: self.keepalive,
         }
     }
 }

@@ -7,10 +7,14 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{config::Config, connection::Seated, metrics::GatewayMetrics, sessions::Table, timers::Timers, tokens::DeviceTokens};
+use super::{
+    config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers,
+    tokens::DeviceTokens,
+};
 use crate::{
     crew::Crew,
     domain::{Clock, DeviceSignal, Epoch, Meter, Timestamp},
+    presence::LastClose,
     store::{DeviceKey, Store, Transport},
     tls,
     xmpp::{Session, StreamConfig},
@@ -29,6 +33,12 @@ pub(super) struct Shared {
     pub(super) node: Arc<str>,
     pub(super) tokens: DeviceTokens,
     pub(super) sessions: Table,
+    /// Who may begin to log in.
+    pub(super) entrance: Entrance,
+    /// Failed logins by account, since when.
+    pub(super) failures: Recent<DeviceKey, (Instant, u32)>,
+    /// Why the last connection of a device ended.
+    pub(super) closes: Recent<DeviceKey, LastClose>,
     pub(super) timers: Timers,
     /// Where tasks are spawned, once started.
     pub(super) crew: OnceLock<Crew>,

@@ -72,6 +72,7 @@ impl Connection {
                 return (None, false);
             }
             self.pump(state, Reason::Stream, now);
+            self.watch_sender(state);
             let closed = state.wire.peer_closed();
             (closed.then_some(Reason::Lost), !closed)
         });
@@ -177,6 +178,7 @@ impl Connection {
         if state.queue.is_empty() {
             state.queue = Vec::new();
             state.stalled_since = None;
+            state.slow_since = None;
             if std::mem::take(&mut state.blocked) && state.available {
                 self.ready(state);
             }

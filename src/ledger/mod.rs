@@ -192,6 +192,10 @@ impl Meter for Ledger {
         }
     }
 
+    fn keepalive(&self, account: &mut Account, keepalive: Duration) {
+        account.vouches_for = keepalive.saturating_add(Duration::from_secs(self.config.grace_secs.into()));
+    }
+
     fn proof(&self, account: &mut Account, now: Timestamp) {
         self.book_since(account, account.vouches_for, now);
     }

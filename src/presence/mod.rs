@@ -56,12 +56,39 @@ pub struct SessionView {
     pub transport: Transport,
     /// What keeps it.
     pub phase: Phase,
+    /// The keepalive that it asked for. `None`: the one that is set.
+    pub keepalive: Option<Duration>,
+}
+
+/// Why a connection ended, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LastClose {
+    /// The word of `unpoll_session_events_total`: `lost`, `silent`, `stalled`, `conflict` …
+    pub reason: &'static str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a door knows of a device's behaviour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Incidents {
+    /// Since when it has not taken what was written to it.
+    pub slow_since: Option<Timestamp>,
+    /// It sends more than it may, and is read more slowly.
+    pub flooding: bool,
+    /// Why its last connection ended, if that is remembered.
+    pub last_close: Option<LastClose>,
+    /// How many times its seat changed hands within a minute. Many: two devices have one identity.
+    pub seat_changes: u32,
 }
 
 /// The sessions of this node. The doors implement it: nothing is kept twice.
 pub trait Sessions: Send + Sync + 'static {
     /// The live or hibernating session of a device.
     fn session(&self, tenant: TenantId, device: &DeviceId) -> Option<SessionView>;
+
+    /// What this door knows of a device's behaviour.
+    fn incidents(&self, tenant: TenantId, device: &DeviceId) -> Incidents;
 }
 
 /// How long a proof of life lasts.
@@ -79,7 +106,7 @@ const GRACE: Duration = Duration::from_secs(30);
 impl Rules {
     /// What a session makes of its device at `now`. Pure.
     pub fn state(&self, session: &SessionView, now: Timestamp) -> State {
-        let vouched = self.keepalive + GRACE;
+        let vouched = session.keepalive.unwrap_or(self.keepalive) + GRACE;
         let (proof, kept, state) = match session.phase {
             Phase::Connected => (session.last_heard, vouched, State::Online),
             Phase::Lost { at } => (at.max(session.last_heard), vouched.min(self.resume_within), State::Away),
@@ -109,6 +136,14 @@ pub struct DevicePresence {
     pub node: Option<String>,
     /// How it is connected. `null` while offline.
     pub transport: Option<Transport>,
+    /// Since when it has not taken what was written to it. `null`: it reads.
+    pub slow_since: Option<Timestamp>,
+    /// It sends more than it may, and is read more slowly.
+    pub flooding: bool,
+    /// Why its last connection to this node ended. `null`: none did, or it is forgotten (the newest 65,536 are kept).
+    pub last_close: Option<LastClose>,
+    /// How many times its seat changed hands in this minute. Above `seat_changes_max`: two devices have one identity.
+    pub seat_changes: u32,
 }
 
 /// What is known of a device.
@@ -162,6 +197,22 @@ impl Presence {
         Some((session, state))
     }
 
+    /// What the doors know of a device's behaviour.
+    fn incidents(&self, key: &DeviceKey) -> Incidents {
+        let doors = self.inner.doors.read();
+        let told = doors.iter().map(|door| door.incidents(key.tenant, &key.device));
+        told.reduce(|one, other| Incidents {
+            slow_since: one.slow_since.or(other.slow_since),
+            flooding: one.flooding || other.flooding,
+            last_close: [one.last_close, other.last_close]
+                .into_iter()
+                .flatten()
+                .max_by_key(|close| close.at),
+            seat_changes: one.seat_changes.max(other.seat_changes),
+        })
+        .unwrap_or_default()
+    }
+
     /// Presence of one device.
     ///
     /// # Errors
@@ -173,6 +224,7 @@ impl Presence {
             Registered::Unknown => return Ok(Found::Unknown),
         }
         let device = key.device.to_string();
+        let incidents = self.incidents(key);
         let here = self.here(key.tenant, &key.device);
         if let Some((session, state @ (State::Online | State::Away))) = here {
             return Ok(Found::Device(DevicePresence {
@@ -183,6 +235,10 @@ impl Presence {
                 last_seen_at: Some(session.last_heard),
                 node: Some(self.inner.node.to_string()),
                 transport: Some(session.transport),
+                slow_since: incidents.slow_since,
+                flooding: incidents.flooding,
+                last_close: incidents.last_close,
+                seat_changes: incidents.seat_changes,
             }));
         }
         let seat = match self.inner.store.seat(key).await {
@@ -201,6 +257,10 @@ impl Presence {
             last_seen_at: here.map(|(session, _)| session.last_heard).max(seat.last_seen_at).max(left_at),
             node: None,
             transport: None,
+            slow_since: None,
+            flooding: false,
+            last_close: incidents.last_close,
+            seat_changes: incidents.seat_changes,
         }))
     }
 }
@@ -223,6 +283,7 @@ mod tests {
                 last_heard: secs(heard),
                 transport: Transport::Xmpps,
                 phase,
+                keepalive: None,
             };
             let found = rules(keepalive).state(&session, secs(now));
             assert_eq!(found, expected, "{keepalive} s, heard {heard}, {phase:?}, now {now}");

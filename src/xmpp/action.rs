@@ -100,6 +100,8 @@ pub enum Action {
     Ready,
     /// The device said in its presence whether it polls as well.
     Polls(Polling),
+    /// The session's keepalive is now this, because the device asked.
+    Keepalive(Duration),
     /// Presence became unavailable or negative: hold events.
     Unavailable,
     /// Flush `output`, half-close, drain the peer for a moment, close.

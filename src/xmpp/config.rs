@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::domain::TenantId;
 
-use super::framer::Bounds;
+use super::{flood::FloodLimits, framer::Bounds};
 
 /// Finds the tenant that a domain, in lower case, belongs to.
 pub type Hosts = Arc<dyn Fn(&str) -> Option<TenantId> + Send + Sync>;
@@ -18,6 +18,10 @@ pub struct StreamConfig {
     pub allow_plaintext: bool,
     /// Keepalive: silence after which we ask for a sign of life. Default 300 s.
     pub keepalive: Duration,
+    /// The shortest keepalive that a session may ask for. Default 30 s.
+    pub keepalive_min: Duration,
+    /// The longest. Default 1800 s.
+    pub keepalive_max: Duration,
     /// An acknowledgement or an answer is overdue after this: the connection is dead. Default 30 s.
     pub overdue: Duration,
     /// Login must be finished within this. Default 10 s.
@@ -40,6 +44,8 @@ pub struct StreamConfig {
     pub idle_secs: u32,
     /// Tries to log in on one stream. Default 3.
     pub login_tries_max: u8,
+    /// What one session may send.
+    pub flood: FloodLimits,
 }
 
 impl StreamConfig {
@@ -49,6 +55,8 @@ impl StreamConfig {
             hosts,
             allow_plaintext: false,
             keepalive: Duration::from_secs(300),
+            keepalive_min: Duration::from_secs(30),
+            keepalive_max: Duration::from_secs(1800),
             overdue: Duration::from_secs(30),
             login_within: Duration::from_secs(10),
             resume_within: Duration::from_secs(300),
@@ -60,6 +68,7 @@ impl StreamConfig {
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
             login_tries_max: 3,
+            flood: FloodLimits::default(),
         }
     }
 

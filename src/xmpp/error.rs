@@ -39,6 +39,7 @@ pub(super) enum Condition {
     PolicyViolation(&'static str),
     StanzaTooBig,
     HandledCountTooHigh { handled: u32, sent: u32 },
+    Reset,
 }
 
 impl From<Fault> for Condition {
@@ -72,6 +73,7 @@ impl Condition {
             Self::ConnectionTimeout => "connection-timeout",
             Self::PolicyViolation(_) | Self::StanzaTooBig => "policy-violation",
             Self::HandledCountTooHigh { .. } => "undefined-condition",
+            Self::Reset => "reset",
         }
     }
 
@@ -81,6 +83,7 @@ impl Condition {
             Self::Asked(StreamError::SystemShutdown) => "this node stops; reconnect".into(),
             Self::Asked(StreamError::ResourceConstraint { retry_after }) => format!("overloaded; retry in {retry_after} s"),
             Self::PolicyViolation(text) => (*text).into(),
+            Self::Reset => "this connection is old; reconnect and resume".into(),
             _ => return None,
         })
     }

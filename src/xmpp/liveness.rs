@@ -110,14 +110,22 @@ impl ServerStream {
         let Some((_, covered)) = self.live.ping.take_if(|(sent, _)| Some(*sent) == number) else {
             return LifeSign::Connect;
         };
-        let Some(session) = self.session.as_mut().filter(|session| !session.managed) else {
+        let Some(session) = &mut self.session else {
             return LifeSign::Keepalive;
+        };
+        // Where XEP-0198 was enabled behind the ping, this answer still vouches for what was written before. Asking anew would
+        // be wrong there: xmpp.js counts from 0 only a moment after it has read `<enabled/>`.
+        let managed = session.managed;
+        let covered = if managed {
+            covered.min(session.window.uncounted())
+        } else {
+            covered
         };
         let ends = session.window.take(covered);
         let left = session.window.in_flight() > 0;
         self.live.answered(covered > 0, left, now);
         self.ended(ends);
-        if left {
+        if left && !managed {
             self.unasked = true;
             self.flush(now);
         }
@@ -142,6 +150,7 @@ impl ServerStream {
     }
 
     fn elapse_in_session(&mut self, now: Instant) {
+        self.flood.elapse(now);
         let overdue = self.config.overdue;
         if self.live.probed.is_some_and(|probed| now >= probed + overdue) {
             return self.dead();
@@ -157,10 +166,11 @@ impl ServerStream {
                 reminded: true,
             });
         }
-        if self.live.probed.is_none() && now >= self.live.heard + self.config.keepalive {
+        if self.live.probed.is_none() && now >= self.live.heard + self.keepalive() {
             self.ask(LifeSign::Keepalive);
             self.live.probed = Some(now);
         }
+        self.retire(now);
     }
 
     fn dead(&mut self) {
@@ -176,12 +186,11 @@ impl ServerStream {
             Stage::Bound => {
                 let silence = match live.probed {
                     Some(probed) => probed + self.config.overdue,
-                    None => live.heard + self.config.keepalive,
+                    None => live.heard + self.keepalive(),
                 };
-                match live.owed {
-                    Some(owed) => silence.min(owed.since + self.config.overdue),
-                    None => silence,
-                }
+                let owed = live.owed.map(|owed| owed.since + self.config.overdue);
+                let others = [owed, self.flood.until(), self.retires.map(|(at, _)| at)];
+                others.into_iter().flatten().fold(silence, Instant::min)
             }
             _ => self.login.as_ref().map_or(live.heard + NEVER, |login| login.deadline),
         }

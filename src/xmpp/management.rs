@@ -195,6 +195,7 @@ impl ServerStream {
         self.login = None;
         self.traffic.connect_was_resume();
         self.stage = Stage::Bound;
+        self.wake_up();
         self.replay(handled, now, time);
         self.go_on(now);
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::{
     domain::{DeviceId, Epoch, EventId, Located, SessionId, TenantId},
-    store::Cursor,
+    store::{Cursor, QueuedEvent},
 };
 
-use super::window::Window;
+use super::{standby::Standby, window::Window};
 
 /// The full JID of a session, kept in one piece.
 #[derive(Debug)]
@@ -56,11 +56,15 @@ pub struct Session {
     pub(super) managed: bool,
     /// How long it may be resumed after its connection is lost. Zero: not at all.
     pub(super) resumable_for: Duration,
+    /// The keepalive that the device asked for.
+    pub(super) keepalive: Option<Duration>,
     /// Stanzas taken from the device since `<enable/>`, modulo 2^32.
     pub(super) handled: u32,
     /// Its last presence was available, with a priority of 0 or more.
     pub(super) available: bool,
     pub(super) cursor: Cursor,
+    /// What waits for the device to be active.
+    pub(super) standby: Standby,
     pub(super) window: Window,
 }
 
@@ -74,9 +78,11 @@ impl Session {
             epoch,
             managed: false,
             resumable_for: Duration::ZERO,
+            keepalive: None,
             handled: 0,
             available: false,
             cursor: Cursor::default(),
+            standby: Standby::default(),
             window: Window::default(),
         }
     }
@@ -106,9 +112,39 @@ impl Session {
         self.handled
     }
 
-    /// How far it has been given events.
+    /// How far it has been given events: where reading in the store goes on.
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        self.standby.reads_from(self.cursor)
+    }
+
+    /// The same, for somebody who reads on there now.
+    pub fn read_on(&mut self) -> Cursor {
+        self.standby.read_on(self.cursor)
+    }
+
+    /// Whether that event was given to it, or is held back until the device is active.
+    pub fn covers(&self, event: &QueuedEvent) -> bool {
+        self.standby.covers(self.cursor, event)
+    }
+
+    /// Events that it held back while the device was inactive are to be read again: nothing newer goes before them.
+    pub fn owes(&self) -> bool {
+        self.standby.owes()
+    }
+
+    /// That event was read, and is covered.
+    pub fn pass(&mut self, event: &QueuedEvent) {
+        self.standby.passed(self.cursor, event);
+    }
+
+    /// The store has nothing behind `cursor`: what was held back is written, or has ended.
+    pub fn caught_up(&mut self) {
+        self.standby.caught_up();
+    }
+
+    /// The keepalive that the device asked for and got. `None`: it did not ask.
+    pub fn keepalive(&self) -> Option<Duration> {
+        self.keepalive
     }
 
     /// Events written and not ended, oldest first. With `require='received'` an event stays here after `<a/>`.

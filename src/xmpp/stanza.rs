@@ -1,6 +1,9 @@
 //! What a device may say in its session, and the answers (RFC 6121; XEP-0030, 0092, 0184, 0199, 0352).
 
-use std::{io::Write as _, time::Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use crate::domain::{Outcome, Polling, Reason};
 
@@ -8,7 +11,7 @@ use super::{
     action::Action,
     element::Tag,
     error::{Condition, Refused, write_refusal},
-    ns,
+    keepalive, ns,
     session::FullJid,
     stream::{ServerStream, Stage},
     text::{attribute, escape},
@@ -96,7 +99,10 @@ impl ServerStream {
     pub(super) fn in_session(&mut self, tag: Tag<'_>, now: Instant) -> LifeSign {
         let kind = match (tag.namespace(), tag.name()) {
             (ns::SM, _) => return self.manage(tag, now),
-            (ns::CSI, "active" | "inactive") => return LifeSign::Presence,
+            (ns::CSI, state @ ("active" | "inactive")) => {
+                self.indicated(state == "inactive");
+                return LifeSign::Presence;
+            }
             (ns::CLIENT, "iq" | "message" | "presence") if !self.own(tag) => {
                 self.fail_with(&Condition::InvalidFrom);
                 LifeSign::Connect
@@ -208,7 +214,8 @@ impl ServerStream {
             (None, None) => {
                 let priority = tag.child("priority", ns::CLIENT).map(Tag::text);
                 let priority: i8 = priority.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-                self.echo(tag.attribute("id"), priority);
+                let keepalive = self.negotiate_keepalive(tag);
+                self.echo(tag.attribute("id"), priority, keepalive);
                 self.actions.extend(reported_polling(tag).map(Action::Polls));
                 self.set_available(priority >= 0);
             }
@@ -230,7 +237,7 @@ impl ServerStream {
     }
 
     /// The device sees its own presence (RFC 6121 §4.2.2).
-    fn echo(&mut self, id: Option<&str>, priority: i8) {
+    fn echo(&mut self, id: Option<&str>, priority: i8, keepalive: Option<Duration>) {
         let Some(session) = &self.session else { return };
         let full = session.jid.full().to_owned();
         self.write(LifeSign::Presence, |out| {
@@ -242,11 +249,18 @@ impl ServerStream {
             if let Some(id) = id {
                 attribute(out, "id", id);
             }
-            // Writing to a Vec cannot fail.
-            _ = match priority {
-                0 => write!(out, "/>"),
-                _ => write!(out, "><priority>{priority}</priority></presence>"),
-            };
+            if priority == 0 && keepalive.is_none() {
+                return out.extend_from_slice(b"/>");
+            }
+            out.push(b'>');
+            if priority != 0 {
+                // Writing to a Vec cannot fail.
+                _ = write!(out, "<priority>{priority}</priority>");
+            }
+            if let Some(keepalive) = keepalive {
+                keepalive::write(out, keepalive);
+            }
+            out.extend_from_slice(b"</presence>");
         });
     }
 

@@ -9,6 +9,7 @@ use super::{
     config::StreamConfig,
     element::Tag,
     error::{Condition, StreamError},
+    flood::Flood,
     framer::{Frame, Framer},
     header,
     liveness::Liveness,
@@ -54,6 +55,9 @@ pub struct ServerStream {
     pub(super) login: Option<Box<Login>>,
     pub(super) session: Option<Box<Session>>,
     pub(super) live: Liveness,
+    pub(super) flood: Flood,
+    /// The connection ends then; whether that was put off.
+    pub(super) retires: Option<(Instant, bool)>,
     pub(super) traffic: Traffic,
     /// Bytes of the frame that is being read.
     reading: usize,
@@ -78,6 +82,8 @@ impl ServerStream {
             kept: Vec::new(),
             session: None,
             live: Liveness::new(now),
+            flood: Flood::new(now),
+            retires: None,
             traffic: Traffic::default(),
             reading: 0,
             refused: None,
@@ -97,6 +103,7 @@ impl ServerStream {
             self.ended(ends);
         }
         self.read(bytes, now);
+        self.count_flood(bytes.len(), now);
     }
 
     /// The peer closed its side without `</stream:stream>`, or the connection broke. Yields `Close`.
@@ -220,6 +227,7 @@ impl ServerStream {
                 Stage::Header | Stage::Open | Stage::Bound | Stage::Leaving => {}
             }
             if self.acknowledged_shortly(&mut bytes, now) {
+                self.flood.element();
                 continue;
             }
             let bounds = self.config.bounds(self.logged_in());
@@ -233,6 +241,7 @@ impl ServerStream {
                     self.header(element.top(), content.as_deref());
                 }
                 Ok(Some(Frame::Stanza(element))) => {
+                    self.flood.element();
                     let kind = self.stanza(element.top(), now);
                     self.traffic.receive(kind, read);
                 }
@@ -363,6 +372,7 @@ impl ServerStream {
     /// Deliveries ended: tells so, and that there is room again if something was refused.
     pub(super) fn ended(&mut self, ends: Vec<Ended>) {
         if !ends.is_empty() {
+            self.flood.ended(ends.len());
             self.actions.push_back(Action::Ended(ends));
         }
         let held = self.session.as_ref().map_or(0, |session| session.window.bytes());

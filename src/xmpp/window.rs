@@ -88,6 +88,11 @@ impl Window {
         self.sent.len()
     }
 
+    /// How many of the oldest were written before XEP-0198 began to count: no `h` includes them.
+    pub(super) fn uncounted(&self) -> usize {
+        self.uncounted as usize
+    }
+
     /// Adds an event that was written.
     pub(super) fn event(&mut self, event: Arc<QueuedEvent>, waited: bool, bytes: usize) {
         self.events += 1;
@@ -153,7 +158,7 @@ impl Window {
                 }
             }
         }
-        self.uncounted = self.uncounted.min(u32::try_from(self.sent.len()).unwrap_or(u32::MAX));
+        self.uncounted = self.uncounted.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         ends
     }
 

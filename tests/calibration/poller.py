@@ -27,21 +27,23 @@ class Poller:
                 await self.poll()
             except (Gone, OSError) as error:
                 self.world.log(kind="poll-failed", box=self.device, at=time.time(), why=str(error))
-                self.hang_up()
+                await self.hang_up()
             if time.time() > away_at:
                 away = self.random.uniform(4, 12) * interval
                 self.world.log(kind="away", box=self.device, at=time.time(), seconds=away)
-                self.hang_up()
+                await self.hang_up()
                 await asyncio.sleep(away)
                 away_at = time.time() + self.random.expovariate(1 / self.world.drop_every)
                 continue
             # Clocks of boxes are not exact, and they do not all poll at once.
             pause = interval * self.random.uniform(0.8, 1.2)
             await asyncio.sleep(max(0, started + pause - time.time()))
-        self.hang_up()
+        await self.hang_up()
 
-    def hang_up(self):
+    async def hang_up(self):
         if self.wire:
+            # The end of a connection is a part of what its last poll costs.
+            await asyncio.wait_for(self.wire.drain(), 5)
             self.world.log(kind="poll-wire", box=self.device, at=time.time(), **self.wire.counts())
             self.wire.close()
         self.wire, self.rest = None, b""
@@ -90,7 +92,7 @@ class Poller:
             self.rest += await self.wire.receive()
         body, self.rest = self.rest[:length], self.rest[length:]
         if answer.get("connection") == "close":
-            self.hang_up()
+            await self.hang_up()
         return int(first.split()[1]), answer, body
 
 

@@ -50,6 +50,17 @@ class World:
             return json.load(answer)
 
 
+def sockets(pid):
+    """How many sockets a process holds."""
+    held = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            held += os.readlink(descriptor).startswith("socket:")
+        except FileNotFoundError:
+            pass
+    return held
+
+
 async def post(world, devices, every):
     """Events at random times to random boxes: each box gets one in `every` seconds on average."""
     reader, writer = await asyncio.open_connection(*world.http)
@@ -118,13 +129,18 @@ def main():
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
     try:
         ready = json.loads(server.stdout.readline())
+        before = sockets(server.pid)
         world = World(arguments, ready, data, folder / "facts.ndjson")
         control = provision(world, "control", arguments.control)
         push = provision(world, "push", arguments.boxes - arguments.control)
         world.ends = time.time() + arguments.seconds
         asyncio.run(experiment(arguments, world, control, push))
         # What the last connections carried is counted once they are closed.
-        time.sleep(2)
+        patience = time.time() + 30
+        while sockets(server.pid) > before:
+            if time.time() > patience:
+                sys.exit(f"30 s after the last box, {sockets(server.pid)} sockets are open; {before} were before the first")
+            time.sleep(0.05)
         world.file.close()
         report = world.ask("GET", "/v1/reports/polling-avoided")
         (folder / "report.json").write_text(json.dumps(report, indent=1))

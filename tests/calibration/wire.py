@@ -35,7 +35,7 @@ class Wire:
             except ssl.SSLWantReadError:
                 await self._flush()
                 await self._fill()
-        await self._flush()
+        # The end of the handshake goes with what is sent first: two packets in a row may be one read at the service.
         return self
 
     async def _flush(self):
@@ -75,7 +75,11 @@ class Wire:
             return data
 
     async def drain(self):
-        """Reads what still comes, until the peer has closed."""
+        """Sends no more, and reads what still comes until the peer has closed."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
         try:
             while True:
                 await self._fill()

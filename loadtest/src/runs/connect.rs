@@ -6,7 +6,7 @@ use clap::Args;
 use loadtest::{
     Error,
     process::{self, Machine},
-    report::Summary,
+    report::{self, Summary},
 };
 use serde::Serialize;
 
@@ -226,9 +226,7 @@ async fn push(arguments: &Arguments, target: &Target, fleet: &mut Fleet, some: u
 impl Report {
     fn print(&self, json: bool) -> Result<(), Error> {
         if json {
-            let text = serde_json::to_string_pretty(self).map_err(|e| Error::Machine(e.to_string()))?;
-            println!("{text}");
-            return Ok(());
+            return report::print_json(self);
         }
         let (asked, machine) = (&self.asked, &self.machine);
         println!(
@@ -237,7 +235,7 @@ impl Report {
             asked.transport,
             asked.at_once,
             asked.processes,
-            if asked.pinned { ", server on core 0, driver on core 1" } else { "" }
+            report::placement(asked.pinned)
         );
         println!(
             "idle      {:.1} MiB RssAnon with all devices registered and none connected",

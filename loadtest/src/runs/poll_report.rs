@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use loadtest::{Error, Traffic, process::Machine, report::Summary};
+use loadtest::{
+    Error, Traffic,
+    process::Machine,
+    report::{self, Summary},
+};
 use serde::Serialize;
 
 use super::poll::Way;
@@ -112,9 +116,7 @@ impl Turn {
 impl Report {
     pub fn print(&self, json: bool) -> Result<(), Error> {
         if json {
-            let text = serde_json::to_string_pretty(self).map_err(|e| Error::Machine(e.to_string()))?;
-            println!("{text}");
-            return Ok(());
+            return report::print_json(self);
         }
         let asked = &self.asked;
         println!(
@@ -127,7 +129,7 @@ impl Report {
             } else {
                 String::new()
             },
-            if asked.pinned { ", server on core 0, driver on core 1" } else { "" }
+            report::placement(asked.pinned)
         );
         println!("tls       {}", self.protection);
         match self.passwords_checked {

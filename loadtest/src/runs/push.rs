@@ -14,7 +14,7 @@ use loadtest::{
     Error, Poster,
     crowd::Crowd,
     process::{self, Machine},
-    report::Summary,
+    report::{self, Summary},
 };
 use serde::Serialize;
 use tokio::{sync::Notify, task::JoinSet};
@@ -333,9 +333,7 @@ fn delivered(event: &serde_json::Value) -> bool {
 impl Report {
     fn print(&self, json: bool) -> Result<(), Error> {
         if json {
-            let text = serde_json::to_string_pretty(self).map_err(|e| Error::Machine(e.to_string()))?;
-            println!("{text}");
-            return Ok(());
+            return report::print_json(self);
         }
         let asked = &self.asked;
         println!(
@@ -347,7 +345,7 @@ impl Report {
             asked.warmup,
             asked.bytes,
             asked.wait,
-            if asked.pinned { ", server on core 0, driver on core 1" } else { "" }
+            report::placement(asked.pinned)
         );
         println!(
             "got       {} events in {:.1} s: {:.0}/s",

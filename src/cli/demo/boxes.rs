@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     cli::{
         Failure, Outcome,
-        reference_device::{Account, Backoff, Endpoint, Lanes, News, ReferenceDevice, tls_trusting},
+        reference_device::{Account, Backoff, Endpoint, Memory, News, ReferenceDevice, tls_trusting},
         secret::random_below,
     },
     crew::Crew,
@@ -167,9 +167,9 @@ enum End {
 }
 
 async fn live(account: Account, endpoint: Endpoint, mut orders: mpsc::Receiver<Order>, report: mpsc::Sender<Report>) {
-    let mut lanes = Lanes::default();
+    let mut memory = Memory::default();
     loop {
-        let mut device = ReferenceDevice::start(account.clone(), endpoint.clone(), lanes);
+        let mut device = ReferenceDevice::start(account.clone(), endpoint.clone(), memory);
         let switch = device.switch();
         let end = tokio::select! {
             () = apply(&mut device, &account.device, &report) => return,
@@ -186,7 +186,7 @@ async fn live(account: Account, endpoint: Endpoint, mut orders: mpsc::Receiver<O
         match end {
             End::Goodbye => return device.close().await,
             End::PowerLoss(away) => {
-                lanes = device.lose_power();
+                memory = device.lose_power();
                 // The writer ends only when stdout is gone, and with it the demo.
                 let _ = report
                     .send(Report::Away {
@@ -212,7 +212,9 @@ async fn apply(device: &mut ReferenceDevice, id: &str, report: &mpsc::Sender<Rep
                     event: event_id,
                     at_us,
                 });
-                device.confirm(&event).await;
+                if let Err(error) = device.confirm(&event) {
+                    return tracing::error!("{error}");
+                }
             }
             Ok(News::Online { resumed }) => room.send(Report::Online {
                 device: device_id(),

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use xmpp_parsers::{jid::Jid, message::Message, ns};
 
 /// The namespace of the element around an event's JSON.
-const EVENT_NS: &str = "urn:unpoll:event:1";
+pub const EVENT_NS: &str = "urn:unpoll:event:1";
 
 /// An event that a device was given. As JSON it is the line that `unpoll listen` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -25,9 +25,24 @@ pub struct Delivered {
     /// Whether the server asked for a receipt (XEP-0184).
     #[serde(skip)]
     pub receipt_wanted: bool,
+    /// Whether the server wants to know the outcome (`require='processed'`).
+    #[serde(skip)]
+    pub outcome_wanted: bool,
     /// Who sent it.
     #[serde(skip)]
     pub from: Option<Jid>,
+    /// As which stanza it came.
+    #[serde(skip)]
+    pub place: Place,
+}
+
+/// Which stanza of which connection it is, counted as XEP-0198 counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The connection, from 1.
+    pub connection: u64,
+    /// The stanza in its session.
+    pub number: u32,
 }
 
 impl Delivered {
@@ -46,7 +61,9 @@ impl Delivered {
             event: RawValue::from_string(json).ok()?,
             delayed: payload("delay", ns::DELAY).is_some(),
             receipt_wanted: payload("request", ns::RECEIPTS).is_some(),
+            outcome_wanted: event.attr("require") == Some("processed"),
             from: message.from.clone(),
+            place: Place::default(),
         })
     }
 }

@@ -2,15 +2,22 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Lanes that are remembered. There are four urgencies in two stores; more come only with a new generation of the store, and
 /// then the oldest are of no use.
 const LANES_MAX: usize = 64;
 
 /// The last number applied in each lane, the lane heard from last at the end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lanes(VecDeque<(String, u64)>);
 
 impl Lanes {
+    /// Whether number `seq` of `lane`, or a higher one, was applied.
+    pub fn knows(&self, lane: &str, seq: u64) -> bool {
+        self.0.iter().any(|(name, last)| name == lane && seq <= *last)
+    }
+
     /// Whether number `seq` of `lane` is new; it counts as applied from then on.
     pub fn is_news(&mut self, lane: &str, seq: u64) -> bool {
         let known = self.0.iter().position(|(name, _)| name == lane).and_then(|at| self.0.remove(at));

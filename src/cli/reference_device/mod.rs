@@ -1,45 +1,41 @@
-//! A device as the device guide describes one, on a stock XMPP library: TLS from the first byte, SASL, stream management with
-//! resumption, reconnection with full jitter, one number a lane against repeats.
+//! A device as the device guide describes one, on a stock XMPP library: TLS from the first byte, SASL2 with FAST or SASL, stream
+//! management with resumption, reconnection with full jitter, one number a lane against repeats.
 //!
-//! `tokio-xmpp` carries the stream. Its own client would retry a refused login for ever and reconnect in step with all others,
-//! so the connector is ours (`connect`); it acknowledges stanzas itself as it reads them (XEP-0198), before the caller has
-//! the event. Whoever must not lose an event between the two asks for it with `require: "received"`: that receipt
-//! (XEP-0184) is sent by [`ReferenceDevice::confirm`], after the event was applied.
+//! `tokio-xmpp` carries the XML stream. Login and acknowledgement are ours: its own client acknowledges a stanza as it reads it,
+//! before anybody has applied it, knows no SASL2, and would retry a refused login for ever. Here an event is acknowledged
+//! (XEP-0198), and its receipt (XEP-0184) and outcome are told, when [`ReferenceDevice::settle`] says that it is applied.
 
+mod backoff;
 mod connect;
+mod counts;
+mod cutter;
 mod delivered;
+mod driver;
+mod flight;
 mod lanes;
-mod wire;
+mod login;
+mod mechanism;
+mod memory;
+mod outcome;
+mod token;
+mod trouble;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio_xmpp::{
-    Stanza,
-    stanzastream::{Event, StanzaStream, StreamEvent},
-};
-use xmpp_parsers::{
-    iq::Iq,
-    message::{Message, MessageType},
-    minidom::Element,
-    ns,
-    presence::Presence,
-    receipts::Received,
-    stanza_error::{DefinedCondition, ErrorType, StanzaError},
-};
 
-pub use connect::{Account, Backoff, Endpoint, tls_trusting};
+pub use backoff::Backoff;
+pub use connect::{Account, Endpoint, tls_trusting};
 pub use delivered::Delivered;
 pub use lanes::Lanes;
+pub use memory::{Journal, Memory};
+pub use outcome::Outcome;
 
-use connect::{Connector, Notice};
-use wire::Cutter;
-
-/// Stanzas on their way between library and caller: few, so that little is acknowledged ahead of the caller.
-const QUEUE_DEPTH: usize = 1;
-/// How long a stanza may take to be queued for sending, or a goodbye to be said.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::crew::Crew;
+use cutter::Cutter;
+use driver::{Driver, NEWS_MAX, Order};
+use outcome::Told;
+use token::Token;
 
 /// What a device meets.
 #[derive(Debug)]
@@ -101,8 +97,19 @@ pub enum DeviceError {
         /// As whom.
         jid: String,
     },
-    /// The library's worker ended.
-    #[error("the XMPP library ended the stream of {jid}")]
+    /// The server does not prove who it is, or wants less protection than before.
+    #[error("{address} cannot be trusted with the login: {why}")]
+    Impostor {
+        /// Which server.
+        address: String,
+        /// What it did.
+        why: mechanism::MechanismError,
+    },
+    /// The journal cannot be written, so nothing can be acknowledged.
+    #[error("the journal cannot be written: {0}")]
+    Journal(String),
+    /// It was closed.
+    #[error("the connection of {jid} is closed")]
     Ended {
         /// Whose.
         jid: String,
@@ -129,25 +136,32 @@ impl Drop for ReferenceDevice {
 
 /// A device that is connected, or becomes so. Dropped without [`ReferenceDevice::close`] it is like one that lost its power.
 pub struct ReferenceDevice {
-    stream: Option<StanzaStream>,
-    notices: mpsc::UnboundedReceiver<Notice>,
+    news: mpsc::Receiver<Result<News, DeviceError>>,
+    orders: mpsc::UnboundedSender<Order>,
     cutter: Arc<Cutter>,
-    lanes: Lanes,
+    journal: Journal,
     repeats: u64,
     account: Account,
 }
 
+/// How long a goodbye may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl ReferenceDevice {
-    /// Starts to connect. `lanes` is what it remembers of events it applied before.
-    pub fn start(account: Account, endpoint: Endpoint, lanes: Lanes) -> Self {
-        let (tell, notices) = mpsc::unbounded_channel();
+    /// Starts to connect. `journal` is what it remembers of its life before.
+    pub fn start(account: Account, endpoint: Endpoint, journal: impl Into<Journal>) -> Self {
+        let journal = journal.into();
+        let (tell, news) = mpsc::channel(NEWS_MAX);
+        // No more orders than events are under way, and the channel of news bounds these.
+        let (orders, wanted) = mpsc::unbounded_channel();
         let cutter = Arc::new(Cutter::default());
-        let connector = Connector::new(account.clone(), endpoint, cutter.clone(), tell);
+        let driver = Driver::new(account.clone(), endpoint, cutter.clone(), journal.clone(), tell, wanted);
+        Crew::default().spawn(driver.run());
         Self {
-            stream: Some(StanzaStream::new(connector.into_reconnector(), QUEUE_DEPTH)),
-            notices,
+            news,
+            orders,
             cutter,
-            lanes,
+            journal,
             repeats: 0,
             account,
         }
@@ -159,98 +173,51 @@ impl ReferenceDevice {
     /// When coming back would not help; the device is then at its end.
     pub async fn next(&mut self) -> Result<News, DeviceError> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                return Err(self.ended());
-            };
-            let event = tokio::select! {
-                biased;
-                Some(notice) = self.notices.recv() => match notice {
-                    Notice::Retrying { why, pause } => return Ok(News::Retrying { why, pause }),
-                    Notice::GaveUp(error) => {
-                        self.stream = None;
-                        return Err(error);
-                    }
-                },
-                event = stream.next() => event,
-            };
-            match event {
-                None => {
-                    self.stream = None;
-                    return Err(self.ended());
+            match self.news.recv().await {
+                None => return Err(DeviceError::Ended { jid: self.account.jid() }),
+                Some(Ok(News::Event(event))) if self.journal.knows(&event) => {
+                    self.repeats += 1;
+                    // Its outcome is known already, or is still being told.
+                    self.acknowledge(&event, None);
                 }
-                Some(Event::Stream(StreamEvent::Reset { .. })) => {
-                    self.send(Presence::available().into()).await;
-                    return Ok(News::Online { resumed: false });
-                }
-                Some(Event::Stream(StreamEvent::Resumed)) => return Ok(News::Online { resumed: true }),
-                Some(Event::Stream(StreamEvent::Suspended)) => return Ok(News::Away),
-                Some(Event::Stanza(Stanza::Message(message))) => {
-                    if let Some(event) = self.take(&message).await {
-                        return Ok(News::Event(event));
-                    }
-                }
-                Some(Event::Stanza(Stanza::Iq(iq))) => self.answer(iq).await,
-                Some(Event::Stanza(Stanza::Presence(_))) => {}
+                Some(news) => return news,
             }
         }
     }
 
-    async fn take(&mut self, message: &Message) -> Option<Delivered> {
-        let event = Delivered::read(message)?;
-        if self.lanes.is_news(&event.lane, event.seq) {
-            return Some(event);
-        }
-        self.repeats += 1;
-        self.confirm(&event).await;
-        None
+    /// The event is applied: its number is remembered, and the server is told.
+    ///
+    /// # Errors
+    /// When it cannot be remembered. Then the server is not told either, and the event comes again.
+    pub fn confirm(&mut self, event: &Delivered) -> Result<(), DeviceError> {
+        self.settle(event, event.outcome_wanted.then_some(Outcome::Done))
     }
 
-    /// Tells the server that the event was applied, if it asked for that (XEP-0184).
-    pub async fn confirm(&mut self, event: &Delivered) {
-        if !event.receipt_wanted {
-            return;
-        }
-        let mut message = Message::new_with_type(MessageType::Normal, event.from.clone());
-        message.payloads.push(Element::from(Received { id: event.id.clone() }));
-        self.send(message.into()).await;
+    /// This became of the event: it is remembered, and the server is told, with the outcome if there is one.
+    ///
+    /// # Errors
+    /// As [`ReferenceDevice::confirm`].
+    pub fn settle(&mut self, event: &Delivered, outcome: Option<Outcome>) -> Result<(), DeviceError> {
+        let told = outcome.map(|outcome| Told {
+            event: event.id.clone(),
+            to: event.from.as_ref().map(ToString::to_string),
+            outcome,
+        });
+        self.journal
+            .applied(event, told.clone())
+            .map_err(|error| DeviceError::Journal(error.to_string()))?;
+        self.acknowledge(event, told);
+        Ok(())
     }
 
-    /// Every request gets exactly one answer (RFC 6120 §8.2.3).
-    async fn answer(&mut self, iq: Iq) {
-        let (from, id, payload) = match iq {
-            Iq::Get { from, id, payload, .. } | Iq::Set { from, id, payload, .. } => (from, id, payload),
-            Iq::Result { .. } | Iq::Error { .. } => return,
-        };
-        let answer = if payload.is("ping", ns::PING) {
-            Iq::Result {
-                from: None,
-                to: from,
-                id,
-                payload: None,
-            }
-        } else {
-            let error = StanzaError::new(
-                ErrorType::Cancel,
-                DefinedCondition::ServiceUnavailable,
-                "en",
-                "a device has no such service",
-            );
-            Iq::Error {
-                from: None,
-                to: from,
-                id,
-                error,
-                payload: None,
-            }
-        };
-        self.send(answer.into()).await;
-    }
-
-    /// Queues a stanza. When it cannot be sent in time it is left out: the server asks, or sends, again.
-    async fn send(&mut self, stanza: Stanza) {
-        if let Some(stream) = &self.stream {
-            let _ = tokio::time::timeout(SEND_TIMEOUT, stream.send(Box::new(stanza))).await;
-        }
+    fn acknowledge(&self, event: &Delivered, told: Option<Told>) {
+        let receipt = event.receipt_wanted.then(|| outcome::receipt(event));
+        // A device at its end acknowledges nothing; the event comes again in its next life.
+        let _ = self.orders.send(Order::Settle {
+            place: event.place,
+            receipt,
+            told,
+        });
     }
 
     /// A way to cut its connection from outside.
@@ -259,8 +226,8 @@ impl ReferenceDevice {
     }
 
     /// Loses its power: the connection ends without a goodbye. What it remembers is the answer.
-    pub fn lose_power(mut self) -> Lanes {
-        std::mem::take(&mut self.lanes)
+    pub fn lose_power(self) -> Memory {
+        self.journal.read(Memory::clone)
     }
 
     /// How many repeats it acknowledged without applying them.
@@ -268,16 +235,13 @@ impl ReferenceDevice {
         self.repeats
     }
 
-    /// Says goodbye (RFC 6120 §4.4), which ends the session.
+    /// Sends the last acknowledgements and says goodbye (RFC 6120 §4.4), which ends the session.
     pub async fn close(mut self) {
-        if let Some(stream) = self.stream.take() {
-            // While it is not connected the library would wait for the connection before it says goodbye.
-            let _ = tokio::time::timeout(SEND_TIMEOUT, stream.close()).await;
-        }
-    }
-
-    fn ended(&self) -> DeviceError {
-        DeviceError::Ended { jid: self.account.jid() }
+        // A device at its end has nobody to say goodbye to.
+        let _ = self.orders.send(Order::Close);
+        let end = async { while self.news.recv().await.is_some() {} };
+        // The connection has its own, shorter limit; this one is for a machine that stands still.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, end).await;
     }
 }
 

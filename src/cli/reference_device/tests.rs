@@ -11,6 +11,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::*;
 use crate::certificate;
 
+mod sasl2;
+
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
     xmlns:stream='http://etherx.jabber.org/streams' from='localhost' id='s1' version='1.0' xml:lang='en'>";
 const MECHANISMS: &str =
@@ -59,7 +61,7 @@ impl Server {
                 longest: Duration::from_millis(5),
             },
         };
-        ReferenceDevice::start(account, endpoint, Lanes::default())
+        ReferenceDevice::start(account, endpoint, Memory::default())
     }
 
     async fn accept(&self) -> Peer {
@@ -84,10 +86,8 @@ impl Server {
     async fn accept_session(&self) -> Peer {
         let mut peer = self.accept_login().await;
         peer.hears("urn:ietf:params:xml:ns:xmpp-bind", "iq").await;
-        peer.says(
-            "<iq type='result' id='resource-binding'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>tv@localhost/x</jid></bind></iq>",
-        )
-        .await;
+        peer.says("<iq type='result' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>tv@localhost/x</jid></bind></iq>")
+            .await;
         peer.hears("enable", "enable").await;
         peer.says("<enabled xmlns='urn:xmpp:sm:3' id='sm1' resume='true'/>").await;
         peer.hears("<presence", "presence").await;
@@ -104,7 +104,7 @@ impl Peer {
     }
 
     /// Reads until `what` was heard and the text ends as an element does.
-    async fn hears(&mut self, what: &str, element: &str) {
+    async fn hears(&mut self, what: &str, element: &str) -> String {
         let mut heard = String::new();
         let mut some = [0; 1_024];
         while !(heard.contains(what) && heard.trim_end().ends_with('>')) {
@@ -115,6 +115,7 @@ impl Peer {
             assert_ne!(count, 0, "the end instead of {element} with {what}, after {heard:?}");
             heard.push_str(std::str::from_utf8(&some[..count]).unwrap());
         }
+        heard
     }
 }
 
@@ -161,7 +162,7 @@ async fn a_cut_session_is_resumed_and_a_repeat_is_confirmed_but_not_applied() {
             panic!("an event")
         };
         assert_eq!((first.seq, first.event.get()), (1, r#"{"n":1}"#));
-        device.confirm(&first).await;
+        device.confirm(&first).unwrap();
         // What was sent may still be on its way through the library when the connection is cut.
         tokio::time::timeout(Duration::from_millis(200), device.next())
             .await
@@ -241,4 +242,75 @@ async fn a_server_that_is_not_there_is_tried_again() {
         let news = tokio::time::timeout(Duration::from_secs(10), device.next()).await.expect("news");
         assert!(matches!(news, Ok(News::Retrying { .. })), "{news:?}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_applied() {
+    let server = Server::start().await;
+    let mut device = server.device(&server.ca());
+    let (applied, is_applied) = tokio::sync::oneshot::channel();
+    let script = async {
+        let mut peer = server.accept_session().await;
+        peer.says(&format!(
+            "{}<iq type='get' id='p' from='localhost'><ping xmlns='urn:xmpp:ping'/></iq><r xmlns='urn:xmpp:sm:3'/>",
+            event(1)
+        ))
+        .await;
+        // The ping behind the event is answered, and neither is acknowledged.
+        let heard = peer.hears("<a xmlns='urn:xmpp:sm:3' h='0'/>", "a").await;
+        assert!(heard.contains("id='p'") && !heard.contains("received"), "{heard}");
+        applied.send(()).unwrap();
+        let heard = peer.hears("<a xmlns='urn:xmpp:sm:3' h='2'/>", "a").await;
+        assert!(heard.contains("<received xmlns='urn:xmpp:receipts' id='e1'/>"), "{heard}");
+        let heard = peer.hears("</stream:stream>", "the end of the stream").await;
+        assert!(heard.contains("h='2'"), "{heard}");
+        peer.says("</stream:stream>").await;
+        peer
+    };
+    let story = async {
+        assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: false })));
+        let Ok(News::Event(event)) = next(&mut device).await else {
+            panic!("an event")
+        };
+        is_applied.await.unwrap();
+        device.confirm(&event).unwrap();
+        device.close().await;
+    };
+    tokio::join!(script, story);
+}
+
+#[tokio::test]
+async fn an_outcome_is_told_until_the_server_answers_it() {
+    let server = Server::start().await;
+    let mut device = server.device(&server.ca());
+    let outcome = "<outcome xmlns='urn:unpoll:event:1' event='e1' status='failed' code='3'/>";
+    let script = async {
+        let mut peer = server.accept_session().await;
+        peer.says(&event(1)).await;
+        peer.hears(outcome, "iq").await;
+        drop(peer);
+        let mut peer = server.accept_login().await;
+        peer.hears("previd", "resume").await;
+        peer.says("<resumed xmlns='urn:xmpp:sm:3' previd='sm1' h='1'/>").await;
+        peer.hears(outcome, "iq").await;
+        peer.says("<iq type='result' id='outcome-e1' from='localhost'/>").await;
+        peer.says(&event(2)).await;
+        peer
+    };
+    let story = async {
+        assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: false })));
+        let Ok(News::Event(event)) = next(&mut device).await else {
+            panic!("an event")
+        };
+        let failed = Outcome::Failed {
+            code: "3".into(),
+            retry_seconds: None,
+        };
+        device.settle(&event, Some(failed)).unwrap();
+        assert!(matches!(next(&mut device).await, Ok(News::Away)));
+        assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: true })));
+        assert!(matches!(next(&mut device).await, Ok(News::Event(_)))); // comes after the answer
+        assert_eq!(device.journal.read(|memory| memory.told().count()), 0);
+    };
+    tokio::join!(script, story);
 }

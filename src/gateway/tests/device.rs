@@ -138,6 +138,29 @@ impl Device {
         io.flush().await.unwrap();
     }
 
+    /// Sends, if the peer still takes it.
+    pub(super) async fn try_send(&mut self, text: &str) -> bool {
+        let (mut reading, mut writing) = tokio::io::split(self.io.as_mut().unwrap());
+        let mut sent = 0;
+        while sent < text.len() {
+            let mut answer = [0; 4096];
+            tokio::select! {
+                written = writing.write(&text.as_bytes()[sent..]) => match written {
+                    Ok(written @ 1..) => sent += written,
+                    _ => return false,
+                },
+                read = reading.read(&mut answer) => match read {
+                    Ok(read @ 1..) => self.received.push_str(std::str::from_utf8(&answer[..read]).unwrap()),
+                    _ => return false,
+                },
+            }
+            if self.received.ends_with("</stream:stream>") {
+                return false;
+            }
+        }
+        writing.flush().await.is_ok()
+    }
+
     /// Sends byte by byte.
     pub(super) async fn trickle(&mut self, text: &str) {
         for byte in text.as_bytes() {
@@ -174,7 +197,8 @@ impl Device {
     }
 
     /// PLAIN, up to the features behind it.
-    pub(super) async fn login(&mut self, device: &str) {
+    /// Opens a stream and shows the password, whatever the answer.
+    pub(super) async fn show_password(&mut self, device: &str) {
         self.send(HEADER).await;
         self.hear("</stream:features>").await;
         let initial = BASE64_STANDARD.encode(format!("\0{device}\0secret"));
@@ -182,6 +206,10 @@ impl Device {
             "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{initial}</auth>"
         ))
         .await;
+    }
+
+    pub(super) async fn login(&mut self, device: &str) {
+        self.show_password(device).await;
         self.hear("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
         self.send(HEADER).await;
         self.hear("</stream:features>").await;

@@ -1,6 +1,8 @@
 //! The gateway over real sockets, with the real stream, a store in memory and a client that reads bytes.
 
+mod admission;
 mod device;
+mod life;
 mod sessions;
 mod store;
 mod transport;
@@ -135,12 +137,16 @@ impl Service {
         self.gateway.links().link(TENANT, &id(device))
     }
 
-    async fn state(&self, device: &str) -> String {
+    async fn presence(&self, device: &str) -> serde_json::Value {
         let found = self.presence.of(&key(device)).await.unwrap();
         let crate::presence::Found::Device(presence) = found else {
             panic!("{found:?}");
         };
-        serde_json::to_value(&presence).unwrap()["state"].as_str().unwrap().to_owned()
+        serde_json::to_value(&presence).unwrap()
+    }
+
+    async fn state(&self, device: &str) -> String {
+        self.presence(device).await["state"].as_str().unwrap().to_owned()
     }
 
     /// Waits until `fact` holds.

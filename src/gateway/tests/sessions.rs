@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
-use crate::domain::{Caller, Epoch, Outcome, Scope};
+use crate::domain::{Caller, Epoch, Outcome, Scope, Urgency};
 
 #[tokio::test]
 async fn an_acknowledged_event_ends_and_presence_follows() {
@@ -344,13 +344,7 @@ async fn a_store_that_is_down_is_no_wrong_password() {
     let service = Service::start().await;
     *service.store.down.lock() = true;
     let mut device = Device::tls(&service).await;
-    device
-        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
-        .await;
-    device.hear("</stream:features>").await;
-    device
-        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJveABzZWNyZXQ=</auth>")
-        .await;
+    device.show_password("box").await;
     device.hear("<temporary-auth-failure/>").await;
 }
 
@@ -359,14 +353,8 @@ async fn a_bug_in_one_connection_ends_that_one_and_no_other() {
     let mut service = Service::start().await;
     let mut other = service.online("box").await;
     let mut device = Device::tls(&service).await;
-    device
-        .send("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>")
-        .await;
-    device.hear("</stream:features>").await;
-    // The store panics when asked for the device \"bug\".
-    device
-        .send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJ1ZwBzZWNyZXQ=</auth>")
-        .await;
+    // The store panics when asked for the device "bug".
+    device.show_password("bug").await;
     device.hear_the_end().await;
     let gauge = |service: &Service| service.metric("unpoll_connections_unauthenticated");
     service
@@ -473,7 +461,11 @@ async fn presence_is_told_over_http_to_who_may_read() {
             "connected_at",
             "last_seen_at",
             "node",
-            "transport"
+            "transport",
+            "slow_since",
+            "flooding",
+            "last_close",
+            "seat_changes"
         ]
     );
     assert_eq!(
@@ -484,4 +476,45 @@ async fn presence_is_told_over_http_to_who_may_read() {
     assert_eq!(ask("removed", Scope::Admin).await.0, 410);
     assert_eq!(ask("a%20b", Scope::Read).await.0, 400);
     assert_eq!(ask("box", Scope::Push).await.0, 403);
+}
+
+#[tokio::test]
+async fn low_urgency_waits_in_the_store_while_the_device_is_inactive() {
+    let mut service = Service::start().await;
+    let mut device = service.online("box").await;
+    let link = service.link("box").unwrap();
+    let low = |number| {
+        let mut low = (*event("box", number, &format!(r#"{{"n":{number}}}"#))).clone();
+        low.event.urgency = Urgency::Low;
+        std::sync::Arc::new(low)
+    };
+    device.send("<inactive xmlns='urn:xmpp:csi:0'/><r xmlns='urn:xmpp:sm:3'/>").await;
+    device.hear("h='1'/>").await;
+    assert_eq!(link.offer(&low(1), now()), Offer::Held);
+    assert!(!link.holds(low(1).id), "it is not dispatched");
+    assert_eq!(link.offer(&event("box", 2, r#"{"n":2}"#), now()), Offer::Taken);
+    assert!(!device.hear("</message>").await.contains(r#"{"n":1}"#));
+    let before = link.behind().unwrap();
+    assert_eq!(before.cursor.rest, 2);
+    device.send("<active xmlns='urn:xmpp:csi:0'/>").await;
+    assert!(matches!(service.signal().await, DeviceSignal::Ready { .. }));
+    assert_eq!(
+        link.offer(&event("box", 3, "{}"), now()),
+        Offer::Later,
+        "what was held back goes first"
+    );
+    assert!(!link.caught_up(before.refused), "that refill read from too far ahead");
+    let behind = link.behind().unwrap();
+    assert_eq!(behind.cursor.rest, 0);
+    assert_eq!(link.refill(&low(1), now()), Offer::Taken);
+    assert_eq!(link.refill(&event("box", 2, r#"{"n":2}"#), now()), Offer::Taken, "written before");
+    assert_eq!(link.refill(&event("box", 3, r#"{"n":3}"#), now()), Offer::Taken);
+    assert!(link.caught_up(behind.refused));
+    device.hear(r#"{"n":1}"#).await;
+    assert!(!device.hear(r#"{"n":3}"#).await.contains(r#"{"n":2}"#));
+    device.acknowledge(4).await;
+    match service.signal().await {
+        DeviceSignal::Ended { events, .. } => assert_eq!(events.len(), 3, "each once"),
+        other => panic!("{other:?}"),
+    }
 }

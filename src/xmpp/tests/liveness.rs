@@ -179,3 +179,63 @@ fn a_plain_session_that_talks_and_never_answers_a_ping_is_dead_after_a_push() {
     assert_eq!(talk.facts(), ["over"]);
     assert_eq!(talk.stream.session().unwrap().unacknowledged().len(), 1);
 }
+
+#[test]
+fn a_device_asks_for_its_keepalive_and_gets_what_is_within_bounds() {
+    let check = |asked: &str, given: u64| {
+        let mut talk = Talk::bound();
+        let out = talk.send(&format!(
+            "<presence><keepalive xmlns='urn:unpoll:event:1' seconds='{asked}'/></presence>"
+        ));
+        assert_eq!(
+            out,
+            format!(
+                "<presence from='stb-1@example.com/main' to='stb-1@example.com/main'>\
+                 <keepalive xmlns='urn:unpoll:event:1' seconds='{given}'/></presence>"
+            )
+        );
+        assert_eq!(talk.facts(), [format!("keepalive {given}"), "ready".into()]);
+        assert_eq!(talk.stream.wake_at(), talk.now + Duration::from_secs(given));
+        talk.later(given - 1);
+        assert_eq!(talk.elapse(), "");
+        talk.later(1);
+        assert!(talk.elapse().contains("<ping "), "{given}");
+    };
+    check("600", 600);
+    check("1", 30);
+    check("0", 30);
+    check("99999999999", 1800);
+}
+
+#[test]
+fn a_presence_that_asks_for_no_keepalive_or_nonsense_changes_nothing() {
+    let mut talk = Talk::managed();
+    talk.send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='60'/></presence>");
+    assert_eq!(talk.facts(), ["keepalive 60"]);
+    for presence in [
+        "<presence/>",
+        "<presence><keepalive xmlns='urn:unpoll:event:1'/></presence>",
+        "<presence><keepalive xmlns='urn:unpoll:event:1' seconds='-5'/></presence>",
+    ] {
+        assert!(!talk.send(presence).contains("keepalive"));
+        assert_eq!(talk.facts(), [""; 0]);
+        assert_eq!(talk.stream.session().unwrap().keepalive(), Some(Duration::from_secs(60)));
+    }
+}
+
+#[test]
+fn an_old_connection_ends_in_a_quiet_moment_and_its_session_can_be_resumed() {
+    let mut talk = Talk::managed();
+    talk.stream.retire_at(talk.now + Duration::from_secs(100));
+    assert!(talk.push(1));
+    talk.later(90);
+    talk.flush();
+    talk.later(10);
+    assert!(!talk.elapse().contains("error"), "an event is in flight");
+    talk.send("<a xmlns='urn:xmpp:sm:3' h='2'/>");
+    assert_eq!(talk.stream.wake_at(), talk.now + Duration::from_secs(30));
+    talk.later(30);
+    let out = talk.elapse();
+    assert!(out.contains("<reset xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"), "{out}");
+    assert_eq!(talk.facts(), ["delivered 1", "hibernate 300"]);
+}

@@ -385,3 +385,22 @@ proptest! {
         prop_assert_eq!((window.events(), window.bytes(), window.in_flight()), (0, 0, 0));
     }
 }
+
+#[test]
+fn the_answer_to_a_ping_settles_what_was_written_before_enable() {
+    // xmpp.js sends presence and enable in one packet: the events go out between them, with a ping behind.
+    let mut talk = Talk::bound();
+    talk.send("<presence/>");
+    assert!(talk.push(1) && talk.push(2));
+    assert!(talk.flush().contains("id='ping-1'"));
+    talk.send(ENABLE);
+    assert!(talk.push(3));
+    talk.flush();
+    talk.facts();
+    talk.send("<iq type='result' id='ping-1'/>");
+    assert_eq!(talk.facts(), ["delivered 1, delivered 2"]);
+    talk.send("<a xmlns='urn:xmpp:sm:3' h='0'/>");
+    assert_eq!(talk.facts(), [""; 0], "counting is as it was");
+    talk.send("<a xmlns='urn:xmpp:sm:3' h='1'/>");
+    assert_eq!(talk.facts(), ["delivered 3"]);
+}

@@ -1,12 +1,14 @@
 //! Conversations with the machine: a scripted peer on one side, a gateway that answers every action on the other.
 
 mod external;
+mod flood;
 mod fuzz;
 mod input;
 mod liveness;
 mod login;
 mod management;
 mod push;
+mod standby;
 mod stanza;
 
 use std::{
@@ -196,9 +198,9 @@ impl Talk {
     }
 
     fn push_event(&mut self, event: &Arc<QueuedEvent>, waited: bool) -> bool {
-        let taken = self.stream.push(event, waited, self.now, self.time);
+        let pushed = self.stream.push(event, waited, self.now, self.time);
         self.answer();
-        taken
+        pushed == Pushed::Taken
     }
 
     fn flush(&mut self) -> String {
@@ -227,6 +229,7 @@ fn word(fact: &Action) -> String {
         }
         Action::Ready => "ready".into(),
         Action::Polls(polling) => format!("polls {polling:?}"),
+        Action::Keepalive(keepalive) => format!("keepalive {}", keepalive.as_secs()),
         Action::Unavailable => "unavailable".into(),
         Action::Close(SessionEnd::Over) => "over".into(),
         Action::Close(SessionEnd::Hibernate(time)) => format!("hibernate {}", time.as_secs()),

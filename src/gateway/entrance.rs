@@ -1,0 +1,269 @@
+//! Admission: who may begin to log in, and when (XEP-0205).
+//!
+//! Nothing is spent on a connection before its first words are there in full: a crowd of silent sockets takes places, and the
+//! oldest of them goes when the places are all taken. Then it waits for its slot, if logins a second are limited, and for a
+//! turn at the CPU; each further step of its login takes a turn, too, before all newcomers. Who waits too long is refused
+//! before any cryptography was done for it.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{Interest, ReadBuf},
+    sync::{SemaphorePermit, oneshot},
+};
+
+use super::{
+    buffers,
+    config::Config,
+    connection::{ANSWERS_MAX, Connection, Next},
+    hello::{self, Hello},
+    login::random,
+    metrics::Refused,
+    shared::Shared,
+    turns::{Turn, Turns, Who},
+};
+
+/// So much of the first words is looked at.
+const LOOK: usize = 4096;
+
+/// Who stands before the door.
+pub(super) struct Entrance {
+    turns: Turns,
+    /// Connections that have not said anything in full, oldest first; to be told to go.
+    silent: Mutex<VecDeque<oneshot::Sender<()>>>,
+    silent_max: usize,
+    /// When the next login may begin, if they are limited.
+    slots: Mutex<Option<Instant>>,
+    every: Option<Duration>,
+    /// Logins that may begin at once.
+    burst: Duration,
+}
+
+/// What a connection needs to begin.
+pub(super) struct Entered<'a> {
+    /// A TLS handshake may be under way, until this is dropped.
+    pub(super) handshake: Option<SemaphorePermit<'a>>,
+    /// For its first step.
+    pub(super) turn: Turn,
+}
+
+impl Entrance {
+    /// An entrance with nobody before it.
+    pub(super) fn new(config: &Config) -> Self {
+        let every = Duration::from_secs(1).checked_div(config.logins_per_second);
+        Self {
+            turns: Turns::new(config.login_turns()),
+            silent: Mutex::default(),
+            silent_max: config.unauthenticated_max.max(1),
+            slots: Mutex::new(None),
+            every,
+            burst: every.unwrap_or_default().saturating_mul(config.logins_per_second / 10),
+        }
+    }
+
+    /// Sends the oldest silent connection away. False: there is none.
+    pub(super) fn evict(&self) -> bool {
+        let mut silent = self.silent.lock();
+        while let Some(oldest) = silent.pop_front() {
+            if oldest.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Stands in line with those who have not spoken; resolves when it has to go.
+    fn stand(&self) -> oneshot::Receiver<()> {
+        let (go, told) = oneshot::channel();
+        let mut silent = self.silent.lock();
+        while silent.front().is_some_and(oneshot::Sender::is_closed) {
+            silent.pop_front();
+        }
+        if silent.len() >= 2 * self.silent_max {
+            silent.retain(|one| !one.is_closed());
+        }
+        silent.push_back(go);
+        told
+    }
+
+    /// The time to wait for a slot. `None`: longer than `patience`.
+    fn slot(&self, who: Who, patience: Duration, now: Instant) -> Option<Duration> {
+        let Some(every) = self.every else {
+            return Some(Duration::ZERO);
+        };
+        let mut slots = self.slots.lock();
+        // A burst of logins is let in at once after a pause.
+        let earliest = now.checked_sub(self.burst).unwrap_or(now);
+        let free = slots.map_or(earliest, |free| free.max(earliest));
+        let wait = free.saturating_duration_since(now);
+        if who == Who::Newcomer && wait > patience {
+            return None;
+        }
+        *slots = Some(free + every);
+        // Who comes back goes first: it takes its slot from the newcomers behind it.
+        Some(if who == Who::Known { Duration::ZERO } else { wait })
+    }
+}
+
+/// Waits until a new connection may begin to log in.
+///
+/// # Errors
+/// Why it may not.
+pub(super) async fn enter(connection: &Connection) -> Result<Entered<'_>, Refused> {
+    let (shared, entrance) = (&connection.shared, &connection.shared.entrance);
+    let clear = connection.state.lock().wire.established();
+    let told = entrance.stand();
+    let who = tokio::select! {
+        who = first_words(connection, !clear) => who,
+        gone = told => match gone {
+            Ok(()) => return Err(Refused::Silent),
+            // Its place in line was dropped: nobody tells it anything.
+            Err(_) => first_words(connection, !clear).await,
+        },
+    };
+    let patience = shared.config.login_wait();
+    let wait = entrance.slot(who, patience, Instant::now()).ok_or(Refused::Busy)?;
+    tokio::time::sleep(wait).await;
+    let begin = async {
+        // Before the turn: who holds one never waits.
+        let handshake = match clear {
+            true => None,
+            false => shared.handshakes.acquire().await.ok(),
+        };
+        let turn = entrance.turns.take(who).await;
+        Entered { handshake, turn }
+    };
+    tokio::time::timeout(patience, begin).await.map_err(|_| Refused::Busy)
+}
+
+/// Waits for the first words, in full if they are TLS. An error shows at the next read.
+async fn first_words(connection: &Connection, tls: bool) -> Who {
+    loop {
+        if connection.socket.readable().await.is_err() {
+            return Who::Newcomer;
+        }
+        let looked = connection.socket.try_io(Interest::READABLE, || {
+            buffers::reading(|buffer| {
+                let room = buffer.get_mut(..LOOK).unwrap_or_default();
+                let read = peek(connection, room)?;
+                match hello::look(room.get(..read).unwrap_or_default(), LOOK) {
+                    // Not ready before more comes.
+                    Hello::Partial if tls && read > 0 => Err(io::ErrorKind::WouldBlock.into()),
+                    Hello::Whole { returning: true } if tls => Ok(Who::Known),
+                    _ => Ok(Who::Newcomer),
+                }
+            })
+        });
+        match looked {
+            Ok(who) => return who,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Who::Newcomer,
+        }
+    }
+}
+
+fn peek(connection: &Connection, room: &mut [u8]) -> io::Result<usize> {
+    // Nobody is to be woken: the caller waits for the socket itself.
+    let mut cx = Context::from_waker(Waker::noop());
+    match connection.socket.poll_peek(&mut cx, &mut ReadBuf::new(room)) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// One step of a login: waits for something to do, takes a turn, does it. `turn`: it has one already.
+pub(super) async fn step(connection: &Connection, turn: Option<Turn>) -> Next {
+    let mut first = turn;
+    loop {
+        let turn = match (first.take(), busy(connection)) {
+            (Some(turn), _) => Some(turn),
+            (None, Some(interest)) => {
+                // An error shows in the step.
+                let _ = connection.socket.ready(interest).await;
+                Some(connection.shared.entrance.turns.take(Who::Known).await)
+            }
+            (None, None) => None,
+        };
+        let next = poll_fn(|cx| Poll::Ready(connection.step(cx))).await;
+        drop(turn);
+        if let Poll::Ready(next) = next {
+            return next;
+        }
+    }
+}
+
+/// What the socket must be ready for before there is something to do. `None`: there is already.
+fn busy(connection: &Connection) -> Option<Interest> {
+    let state = connection.state.lock();
+    if state.asked.is_some() || state.closing.is_some() || !state.signals.is_empty() {
+        return None;
+    }
+    Some(match state.queue.len() {
+        0 => Interest::READABLE,
+        1..=ANSWERS_MAX => Interest::READABLE.add(Interest::WRITABLE),
+        _ => Interest::WRITABLE,
+    })
+}
+
+impl Shared {
+    /// What a device that is refused is told to wait, in seconds: around what is set, so that they do not all come at once.
+    pub(super) fn retry_after(&self) -> u32 {
+        let set = self.config.retry_after_secs;
+        let spread = random().map_or(0, u32::from_le_bytes) % set.saturating_add(1);
+        (set / 2).saturating_add(spread).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newcomers_wait_for_slots_and_who_comes_back_does_not() {
+        let entrance = Entrance::new(&Config {
+            logins_per_second: 100,
+            ..Config::default()
+        });
+        let (now, patience) = (Instant::now(), Duration::from_secs(1));
+        let wait = |who| entrance.slot(who, patience, now).map(|wait| wait.as_millis());
+        for _ in 0..11 {
+            assert_eq!(wait(Who::Newcomer), Some(0), "a tenth of a second at once");
+        }
+        assert_eq!(wait(Who::Newcomer), Some(10));
+        assert_eq!(wait(Who::Known), Some(0));
+        assert_eq!(wait(Who::Newcomer), Some(30), "behind him");
+        let accepted = (0..1_000).filter(|_| wait(Who::Newcomer).is_some()).count();
+        assert_eq!(accepted, 97, "no more than can be served within the patience");
+        assert_eq!(wait(Who::Known), Some(0));
+        let later = now + Duration::from_secs(3);
+        assert_eq!(entrance.slot(Who::Newcomer, patience, later), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_oldest_silent_connection_goes_first_and_those_that_spoke_stay() {
+        let entrance = Entrance::new(&Config {
+            unauthenticated_max: 2,
+            ..Config::default()
+        });
+        assert!(!entrance.evict());
+        let (mut first, second, mut third) = (entrance.stand(), entrance.stand(), entrance.stand());
+        drop(second);
+        assert!(entrance.evict() && first.try_recv().is_ok());
+        assert!(third.try_recv().is_err());
+        assert!(entrance.evict() && third.try_recv().is_ok());
+        assert!(!entrance.evict());
+        let stays = entrance.stand();
+        for _ in 0..1_000 {
+            drop(entrance.stand());
+        }
+        assert!(entrance.silent.lock().len() <= 4, "bounded");
+        drop(stays);
+    }
+}

@@ -1,0 +1,154 @@
+//! Devices that do not read, that send too much, that ask for another keepalive, that are old.
+
+use std::time::Duration;
+
+use super::{Device, Offer, Service, event, now};
+
+#[tokio::test]
+async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
+    let mut service = Service::with(|config| {
+        config.window_max_events = 10_000;
+        config.window_max_bytes = 64 * 1024 * 1024;
+        config.write_stalled_secs = 3;
+    })
+    .await;
+    let _device = service.online("box").await;
+    assert!(service.presence("box").await["slow_since"].is_null());
+    let link = service.link("box").unwrap();
+    let large = format!(r#"{{"data":"{}"}}"#, "x".repeat(60 * 1024));
+    let mut number = 1;
+    while link.offer(&event("box", number, &large), now()) == Offer::Taken {
+        number += 1;
+    }
+    service
+        .until("it is named", async |service| {
+            service.presence("box").await["slow_since"].is_string()
+        })
+        .await;
+    let named = r#"unpoll_devices_misbehaved_total{what="slow-reader"}"#;
+    assert_eq!(service.metric(named).as_deref(), Some("1"));
+    service
+        .until("it is given up", async |service| {
+            service.presence("box").await["last_close"].is_object()
+        })
+        .await;
+    let presence = service.presence("box").await;
+    assert_eq!(presence["last_close"]["reason"], "stalled");
+    assert!(presence["slow_since"].is_null() && presence["last_close"]["at"].is_string());
+    assert_eq!(service.metric(named).as_deref(), Some("1"), "one incident");
+}
+
+#[tokio::test]
+async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
+    let mut service = Service::with(|config| {
+        config.flood_stanzas_per_second = 20;
+        config.flood_stanzas_burst = 100;
+        config.flood_patience_secs = 3;
+    })
+    .await;
+    let mut other = service.online("other").await;
+    let mut device = service.online("box").await;
+    let flood = tokio::spawn(async move {
+        let mut sent = 0;
+        // Until the service is through with it.
+        while device.try_send(&"<r xmlns='urn:xmpp:sm:3'/>".repeat(50)).await && sent < 1_000_000 {
+            sent += 50;
+        }
+        device.hear_the_end().await
+    });
+    service
+        .until("it is named", async |service| service.presence("box").await["flooding"] == true)
+        .await;
+    other.send("<r xmlns='urn:xmpp:sm:3'/>").await;
+    tokio::time::timeout(Duration::from_secs(1), other.hear("<a ")).await.unwrap();
+    let end = flood.await.unwrap();
+    let answers = end.matches("<a xmlns").count();
+    assert!(answers < 2_000, "{answers} were read, of as many as it could send");
+    service
+        .until("it is ended", async |service| {
+            service.presence("box").await["last_close"].is_object()
+        })
+        .await;
+    assert_eq!(service.presence("other").await["state"], "online");
+    assert_eq!(
+        service.metric(r#"unpoll_devices_misbehaved_total{what="flood"}"#).as_deref(),
+        Some("1")
+    );
+}
+
+#[tokio::test]
+async fn who_pauses_after_too_much_is_read_to_the_end() {
+    let mut service = Service::with(|config| {
+        config.flood_stanzas_per_second = 200;
+        config.flood_stanzas_burst = 100;
+    })
+    .await;
+    let mut device = service.online("box").await;
+    device.send(&"<r xmlns='urn:xmpp:sm:3'/>".repeat(400)).await;
+    device.send("<iq type='get' id='last'><ping xmlns='urn:xmpp:ping'/></iq>").await;
+    device.hear("id='last'").await;
+}
+
+#[tokio::test]
+async fn presence_and_the_kernel_follow_the_keepalive_that_a_device_asks_for() {
+    let mut service = Service::with(|config| {
+        config.keepalive_secs = 1;
+        config.keepalive_min_secs = 1;
+        config.overdue_secs = 1;
+    })
+    .await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    device.enable().await;
+    device
+        .send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='2'/></presence>")
+        .await;
+    let echo = device.hear("</presence>").await;
+    assert!(echo.contains("seconds='2'"), "{echo}");
+    service.ready("box").await;
+    let asked = std::time::Instant::now();
+    device.hear("<r ").await;
+    assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn an_old_connection_is_reset_and_its_session_resumed() {
+    let mut service = Service::with(|config| config.session_lifetime_secs = 1).await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device.present().await;
+    service.ready("box").await;
+    device.acknowledge(1).await;
+    let end = device.hear_the_end().await;
+    assert!(end.contains("<reset "), "{end}");
+    service
+        .until("it waits", async |service| service.state("box").await == "away")
+        .await;
+    assert_eq!(service.presence("box").await["last_close"]["reason"], "old");
+    let mut again = Device::tls(&service).await;
+    again.login("box").await;
+    again.resume(&previous, 1).await;
+    again.hear("<resumed ").await;
+}
+
+#[tokio::test]
+async fn a_cloned_identity_shows_in_presence() {
+    let service = Service::start().await;
+    let mut clones = Vec::new();
+    for _ in 0..4 {
+        let mut device = Device::tls(&service).await;
+        device.login("box").await;
+        device.bind().await;
+        clones.push(device);
+    }
+    let presence = service.presence("box").await;
+    assert_eq!(presence["seat_changes"], 3);
+    service
+        .until("the older ones are gone", async |service| {
+            service.presence("box").await["last_close"]["reason"] == "conflict"
+        })
+        .await;
+}
