@@ -68,7 +68,7 @@ impl DeviceTokens {
                 };
                 let (device, is_new) = store.put_device(key, change, true, now).await?;
                 if is_new {
-                    tracing::info!(device.id = %key.device, "the device {} was added at its first login with a token", key.device);
+                    tracing::debug!(device.id = %key.device, "the device {} was added at its first login with a token", key.device);
                 }
                 Ok(Some(device))
             }

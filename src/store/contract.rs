@@ -14,8 +14,8 @@ use super::{
     Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
-    Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, Lane, ManualClock, Outcome, Password, Queue, Reason,
-    Require, ScramSecret, SessionId, TenantId, Timestamp, Urgency,
+    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, Lane, ManualClock, Outcome,
+    Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId, Timestamp, Urgency,
 };
 
 /// The moment at which a bench's clock starts.
@@ -805,9 +805,21 @@ pub async fn credentials_have_a_bound_and_a_generation(bench: impl Bench) {
     }
     assert!(generations[0] < generations[1] && generations[1] == generations[2] && generations[2] < generations[3]);
     let three = store
-        .put_device(&key("box"), put(vec![one.clone(), two, secret("three")]), false, START)
+        .put_device(&key("box"), put(vec![one.clone(), two.clone(), secret("three")]), false, START)
         .await;
     assert!(matches!(three, Err(StoreError::Conflict(_))));
+    // Each type has its own bound, and a certificate is kept as it is.
+    let pin = |byte| Credential::Certificate(CertificatePin { sha256: [byte; 32] });
+    let both = vec![one, two, pin(1), pin(2)];
+    let (device, _) = store.put_device(&key("box"), put(both.clone()), false, START).await.unwrap();
+    assert_eq!(device.credentials, both);
+    let three = store.put_device(&key("box"), put(vec![pin(1), pin(2), pin(3)]), false, START).await;
+    assert!(matches!(three, Err(StoreError::Conflict(_))));
+    let bench = bench.reopen().await;
+    let Registered::Present(device) = bench.store().device(&key("box")).await.unwrap() else {
+        panic!("it is there")
+    };
+    assert_eq!(device.credentials, both);
 }
 
 pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {

@@ -91,7 +91,7 @@ impl ClientFiles {
         if !material.asked {
             return Ok(None);
         }
-        let (crls, serials) = revocations(&material.revoked).map_err(|why| Self::unusable(&self.revoked, why))?;
+        let Revoked { crls, serials } = revocations(&material.revoked).map_err(|why| Self::unusable(&self.revoked, why))?;
         let authority = match &self.ca {
             Some(_) => Some(authority(&material.ca, crls).map_err(|why| Self::unusable(&self.ca, why))?),
             None => None,
@@ -118,9 +118,15 @@ fn authority(pem: &[u8], crls: Vec<CertificateRevocationListDer<'static>>) -> Re
     verifier.build().map_err(|error| error.to_string())
 }
 
-/// CRLs, or a list of serial numbers.
-#[allow(clippy::type_complexity)]
-fn revocations(text: &[u8]) -> Result<(Vec<CertificateRevocationListDer<'static>>, HashSet<Vec<u8>>), String> {
+/// What the authorities revoked, in one way or the other.
+#[derive(Default)]
+struct Revoked {
+    crls: Vec<CertificateRevocationListDer<'static>>,
+    serials: HashSet<Vec<u8>>,
+}
+
+/// Reads CRLs, or a list of serial numbers.
+fn revocations(text: &[u8]) -> Result<Revoked, String> {
     let words = std::str::from_utf8(text).map_err(|error| error.to_string())?;
     if words.contains("-----BEGIN") {
         let crls = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
@@ -128,18 +134,28 @@ fn revocations(text: &[u8]) -> Result<(Vec<CertificateRevocationListDer<'static>
         if crls.is_empty() {
             return Err("it holds no X509 CRL in PEM".into());
         }
-        return Ok((crls, HashSet::new()));
+        return Ok(Revoked {
+            crls,
+            ..Revoked::default()
+        });
     }
     let lines = words.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let serials = lines.filter(|line| !line.is_empty()).map(|line| {
         let digits: String = line.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
-        let even = if digits.len() % 2 == 0 { digits } else { format!("0{digits}") };
+        let even = if digits.len().is_multiple_of(2) {
+            digits
+        } else {
+            format!("0{digits}")
+        };
         let serial = data_encoding::HEXLOWER.decode(even.as_bytes());
         serial
             .map(|serial| number(&serial))
             .map_err(|_| format!("{line:?} is no serial number in hexadecimal"))
     });
-    Ok((Vec::new(), serials.collect::<Result<_, _>>()?))
+    Ok(Revoked {
+        serials: serials.collect::<Result<_, _>>()?,
+        ..Revoked::default()
+    })
 }
 
 /// A serial number without leading zeros.

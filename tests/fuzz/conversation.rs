@@ -15,7 +15,7 @@ use unpoll::{
         TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
-    xmpp::{Action, Credentials, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
+    xmpp::{Action, Credentials, PeerCertificate, Pinned, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
 };
 
 /// One stream may hold this much: input that waits, output that nobody takes, the window. The largest stanza is 256 KiB.
@@ -43,6 +43,8 @@ enum Scene {
     Clear,
     /// The same inside TLS.
     Secured,
+    /// The same, who showed a certificate that is good for no device of the registry.
+    Certified,
     /// A device that logged in, with stream management or not.
     Bound { managed: bool },
 }
@@ -67,6 +69,7 @@ struct Conversation {
 pub fn run(input: &[u8]) {
     let Some((scene, script)) = input.split_first() else { return };
     let scene = match scene % 4 {
+        _ if *scene >= 0xf0 => Scene::Certified,
         0 => Scene::Clear,
         1 => Scene::Secured,
         2 => Scene::Bound { managed: true },
@@ -99,6 +102,7 @@ impl Conversation {
             parked: None,
             failing: false,
         };
+        conversation.show();
         if let Scene::Bound { managed } = scene {
             for said in [HEADER, PLAIN, HEADER, BIND, if managed { ENABLE } else { "" }, "<presence/>"] {
                 conversation.feed(said.as_bytes());
@@ -106,6 +110,17 @@ impl Conversation {
             assert_eq!((conversation.claims, conversation.closed), (1, 0), "the beginning of a session");
         }
         conversation
+    }
+
+    /// The certificate of the handshake.
+    fn show(&mut self) {
+        if self.scene == Scene::Certified {
+            let named = ("stb-9".parse().expect("a device id"), "example.com".to_owned());
+            self.stream.certificate(PeerCertificate {
+                proves: vec![named],
+                sha256: [9; 32],
+            });
+        }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
@@ -158,6 +173,7 @@ impl Conversation {
         }
         self.stream = ServerStream::new(CONFIG.clone(), self.scene != Scene::Clear, [9; 32], self.now);
         self.closed = 0;
+        self.show();
         if matches!(self.scene, Scene::Bound { .. }) {
             for said in [HEADER, PLAIN, HEADER] {
                 self.feed(said.as_bytes());
@@ -187,7 +203,16 @@ impl Conversation {
                     let right = matches!(self.scene, Scene::Bound { .. });
                     self.stream.password_checked((!self.failing).then_some(right), self.now);
                 }
-                Action::CheckCertificate { .. } => panic!("no certificate was shown"),
+                Action::CheckCertificate { device, .. } => {
+                    assert!(self.scene == Scene::Certified, "a certificate that nobody showed");
+                    let pinned = match (self.failing, device.as_str()) {
+                        (true, _) => Pinned::Unavailable,
+                        (false, "stb-1") => Pinned::None { generation: 3 },
+                        (false, "stb-2") => Pinned::Other,
+                        (false, _) => Pinned::Unknown,
+                    };
+                    self.stream.certificate_checked(pinned, self.now);
+                }
                 Action::Claim { tenant, device, .. } => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger claims the seat of {device}");
                     assert_eq!(tenant, TenantId(0));

@@ -12,7 +12,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::SOON;
 
@@ -101,31 +101,82 @@ impl Authority {
     }
 }
 
-/// The certificate that the service at `address` shows. `before` is what goes ahead of TLS, up to the answer that ends in `until`.
-pub fn peer(address: SocketAddr, ca: &Path, alpn: &[u8], before: Option<(&str, &str)>) -> CertificateDer<'static> {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
-    if let Some((said, until)) = before {
-        socket.write_all(said.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        let mut byte = [0];
-        while !answer.ends_with(until.as_bytes()) {
-            socket.read_exact(&mut byte).unwrap();
-            answer.extend(byte);
+/// A client's TLS: whom it trusts, what it shows, and which version it speaks.
+pub struct Client {
+    config: Arc<rustls::ClientConfig>,
+}
+
+/// A connection with TLS, said by hand.
+pub struct Secure(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
+
+impl Client {
+    /// One that shows nothing, or the certificate that was issued.
+    pub fn new(ca: &Path, alpn: &[u8], shows: Option<&Issued>, version: &'static rustls::SupportedProtocolVersion) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match shows {
+            Some(issued) => {
+                let key = PrivateKeyDer::from_pem_file(&issued.key).unwrap();
+                builder.with_client_auth_cert(vec![issued.der.clone()], key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Self { config: Arc::new(config) }
+    }
+
+    /// Connects; `before` is what goes ahead of TLS, up to the answer that ends in its second part. A client resumes TLS when it can.
+    pub fn connect(&self, address: SocketAddr, before: Option<(&str, &str)>) -> Secure {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        if let Some((said, until)) = before {
+            socket.write_all(said.as_bytes()).unwrap();
+            read_until(&mut socket, until);
         }
+        let mut tls = rustls::ClientConnection::new(self.config.clone(), "localhost".try_into().unwrap()).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).unwrap();
+        }
+        Secure(rustls::StreamOwned::new(tls, socket))
     }
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let mut tls = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    while tls.is_handshaking() {
-        tls.complete_io(&mut socket).unwrap();
+}
+
+impl Secure {
+    /// The certificate that the service shows.
+    pub fn peer(&self) -> CertificateDer<'static> {
+        self.0.conn.peer_certificates().unwrap()[0].clone().into_owned()
     }
-    tls.peer_certificates().unwrap()[0].clone().into_owned()
+
+    pub fn is_resumed(&self) -> bool {
+        self.0.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// Says that, and gives the answer up to `until`, which must come.
+    #[track_caller]
+    pub fn says(&mut self, text: &str, until: &str) -> String {
+        self.0.write_all(text.as_bytes()).unwrap();
+        read_until(&mut self.0, until)
+    }
+}
+
+#[track_caller]
+fn read_until(from: &mut impl Read, until: &str) -> String {
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !answer.ends_with(until.as_bytes()) {
+        if let Err(error) = from.read_exact(&mut byte) {
+            panic!("{error} before {until} in {:?}", String::from_utf8_lossy(&answer));
+        }
+        answer.extend(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+/// The certificate that the service at `address` shows.
+pub fn peer(address: SocketAddr, ca: &Path, alpn: &[u8], before: Option<(&str, &str)>) -> CertificateDer<'static> {
+    Client::new(ca, alpn, None, &rustls::version::TLS13).connect(address, before).peer()
 }

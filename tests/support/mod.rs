@@ -13,7 +13,7 @@ mod poller;
 mod service;
 mod wire;
 
-pub use certificates::{Authority, Issued, peer};
+pub use certificates::{Authority, Client, Issued, Secure, peer};
 pub use device::{Device, Event};
 pub use http::{Answer, Backend};
 pub use issuer::{Issuer, KeyServer};

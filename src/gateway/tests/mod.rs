@@ -6,6 +6,7 @@ mod life;
 mod sessions;
 mod store;
 mod transport;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
