@@ -132,6 +132,7 @@ impl Driver {
             let trouble = match self.connect(&address).await {
                 Err(End::Closed) => return None,
                 Err(End::Trouble(trouble)) => {
+                    self.cutter.lets_go();
                     let hopeless = trouble.hopeless(&address, &self.account.jid());
                     if hopeless.is_some() {
                         return hopeless;
@@ -144,9 +145,9 @@ impl Driver {
                 }
                 Ok(stream) => {
                     let since = Instant::now();
-                    let End::Trouble(trouble) = self.converse(stream).await else {
-                        return None;
-                    };
+                    let end = self.converse(stream).await;
+                    self.cutter.lets_go();
+                    let End::Trouble(trouble) = end else { return None };
                     self.news(News::Away).await;
                     let hopeless = trouble
                         .hopeless(&address, &self.account.jid())
