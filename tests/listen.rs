@@ -181,6 +181,29 @@ fn write(path: &Path, value: &Value) {
 }
 
 #[test]
+fn the_service_is_killed_while_a_command_runs_and_the_event_is_printed_once() {
+    let (mut service, backend) = service();
+    let exec = "echo ran >> runs; while [ ! -e go ]; do sleep 0.02; done";
+    let listening = Listening::start(&service, &["--exec", exec]);
+    wait_for_presence(&backend, "box", "online");
+    let first = backend.push("box", &json!("first"));
+    assert_eq!(listening.event()["id"], json!(first));
+    service.kill();
+    service.run();
+    wait_for_presence(&backend, "box", "online");
+    fs::write(service.dir().join("go"), "").unwrap();
+    let second = backend.push("box", &json!("second"));
+    assert_eq!(listening.event()["id"], json!(second), "the first is not printed again");
+    for id in [&first, &second] {
+        wait_for("it is settled", SOON, || {
+            ["delivered", "processed"].contains(&backend.state(id).as_str()).then_some(())
+        });
+    }
+    let runs = || fs::read_to_string(service.dir().join("runs")).unwrap();
+    assert_eq!(runs().lines().count(), 2);
+}
+
+#[test]
 fn of_two_with_one_identity_the_older_ends_with_one_and_says_why() {
     let (service, backend) = service();
     let mut older = Listening::start(&service, &[]);

@@ -23,6 +23,8 @@ use super::{
     trouble::Trouble,
 };
 
+/// Stanzas that may wait behind an event that is being applied; the service's window is 32.
+const OPEN_MAX: usize = 1_000;
 /// How long a stanza may take to be sent: a connection that takes nothing is dead.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server may take to say goodbye, too.
@@ -111,6 +113,10 @@ impl Driver {
             if self.is_managed() && self.received.h() != before {
                 self.acknowledge(stream).await?;
             }
+            let h = self.received.h();
+            while let Some((_, answer)) = self.held.pop_front_if(|(number, _)| *number <= h) {
+                self.send(stream, answer).await?;
+            }
         }
         Ok(())
     }
@@ -134,6 +140,9 @@ impl Driver {
             return Ok(()); // nothing that is counted
         }
         let number = self.received.arrive();
+        if self.received.open() > OPEN_MAX {
+            return Err(Trouble::Protocol("it goes on and on without an acknowledgement".into()).into());
+        }
         if element.name() == "message" {
             let place = Place {
                 connection: self.connection,
@@ -151,7 +160,7 @@ impl Driver {
                 self.send(stream, told.request()).await?;
             }
         } else if element.name() == "iq" {
-            self.iq(stream, element).await?;
+            self.iq(stream, element, number).await?;
         }
         self.received.deal(number);
         Ok(())
@@ -172,7 +181,7 @@ impl Driver {
     }
 
     /// Every request gets exactly one answer (RFC 6120 §8.2.3).
-    async fn iq(&mut self, stream: &mut Stream, element: Element) -> Result<(), Trouble> {
+    async fn iq(&mut self, stream: &mut Stream, element: Element, number: u32) -> Result<(), Trouble> {
         let (from, id, payload) = match Iq::try_from(element) {
             Ok(Iq::Get { from, id, payload, .. } | Iq::Set { from, id, payload, .. }) => (from, id, payload),
             Ok(Iq::Result { id, .. } | Iq::Error { id, .. }) => {
@@ -207,6 +216,11 @@ impl Driver {
                 payload: None,
             }
         };
+        // Without stream management the answer says that all before it was dealt with, too (design §4.3).
+        if !self.is_managed() && self.received.h().wrapping_add(1) != number {
+            self.held.push_back((number, answer.into()));
+            return Ok(());
+        }
         self.send(stream, answer.into()).await
     }
 

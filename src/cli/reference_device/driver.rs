@@ -1,6 +1,6 @@
 //! What keeps a device connected: one task that connects, reads, answers and acknowledges, so that a slow handler keeps nobody waiting.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -70,6 +70,8 @@ pub struct Driver {
     pub(super) sent: Sent,
     /// Receipts that wait for a connection.
     waiting: Vec<Element>,
+    /// Answers that would vouch for an event that is not applied yet, each with the number of its request.
+    pub(super) held: VecDeque<(u32, Element)>,
     pub(super) connection: u64,
     redirected: Option<String>,
 }
@@ -94,6 +96,7 @@ impl Driver {
             received: Received::default(),
             sent: Sent::default(),
             waiting: Vec::new(),
+            held: VecDeque::new(),
             connection: 0,
             redirected: None,
         }
@@ -218,6 +221,7 @@ impl Driver {
     /// Says what the server may not know, on a stream that is ready for it.
     async fn begin(&mut self, mut stream: Stream, online: Online) -> Result<Stream, End> {
         self.connection += 1;
+        self.held.clear();
         let mut lost = Vec::new();
         let resumed = match online {
             Online::Resumed(h) => {
