@@ -134,6 +134,7 @@ impl App {
                 clock: clock.clone(),
                 metrics: GatewayMetrics::register(prometheus, NODE)?,
                 node: NODE.into(),
+                end_point: gateway::end_point(&certificate.chain),
                 hosts: hosts(parts.clone()),
             },
         )

@@ -14,6 +14,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::exporter::Exporter;
 use crate::{domain::TenantId, xmpp::StreamConfig};
 
 /// Which tenant a domain belongs to.
@@ -54,6 +55,11 @@ pub struct Config {
     pub idle_secs: u32,
     /// Tries to log in on one connection. Default: 3.
     pub login_tries_max: u8,
+    /// Days for which a FAST token (XEP-0484) lets a device log in without its password. It gets a new one every day that it
+    /// logs in. Default: 14. With 0, none is given out or taken.
+    pub fast_token_days: u32,
+    /// Programs of one device (XEP-0388 user agents) that may have FAST tokens; the oldest goes. Default: 4.
+    pub fast_agents_max: u32,
     /// A connection that takes none of the bytes that wait for it is dead after this. Default: 30.
     pub write_stalled_secs: u64,
     /// TCP_USER_TIMEOUT: sent data that is not acknowledged by the peer's TCP ends the connection after this. Default: 60.
@@ -94,6 +100,8 @@ impl Default for Config {
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
             login_tries_max: 3,
+            fast_token_days: 14,
+            fast_agents_max: 4,
             write_stalled_secs: 30,
             tcp_user_timeout_secs: 60,
             backlog: 4096,
@@ -126,6 +134,8 @@ impl Config {
             window_max_bytes: self.window_max_bytes,
             idle_secs: self.idle_secs,
             login_tries_max: self.login_tries_max,
+            fast_token: Duration::from_secs(u64::from(self.fast_token_days) * 24 * 3600),
+            fast_agents_max: self.fast_agents_max,
         }
     }
 
@@ -187,6 +197,7 @@ pub fn tls_config(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
+    config.key_log = Arc::new(Exporter);
     Ok(config)
 }
 

@@ -122,7 +122,7 @@ fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
 fn open(socket: TcpStream, transport: Transport, shared: &Arc<Shared>) -> Option<Arc<Connection>> {
     let secured = secured(transport);
     let wire = if secured {
-        Wire::tls(shared.tls.clone()).ok()?
+        Wire::tls(shared.tls.clone(), shared.end_point.clone()).ok()?
     } else {
         Wire::Plain
     };

@@ -9,6 +9,8 @@ mod buffers;
 mod config;
 mod connection;
 mod drain;
+mod end_point;
+mod exporter;
 mod linger;
 mod link;
 mod listener;
@@ -40,6 +42,7 @@ use tokio::{
 };
 
 pub use config::{Config, Hosts, tls_config};
+pub use end_point::end_point;
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
 
@@ -76,6 +79,8 @@ pub struct Parts {
     pub node: Arc<str>,
     /// Which tenant a domain belongs to.
     pub hosts: Hosts,
+    /// What logins can be bound to of the certificate: [`end_point`].
+    pub end_point: Option<Arc<[u8]>>,
 }
 
 /// Why the gateway cannot listen.
@@ -123,6 +128,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             stream: Arc::new(config.stream_config(parts.hosts)),
             tls,
+            end_point: parts.end_point,
             store: parts.store,
             signals: parts.signals,
             meter: parts.meter,

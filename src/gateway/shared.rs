@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) stream: Arc<StreamConfig>,
     pub(super) tls: Arc<rustls::ServerConfig>,
+    /// `tls-server-end-point` of its certificate.
+    pub(super) end_point: Option<Arc<[u8]>>,
     pub(super) store: Arc<dyn Store>,
     pub(super) signals: mpsc::Sender<DeviceSignal>,
     pub(super) meter: Arc<dyn Meter>,

@@ -9,7 +9,7 @@ use super::{
     buffers,
     connection::{Connection, State},
     metrics::{Reason, Refused},
-    wire::{Wire, WireError},
+    wire::{Opened, Wire, WireError},
 };
 
 /// Proofs of life and traffic go to the ledger at most this often.
@@ -48,9 +48,15 @@ impl Connection {
             let opened = wire.open(
                 filled,
                 &mut |clear| {
-                    if let Some(random) = starting_tls.take() {
-                        stream.tls_started(*random, now);
-                    }
+                    let clear = match clear {
+                        Opened::Clear(clear) => clear,
+                        Opened::Established(bindings) => {
+                            if let Some(random) = starting_tls.take() {
+                                stream.tls_started(*random, now);
+                            }
+                            return stream.bound_to(bindings);
+                        }
+                    };
                     tally.clear_in(clear.len());
                     stream.receive(clear, now, time);
                 },

@@ -6,10 +6,13 @@
 use std::sync::Arc;
 
 use rustls::{
-    ServerConfig,
+    ProtocolVersion, ServerConfig,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
+
+use super::exporter;
+use crate::xmpp::Bindings;
 
 /// Bytes that a read buffer must take: the largest TLS record (RFC 5246 §6.2.3: 5 + 2^14 + 2048), and then some.
 pub(super) const READ_BUFFER: usize = 20 * 1024;
@@ -32,6 +35,14 @@ pub(super) enum WireError {
     Closed,
 }
 
+/// What opening yields.
+pub(super) enum Opened<'a> {
+    /// The handshake is done: what logins can be bound to. Comes once, before the first clear bytes; never without TLS.
+    Established(Bindings),
+    /// Bytes in clear.
+    Clear(&'a [u8]),
+}
+
 /// How the bytes of one connection are carried.
 pub(super) enum Wire {
     /// As they are.
@@ -46,15 +57,24 @@ pub(super) struct Tls {
     /// The beginning of a record that has not come in full. Empty, without memory, nearly always.
     partial: Vec<u8>,
     peer_closed: bool,
+    /// What the certificate gives logins to be bound to.
+    end_point: Option<Arc<[u8]>>,
+    /// The same of the handshake, until it is told.
+    exporter: Option<Box<[u8; 32]>>,
+    /// It was told that the handshake is done.
+    told: bool,
 }
 
 impl Wire {
     /// TLS, before its handshake.
-    pub(super) fn tls(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub(super) fn tls(config: Arc<ServerConfig>, end_point: Option<Arc<[u8]>>) -> Result<Self, rustls::Error> {
         Ok(Self::Tls(Box::new(Tls {
             connection: UnbufferedServerConnection::new(config)?,
             partial: Vec::new(),
             peer_closed: false,
+            end_point,
+            exporter: None,
+            told: false,
         })))
     }
 
@@ -78,11 +98,11 @@ impl Wire {
 
     /// Opens what was read into `buffer` (after `begin`): hands on the clear bytes and appends to `answer` what TLS itself
     /// has to send. After an error, send `answer`, which may hold an alert, and close.
-    pub(super) fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+    pub(super) fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(Opened<'_>), answer: &mut Vec<u8>) -> Result<(), WireError> {
         match self {
             Self::Plain => {
                 if !buffer.is_empty() {
-                    clear(buffer);
+                    clear(Opened::Clear(buffer));
                 }
                 Ok(())
             }
@@ -124,18 +144,34 @@ impl Wire {
 }
 
 impl Tls {
-    fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(&[u8]), answer: &mut Vec<u8>) -> Result<(), WireError> {
+    fn open(&mut self, buffer: &mut [u8], clear: &mut dyn FnMut(Opened<'_>), answer: &mut Vec<u8>) -> Result<(), WireError> {
         let mut start = 0;
         loop {
             let rest = buffer.get_mut(start..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
+            if !self.told
+                && let Some(exporter) = exporter::take()
+            {
+                self.exporter = Some(Box::new(exporter));
+            }
             let mut done = false;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    let mut first = Vec::new();
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        clear(record.payload);
+                        if self.told {
+                            clear(Opened::Clear(record.payload));
+                        } else {
+                            first.extend_from_slice(record.payload);
+                        }
+                    }
+                    // Nothing can be asked of the connection while it lends its records.
+                    if !self.told {
+                        self.told = true;
+                        clear(Opened::Established(self.bindings()));
+                        clear(Opened::Clear(&first));
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(answer, |space| match data.encode(space) {
@@ -166,6 +202,17 @@ impl Tls {
             self.partial = rest.to_vec();
         }
         Ok(())
+    }
+
+    /// What logins on this connection can be bound to: nothing before TLS 1.3 (see [`Bindings`]).
+    fn bindings(&mut self) -> Bindings {
+        if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return Bindings::default();
+        }
+        Bindings {
+            exporter: self.exporter.take().map(|exporter| *exporter),
+            end_point: self.end_point.clone(),
+        }
     }
 
     /// After a fatal error rustls has an alert to send.

@@ -40,6 +40,10 @@ pub struct StreamConfig {
     pub idle_secs: u32,
     /// Tries to log in on one stream. Default 3.
     pub login_tries_max: u8,
+    /// How long a FAST token is good (XEP-0484). Default 14 days. Zero: none is given out or taken.
+    pub fast_token: Duration,
+    /// User agents of one device that may have FAST tokens. Default 4.
+    pub fast_agents_max: u32,
 }
 
 impl StreamConfig {
@@ -60,6 +64,8 @@ impl StreamConfig {
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
             login_tries_max: 3,
+            fast_token: Duration::from_secs(14 * 24 * 3600),
+            fast_agents_max: 4,
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod action;
 mod bind;
+mod bind2;
 mod config;
 mod element;
 mod error;
@@ -20,7 +21,8 @@ mod management;
 mod namespaces;
 mod ns;
 mod push;
-mod scram;
+mod sasl;
+mod sasl2;
 mod session;
 mod stanza;
 pub mod stream;
@@ -34,6 +36,7 @@ mod tests;
 pub use action::{Action, Credentials, Ended, SessionEnd};
 pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
+pub use sasl::binding::Bindings;
 pub use session::Session;
 pub use stream::ServerStream;
 pub use traffic::{LifeSign, Traffic};

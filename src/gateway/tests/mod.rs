@@ -82,6 +82,7 @@ impl Service {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate.clone()).unwrap();
         let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
+        let end_point = end_point(std::slice::from_ref(&certificate));
         let tls = Arc::new(tls_config(vec![certificate], private).unwrap());
         let store = Arc::new(MemoryStore::default());
         let clock = SystemClock::shared();
@@ -101,6 +102,7 @@ impl Service {
             clock,
             metrics: GatewayMetrics::register(&registry, &node).unwrap(),
             node,
+            end_point,
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),
         };
         let gateway = Gateway::bind(config, tls, parts).await.unwrap();

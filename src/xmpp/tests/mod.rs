@@ -19,8 +19,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use super::*;
 use crate::{
     domain::{
-        Data, Epoch, Event, EventIdKey, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret, Seq, SessionId,
-        TenantId, Timestamp, Urgency,
+        Data, Epoch, Event, EventIdKey, FastTokens, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret, Seq,
+        SessionId, TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
 };
@@ -51,6 +51,7 @@ struct Talk {
     seen: Vec<Action>,
     secrets: Vec<ScramSecret>,
     claims: usize,
+    tokens: FastTokens,
     /// The session that a resumption finds.
     parked: Option<Box<Session>>,
     tls: bool,
@@ -66,6 +67,7 @@ impl Talk {
             seen: Vec::new(),
             secrets: vec![SECRET.clone()],
             claims: 0,
+            tokens: FastTokens::default(),
             parked: None,
             tls: false,
         }
@@ -127,11 +129,12 @@ impl Talk {
                     self.tls = true;
                     self.stream.tls_started([8; 32], self.now);
                 }
-                Action::FindCredentials { tenant, device } => {
+                Action::FindCredentials { tenant, device, .. } => {
                     let found = if tenant == TenantId(0) && device.as_str() == "stb-1" {
                         Credentials::Found {
                             secrets: self.secrets.clone(),
                             generation: 3,
+                            tokens: self.tokens.clone(),
                         }
                     } else if device.as_str() == "no-store" {
                         Credentials::Unavailable
@@ -150,7 +153,11 @@ impl Talk {
                     tenant,
                     device,
                     generation,
+                    fast,
                 } => {
+                    if let Some(change) = fast {
+                        self.tokens.apply(&change);
+                    }
                     assert_eq!((tenant, device.as_str(), generation), (TenantId(0), "stb-1", 3));
                     self.claims += 1;
                     let claims = self.claims as u64;
@@ -160,6 +167,10 @@ impl Talk {
                     Some(session) => self.stream.resume(session, self.now, self.time),
                     None => self.stream.not_resumed(Some(9), self.now),
                 },
+                Action::ChangeTokens { change, .. } => {
+                    self.tokens.apply(&change);
+                    self.stream.tokens_changed(true, self.now);
+                }
                 fact => self.seen.push(fact),
             }
         }
