@@ -207,6 +207,7 @@ async fn a_disk_filled_by_others_refuses_events_and_takes_acknowledgements() {
                 transport: Transport::Xmpps,
                 at: Timestamp(1),
                 credential_generation: 0,
+                fast: None,
             },
         )
         .await

@@ -66,7 +66,12 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 #[test]
 fn the_programs_in_the_guides_are_those_that_the_tests_run() {
     let mut shown = 0;
-    for guide in ["docs/guides/device.md", "docs/guides/backend.md", "docs/guides/polling.md"] {
+    for guide in [
+        "docs/guides/device.md",
+        "docs/guides/boot-without-clock.md",
+        "docs/guides/backend.md",
+        "docs/guides/polling.md",
+    ] {
         let page = read(guide);
         let mut fresh = String::new();
         let mut rest = page.as_str();
@@ -95,7 +100,10 @@ fn the_programs_in_the_guides_are_those_that_the_tests_run() {
             );
         }
     }
-    assert_eq!(shown, 6, "three devices, one that polls, and two posting programs");
+    assert_eq!(
+        shown, 9,
+        "four devices, one that polls, two posting programs, provisioning and the clock"
+    );
 }
 
 /// The guide's commands, in order, in one directory with a service that has its data there.
@@ -118,7 +126,8 @@ fn the_commands_of_the_guides_work() {
         let https = service.ready["https"].as_str().unwrap();
         let script = script
             .replace("localhost:8080", &service.http.to_string())
-            .replace("localhost:8443", &https.replace("127.0.0.1", "localhost"));
+            .replace("localhost:8443", &https.replace("127.0.0.1", "localhost"))
+            .replace("localhost:5223", &service.xmpps.to_string());
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_unpoll"));
         let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let output = Command::new("bash")

@@ -204,6 +204,68 @@ impl Drop for Running {
 }
 
 #[test]
+fn factory_secrets_reach_the_service_as_verifiers_only() {
+    let service = Service::start();
+    let secrets = service.dir().join("secrets.txt");
+    let provision = || {
+        let mut command = with_argument(python(), clients().join("provision.py"));
+        command.arg(&secrets).args(["tsn-1001", "tsn-1002"]).output().unwrap()
+    };
+    let output = provision();
+    assert!(output.status.success(), "{output:?}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&secrets).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let told = service.dir().join("devices.ndjson");
+    fs::write(&told, &output.stdout).unwrap();
+    let kept = fs::read_to_string(&secrets).unwrap();
+    assert!(!provision().status.success(), "secrets that boxes may have are not written over");
+    assert_eq!(fs::read_to_string(&secrets).unwrap(), kept);
+
+    let mut import = service.command();
+    let output = import.args(["device", "import"]).arg(&told).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let backend = service.backend();
+    for line in kept.lines() {
+        let (id, secret) = line.split_once(' ').unwrap();
+        assert!(!String::from_utf8_lossy(&fs::read(&told).unwrap()).contains(secret));
+        let event = backend.push(id, &json!("hello"));
+        let device = support::Device::online(&service, id, secret);
+        assert_eq!(device.expect_event().id, event);
+    }
+    assert_eq!(kept.lines().count(), 2);
+}
+
+#[test]
+fn a_box_without_a_clock_gets_the_time_from_the_service_and_from_nobody_else() {
+    let (service, stranger) = (Service::start(), Service::start());
+    let https = service.ready["https"].as_str().unwrap().replace("127.0.0.1", "localhost");
+    let ask = |authority: &Path, floor: u64| {
+        let output = with_argument(python(), clients().join("clock.py"))
+            .args([&https, &floor.to_string()])
+            .env("SSL_CERT_FILE", authority)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        (
+            output.status.success(),
+            told.trim().parse::<u64>().ok(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let (is_done, told, said) = ask(&service.ca(), 1_767_225_600);
+    assert!(is_done, "{said}");
+    assert!(told.unwrap().abs_diff(now) < 60, "{told:?} at {now}");
+    let (is_done, told, said) = ask(&service.ca(), now + 86_400);
+    assert!(!is_done && told.is_none() && said.contains("before this firmware"), "{said}");
+    let (is_done, told, said) = ask(&stranger.ca(), 0);
+    assert!(!is_done && told.is_none() && said.contains("CERTIFICATE_VERIFY_FAILED"), "{said}");
+}
+
+#[test]
 fn the_cloudevents_sdk_for_python_posts() {
     posts(|| with_argument(python(), clients().join("post.py")));
 }

@@ -61,6 +61,11 @@ pub struct Config {
     pub idle_secs: u32,
     /// Tries to log in on one connection. Default: 3.
     pub login_tries_max: u8,
+    /// Days for which a FAST token (XEP-0484) lets a device log in without its password. It gets a new one every day that it
+    /// logs in. Default: 14. With 0, none is given out or taken.
+    pub fast_token_days: u32,
+    /// Programs of one device (XEP-0388 user agents) that may have FAST tokens; the oldest goes. Default: 4.
+    pub fast_agents_max: u32,
     /// A connection that takes none of the bytes that wait for it is dead after this. Default: 30.
     pub write_stalled_secs: u64,
     /// TCP_USER_TIMEOUT: sent data that is not acknowledged by the peer's TCP ends the connection after this. Default: 60.
@@ -133,6 +138,8 @@ impl Default for Config {
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
             login_tries_max: 3,
+            fast_token_days: 14,
+            fast_agents_max: 4,
             write_stalled_secs: 30,
             tcp_user_timeout_secs: 60,
             backlog: 4096,
@@ -186,6 +193,8 @@ impl Config {
                 bytes_burst: self.flood_bytes_burst,
                 patience: Duration::from_secs(self.flood_patience_secs),
             },
+            fast_token: Duration::from_secs(u64::from(self.fast_token_days) * 24 * 3600),
+            fast_agents_max: self.fast_agents_max,
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    domain::{Cohort, Credential, Overhead, Password, Polling, ScramSecret, SessionId},
+    domain::{Cohort, Credential, FastChange, FastTokens, Overhead, Password, Polling, ScramSecret, SessionId},
     store::{Device, DeviceKey, NewSeat, Registered, Store, StoreError, Transport},
     tokens::{TokenError, Valid},
     xmpp::{Action, Credentials, Pinned, StreamError},
@@ -205,8 +205,8 @@ impl<'a> Progress<'a> {
     async fn answer(&mut self, asked: Action) {
         match asked {
             Action::StartTls => self.start_tls().await,
-            Action::FindCredentials { tenant, device } => {
-                let found = self.find(DeviceKey { tenant, device }).await;
+            Action::FindCredentials { tenant, device, tokens } => {
+                let found = self.find(DeviceKey { tenant, device }, tokens).await;
                 if let Some(found) = found {
                     self.tell(|state, now| state.stream.credentials_found(found, now));
                 }
@@ -226,7 +226,14 @@ impl<'a> Progress<'a> {
                 tenant,
                 device,
                 generation,
-            } => self.claim(DeviceKey { tenant, device }, generation).await,
+                fast,
+            } => self.claim(DeviceKey { tenant, device }, generation, fast).await,
+            Action::ChangeTokens {
+                tenant,
+                device,
+                generation,
+                change,
+            } => self.change_tokens(&DeviceKey { tenant, device }, generation, *change).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
             Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
@@ -245,11 +252,14 @@ impl<'a> Progress<'a> {
         }
     }
 
-    async fn find(&mut self, key: DeviceKey) -> Option<Credentials> {
+    async fn find(&mut self, key: DeviceKey, tokens: bool) -> Option<Credentials> {
         self.tries = Some((key.clone(), self.tries.take().map_or(0, |(_, tries)| tries) + 1));
         self.slow_failures(&key).await?;
         let store = self.connection.shared.store.clone();
-        let found = self.look_up(&key, &*store).await?;
+        let found = self.look_up(&key, tokens, &*store).await?;
+        if tokens {
+            return Some(found);
+        }
         let secretless =
             matches!(&found, Credentials::Unknown { .. }) || matches!(&found, Credentials::Found { secrets, .. } if secrets.is_empty());
         if !secretless {
@@ -259,16 +269,25 @@ impl<'a> Progress<'a> {
         Some(Credentials::Unknown { like })
     }
 
-    async fn look_up(&mut self, key: &DeviceKey, store: &dyn Store) -> Option<Credentials> {
-        Some(match self.within(store.device(key)).await? {
-            Ok(Registered::Present(device)) => {
+    async fn look_up(&mut self, key: &DeviceKey, tokens: bool, store: &dyn Store) -> Option<Credentials> {
+        let read = async {
+            let registered = store.device(key).await?;
+            let tokens = match &registered {
+                Registered::Present(device) if tokens => store.fast_tokens(key, device.credential_generation).await?,
+                _ => FastTokens::default(),
+            };
+            Ok::<_, StoreError>((registered, tokens))
+        };
+        Some(match self.within(read).await? {
+            Ok((Registered::Present(device), tokens)) => {
                 self.facts = Facts::of(&device);
                 Credentials::Found {
                     secrets: device.credentials.iter().filter_map(Credential::scram).cloned().collect(),
                     generation: device.credential_generation,
+                    tokens,
                 }
             }
-            Ok(Registered::Removed(_) | Registered::Unknown) => Credentials::Unknown { like: None },
+            Ok((Registered::Removed(_) | Registered::Unknown, _)) => Credentials::Unknown { like: None },
             Err(error) => {
                 tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
                 self.connection.shared.metrics.login(Login::Unavailable);
@@ -352,7 +371,17 @@ impl<'a> Progress<'a> {
         checked.ok()
     }
 
-    async fn claim(&mut self, key: DeviceKey, generation: u32) {
+    /// Gives out or takes back FAST tokens where no claim takes it along.
+    async fn change_tokens(&self, key: &DeviceKey, generation: u32, change: FastChange) {
+        // Not cut short: a token that was stored is to be given out.
+        let changed = self.connection.shared.store.change_fast_tokens(key, generation, change).await;
+        if let Err(error) = &changed {
+            tracing::warn!(device.id = %key.device, error = %error, "{} gets no FAST token: {error}", key.device);
+        }
+        self.tell(|state, now| state.stream.tokens_changed(changed.is_ok(), now));
+    }
+
+    async fn claim(&mut self, key: DeviceKey, generation: u32, fast: Option<Box<FastChange>>) {
         let shared = &self.connection.shared;
         if shared.full() && shared.sessions.get(&key).is_none() {
             shared.metrics.refused(Refused::Sessions);
@@ -374,6 +403,7 @@ impl<'a> Progress<'a> {
             transport: self.connection.transport,
             at,
             credential_generation: generation,
+            fast,
         };
         // Not cut short: a claim that was made must be known.
         let epoch = match shared.store.claim(&key, seat).await {

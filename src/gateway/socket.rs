@@ -55,6 +55,7 @@ impl Connection {
                         if let Some(certificate) = self.shared.proven(&secured) {
                             stream.certificate(certificate);
                         }
+                        stream.bound_to(secured.bindings);
                     }
                     Heard::Clear(clear) => {
                         tally.clear_in(clear.len());

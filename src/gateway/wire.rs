@@ -6,12 +6,16 @@
 use std::sync::Arc;
 
 use rustls::{
+    ProtocolVersion,
     pki_types::CertificateDer,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
 
-use crate::tls::Served;
+use crate::{
+    tls::{Served, exporter},
+    xmpp::Bindings,
+};
 
 /// Bytes that a read buffer must take: the largest TLS record (RFC 5246 §6.2.3: 5 + 2^14 + 2048), and then some.
 pub(super) const READ_BUFFER: usize = 20 * 1024;
@@ -40,6 +44,8 @@ pub(super) struct Secured<'a> {
     pub(super) served: &'a Served,
     /// The certificate that it showed, and what it sent along.
     pub(super) chain: Option<&'a [CertificateDer<'static>]>,
+    /// What logins can be bound to.
+    pub(super) bindings: Bindings,
 }
 
 /// What came out of the layer.
@@ -66,6 +72,8 @@ pub(super) struct Tls {
     /// The beginning of a record that has not come in full. Empty, without memory, nearly always.
     partial: Vec<u8>,
     peer_closed: bool,
+    /// `tls-exporter` of the handshake, until it is told.
+    exporter: Option<Box<[u8; 32]>>,
     /// That the handshake is done was told.
     told: bool,
 }
@@ -78,6 +86,7 @@ impl Wire {
             served,
             partial: Vec::new(),
             peer_closed: false,
+            exporter: None,
             told: false,
         })))
     }
@@ -155,6 +164,11 @@ impl Tls {
         loop {
             let rest = buffer.get_mut(start..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
+            if !self.told
+                && let Some(exporter) = exporter::take()
+            {
+                self.exporter = Some(Box::new(exporter));
+            }
             let mut done = false;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -186,9 +200,11 @@ impl Tls {
             start += discard;
             if !self.told && !self.connection.is_handshaking() {
                 self.told = true;
+                let bindings = self.bindings();
                 heard(Heard::Secured(Secured {
                     served: &self.served,
                     chain: self.connection.peer_certificates(),
+                    bindings,
                 }));
                 if !early.is_empty() {
                     heard(Heard::Clear(&std::mem::take(&mut early)));
@@ -206,6 +222,17 @@ impl Tls {
             self.partial = rest.to_vec();
         }
         Ok(())
+    }
+
+    /// What logins on this connection can be bound to: nothing before TLS 1.3 (see [`Bindings`]).
+    fn bindings(&mut self) -> Bindings {
+        if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return Bindings::default();
+        }
+        Bindings {
+            exporter: self.exporter.take().map(|exporter| *exporter),
+            end_point: self.served.end_point.clone(),
+        }
     }
 
     /// After a fatal error rustls has an alert to send.

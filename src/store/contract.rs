@@ -14,8 +14,9 @@ use super::{
     Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
-    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, Lane, ManualClock, Outcome,
-    Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId, Timestamp, Urgency,
+    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
+    FastMechanism, FastProof, FastToken, Lane, ManualClock, Outcome, Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId,
+    Timestamp, Urgency,
 };
 
 /// The moment at which a bench's clock starts.
@@ -99,6 +100,7 @@ pub async fn claim_at(store: &dyn Store, device: &str, session: u128, credential
         transport: Transport::Xmpps,
         at: START,
         credential_generation,
+        fast: None,
     };
     store.claim(&key(device), session).await
 }
@@ -171,6 +173,7 @@ macro_rules! run_contract {
             a_device_that_returns_is_a_new_one,
             credentials_have_a_bound_and_a_generation,
             keys_and_tenants_answer_from_memory,
+            fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
             receipts_tell_every_end_in_order,
             ledger_minutes_add_up,
             everything_durable_survives_a_reopening,
@@ -820,6 +823,57 @@ pub async fn credentials_have_a_bound_and_a_generation(bench: impl Bench) {
         panic!("it is there")
     };
     assert_eq!(device.credentials, both);
+}
+
+pub async fn fast_tokens_ride_the_claim_and_go_with_credentials_and_device(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    let change = |text: &str, promote| FastChange {
+        agent: FastAgent::of("agent"),
+        mechanism: FastMechanism::None,
+        promote,
+        invalidate: false,
+        fresh: Some((FastMechanism::None, FastToken::new(text.into(), START, Timestamp(START.0 + 1)))),
+        agents_max: 4,
+    };
+    assert!(store.fast_tokens(&key("box"), 0).await.unwrap().is_empty());
+    let seat = NewSeat {
+        session: SessionId(1),
+        node: "n1".into(),
+        transport: Transport::Xmpps,
+        at: START,
+        credential_generation: 0,
+        fast: Some(Box::new(change("one", false))),
+    };
+    store.claim(&key("box"), seat).await.unwrap();
+    store.change_fast_tokens(&key("box"), 0, change("two", true)).await.unwrap();
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    let tokens = store.fast_tokens(&key("box"), 0).await.unwrap();
+    for (text, first) in [("one", false), ("two", true)] {
+        let (_, token) = change(text, false).fresh.unwrap();
+        let proof = token.sign("Initiator", b"");
+        let found = tokens.verify(&FastAgent::of("agent"), FastMechanism::None, b"", proof.as_ref(), START);
+        assert_eq!(found, FastProof::Right { token, first_use: first });
+    }
+    let credentials = DeviceChange {
+        credentials: Some(vec![secret("one")]),
+        ..DeviceChange::default()
+    };
+    let (device, _) = store.put_device(&key("box"), credentials, false, START).await.unwrap();
+    let generation = device.credential_generation;
+    assert!(store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    let late = store.change_fast_tokens(&key("box"), 0, change("three", false)).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))));
+    store
+        .change_fast_tokens(&key("box"), generation, change("four", false))
+        .await
+        .unwrap();
+    assert!(!store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    store.remove_device(&key("box"), START).await.unwrap();
+    assert!(store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    let gone = store.change_fast_tokens(&key("box"), generation, change("five", false)).await;
+    assert!(matches!(gone, Err(StoreError::RemovedDevice)));
 }
 
 pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    Cohort, Credential, DeliveryState, DeviceId, Durability, Epoch, Event, EventId, Generation, Lane, Located, Outcome, Queue, Reason,
-    Scope, Seq, SessionId, TenantId, Timestamp, Urgency, UserId,
+    Cohort, Credential, DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, FastTokens, Generation, Lane, Located,
+    Outcome, Queue, Reason, Scope, Seq, SessionId, TenantId, Timestamp, Urgency, UserId,
 };
 
 /// Why the store could not do as asked.
@@ -164,6 +164,8 @@ pub struct NewSeat {
     pub at: Timestamp,
     /// The credential generation at which the device was authenticated: a changed one refuses the claim.
     pub credential_generation: u32,
+    /// What the login changes among the device's FAST tokens, in the same step; it is synced when a token is given out.
+    pub fast: Option<Box<FastChange>>,
 }
 
 /// The answer to a claim.
@@ -516,6 +518,16 @@ pub trait Registry: Send + Sync + 'static {
     /// # Errors
     /// `UnknownDevice`, `RemovedDevice`.
     async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError>;
+
+    /// The device's FAST tokens that were earned with credentials of `generation`. They go with the device.
+    async fn fast_tokens(&self, device: &DeviceKey, generation: u32) -> Result<FastTokens, StoreError>;
+
+    /// Changes the device's FAST tokens, durably, for a login without a claim (with one, [`NewSeat::fast`] takes it along).
+    /// Tokens of another generation go.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`; `Conflict` when the credentials are not of `generation` any more.
+    async fn change_fast_tokens(&self, device: &DeviceKey, generation: u32, change: FastChange) -> Result<(), StoreError>;
 
     /// Stores a key under the SHA-256 of its text.
     async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError>;

@@ -6,6 +6,8 @@
 
 mod clients;
 mod config;
+mod end_point;
+pub mod exporter;
 mod keeper;
 mod served;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::CertificateDer, server::NoServerSessionStorage};
 
-use super::Clients;
+use super::{Clients, end_point::end_point, exporter::Exporter};
 use crate::certificate::Identity;
 
 /// One certificate, as all TLS listeners serve it.
@@ -18,6 +18,8 @@ pub struct Served {
     pub web: Arc<ServerConfig>,
     /// The service's own certificate, in DER.
     pub leaf: CertificateDer<'static>,
+    /// `tls-server-end-point` of it, which logins can be bound to.
+    pub end_point: Option<Arc<[u8]>>,
     /// Judges certificates of devices, if they are asked for one.
     pub clients: Option<Clients>,
 }
@@ -29,9 +31,12 @@ impl Served {
     /// When the key does not fit the certificate, or the system gives no random bytes.
     pub fn new(identity: &Identity, clients: Option<Clients>) -> Result<Self, rustls::Error> {
         let leaf = identity.chain.first().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let mut devices = config(identity, clients.as_ref(), b"xmpp-client")?;
+        devices.key_log = Arc::new(Exporter);
         Ok(Self {
-            devices: Arc::new(config(identity, clients.as_ref(), b"xmpp-client")?),
+            devices: Arc::new(devices),
             web: Arc::new(config(identity, None, b"http/1.1")?),
+            end_point: end_point(&identity.chain),
             leaf,
             clients,
         })

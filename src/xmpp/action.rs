@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{DeviceId, EventId, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
+use crate::domain::{DeviceId, EventId, FastChange, FastTokens, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
 
 /// Answer to [`Action::FindCredentials`].
 pub enum Credentials {
@@ -12,6 +12,8 @@ pub enum Credentials {
         secrets: Vec<ScramSecret>,
         /// The generation of its credentials, to be claimed with.
         generation: u32,
+        /// Its FAST tokens of that generation, if they were asked for.
+        tokens: FastTokens,
     },
     /// There is no such device, or it has no secret: fails at the proof, like a wrong password.
     Unknown {
@@ -57,6 +59,8 @@ pub enum Action {
         tenant: TenantId,
         /// Which device.
         device: DeviceId,
+        /// It shows a FAST token instead of a password: its tokens are needed, and nothing of its password.
+        tokens: bool,
     },
     /// PLAIN: check the password against the secrets, off the event loop, and call `password_checked`.
     CheckPassword {
@@ -84,6 +88,19 @@ pub enum Action {
         device: DeviceId,
         /// The credential generation at login.
         generation: u32,
+        /// What the same step changes among its FAST tokens.
+        fast: Option<Box<FastChange>>,
+    },
+    /// XEP-0484 without a claim that could take it along: change the FAST tokens and call `tokens_changed`.
+    ChangeTokens {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// The credential generation at login.
+        generation: u32,
+        /// What to change.
+        change: Box<FastChange>,
     },
     /// XEP-0198 `<resume/>`: find the session of that id for this device and call `resume` with it, or `not_resumed`.
     Resume {

@@ -7,7 +7,7 @@ use crate::domain::{Epoch, SessionId};
 use super::{
     action::Action,
     element::Tag,
-    error::{Condition, Refused, write_refusal},
+    error::{Condition, LoginFailure, Refused, write_refusal},
     ns,
     session::Session,
     stream::{ServerStream, Stage},
@@ -20,12 +20,13 @@ const RESOURCE_MAX_BYTES: usize = 1023;
 
 /// A bind that waits for the seat.
 pub(super) struct Binding {
-    id: String,
-    resource: String,
+    /// Of the IQ. `None`: it came with the login (XEP-0386).
+    pub(super) id: Option<String>,
+    pub(super) resource: String,
 }
 
 /// Whether a resource can be taken as given. Reject, do not repair.
-fn fits(resource: &str) -> bool {
+pub(super) fn fits(resource: &str) -> bool {
     (1..=RESOURCE_MAX_BYTES).contains(&resource.len()) && !resource.chars().any(char::is_control)
 }
 
@@ -47,7 +48,7 @@ impl ServerStream {
         }
         let Some(who) = login.who.clone() else { return };
         login.binding = Some(Binding {
-            id: id.to_owned(),
+            id: Some(id.to_owned()),
             resource,
         });
         self.stage = Stage::Waiting;
@@ -55,6 +56,7 @@ impl ServerStream {
             tenant: who.tenant,
             device: who.device,
             generation: who.generation,
+            fast: None,
         });
     }
 
@@ -78,30 +80,45 @@ impl ServerStream {
     /// Answers `Claim`: the seat is held under `epoch` by session `id`.
     pub fn claimed(&mut self, epoch: Epoch, id: SessionId, now: Instant) {
         let Some(binding) = self.binding() else { return };
-        let Some(login) = self.login.take() else { return };
+        let Some(mut login) = self.login.take() else { return };
         let (Some(who), Some((domain, _))) = (login.who, login.host) else {
             return;
         };
         let session = Session::new(who.tenant, who.device, &domain, &binding.resource, id, epoch);
+        self.stage = Stage::Bound;
+        let Some(id) = binding.id else {
+            self.session = Some(Box::new(session));
+            if let Some(inline) = login.inline.take() {
+                self.bound_inline(&inline);
+            }
+            return self.go_on(now);
+        };
         self.write_plain(LifeSign::Connect, |out| {
             out.extend_from_slice(b"<iq type='result'");
-            attribute(out, "id", &binding.id);
+            attribute(out, "id", &id);
             out.extend_from_slice(b"><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>");
             escape(out, session.jid.full());
             out.extend_from_slice(b"</jid></bind></iq>");
         });
         self.session = Some(Box::new(session));
-        self.stage = Stage::Bound;
         self.go_on(now);
     }
 
     /// Answers `Claim`: the store does not answer (`temporary`: stanza error `resource-constraint`, type wait, the stream
-    /// lives) or the device is gone (`not-authorized` stream error).
+    /// lives) or the device is gone (`not-authorized` stream error). A bind that came with the login fails the login.
     pub fn claim_failed(&mut self, temporary: bool, now: Instant) {
         let Some(binding) = self.binding() else { return };
         self.stage = Stage::Open;
+        let Some(id) = binding.id else {
+            self.login_failed(if temporary {
+                LoginFailure::TemporaryAuthFailure
+            } else {
+                LoginFailure::NotAuthorized
+            });
+            return self.go_on(now);
+        };
         if temporary {
-            self.bind_refused(Some(&binding.id), Refused::ResourceConstraint);
+            self.bind_refused(Some(&id), Refused::ResourceConstraint);
             self.go_on(now);
         } else {
             self.fail_with(&Condition::NotAuthorized);

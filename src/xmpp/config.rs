@@ -46,6 +46,10 @@ pub struct StreamConfig {
     pub login_tries_max: u8,
     /// What one session may send.
     pub flood: FloodLimits,
+    /// How long a FAST token is good (XEP-0484). Default 14 days. Zero: none is given out or taken.
+    pub fast_token: Duration,
+    /// User agents of one device that may have FAST tokens. Default 4.
+    pub fast_agents_max: u32,
 }
 
 impl StreamConfig {
@@ -69,6 +73,8 @@ impl StreamConfig {
             idle_secs: 600,
             login_tries_max: 3,
             flood: FloodLimits::default(),
+            fast_token: Duration::from_secs(14 * 24 * 3600),
+            fast_agents_max: 4,
         }
     }
 

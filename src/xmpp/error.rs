@@ -118,6 +118,7 @@ impl Condition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoginFailure {
     Aborted,
+    CredentialsExpired,
     EncryptionRequired,
     IncorrectEncoding,
     InvalidAuthzid,
@@ -131,6 +132,7 @@ impl LoginFailure {
     fn name(self) -> &'static str {
         match self {
             Self::Aborted => "aborted",
+            Self::CredentialsExpired => "credentials-expired",
             Self::EncryptionRequired => "encryption-required",
             Self::IncorrectEncoding => "incorrect-encoding",
             Self::InvalidAuthzid => "invalid-authzid",
@@ -141,9 +143,13 @@ impl LoginFailure {
         }
     }
 
-    /// Appends the `<failure/>`.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
-        let xml = format!("<failure xmlns='{}'><{}/></failure>", ns::SASL, self.name());
+    /// Appends the `<failure/>`, of XEP-0388 with `sasl2`: the condition is of RFC 6120 there, too.
+    pub(super) fn write(self, out: &mut Vec<u8>, sasl2: bool) {
+        let xml = if sasl2 {
+            format!("<failure xmlns='{}'><{} xmlns='{}'/></failure>", ns::SASL2, self.name(), ns::SASL)
+        } else {
+            format!("<failure xmlns='{}'><{}/></failure>", ns::SASL, self.name())
+        };
         out.extend_from_slice(xml.as_bytes());
     }
 }

@@ -104,8 +104,8 @@ impl ServerStream {
             generation,
         };
         match found {
-            Pinned::This { generation } => self.login_succeeded(who(generation), ""),
-            Pinned::None { generation } if proven => self.login_succeeded(who(generation), ""),
+            Pinned::This { generation } => self.login_succeeded(who(generation), b"", None),
+            Pinned::None { generation } if proven => self.login_succeeded(who(generation), b"", None),
             Pinned::Unavailable => self.login_failed(LoginFailure::TemporaryAuthFailure),
             Pinned::Other | Pinned::Unknown if proven => self.login_failed(LoginFailure::NotAuthorized),
             // Whether there is such a device is nobody's business who cannot prove to be it.

@@ -6,6 +6,7 @@ use super::{
     element::Tag,
     error::Condition,
     ns,
+    sasl::{Mechanism, binding::Bindings},
     stream::{ServerStream, Stage},
     text::attribute,
     traffic::LifeSign,
@@ -29,7 +30,48 @@ fn speaks_1_0(tag: Tag<'_>) -> bool {
     major.is_some_and(|major| major >= 1)
 }
 
+fn write_limits(out: &mut Vec<u8>, bytes: usize, seconds: u64) {
+    // Writing to a Vec cannot fail.
+    _ = write!(
+        out,
+        "<limits xmlns='{}'><max-bytes>{bytes}</max-bytes><idle-seconds>{seconds}</idle-seconds></limits>",
+        ns::LIMITS
+    );
+}
+
+/// Appends the mechanisms of RFC 6120 §6, and what they can be bound to (XEP-0440).
+fn write_mechanisms(out: &mut Vec<u8>, bindings: &Bindings, certified: bool) {
+    out.extend_from_slice(b"<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+    for mechanism in Mechanism::offered(bindings, certified) {
+        // Writing to a Vec cannot fail.
+        _ = write!(out, "<mechanism>{}</mechanism>", mechanism.name());
+    }
+    out.extend_from_slice(b"</mechanisms>");
+    if bindings.any() {
+        _ = write!(out, "<sasl-channel-binding xmlns='{}'>", ns::CHANNEL_BINDING);
+        for name in bindings.names() {
+            _ = write!(out, "<channel-binding type='{name}'/>");
+        }
+        out.extend_from_slice(b"</sasl-channel-binding>");
+    }
+}
+
 impl ServerStream {
+    /// The features of a session that was bound with its login (XEP-0386).
+    pub(super) fn session_features(&mut self) {
+        let managed = self.session.as_ref().is_some_and(|session| session.managed);
+        let (bytes, seconds) = (self.config.stanza_max_bytes, u64::from(self.config.idle_secs));
+        self.write_plain(LifeSign::Connect, |out| {
+            out.extend_from_slice(b"<stream:features>");
+            if !managed {
+                out.extend_from_slice(b"<sm xmlns='urn:xmpp:sm:3'/>");
+            }
+            out.extend_from_slice(b"<csi xmlns='urn:xmpp:csi:0'/>");
+            write_limits(out, bytes, seconds);
+            out.extend_from_slice(b"</stream:features>");
+        });
+    }
+
     /// Answers the peer's header: ours and the features, or ours and an error.
     pub(super) fn header(&mut self, tag: Tag<'_>, content: Option<&str>) {
         let host = tag.attribute("to").map(str::to_ascii_lowercase);
@@ -54,12 +96,14 @@ impl ServerStream {
             return self.fail_with(&Condition::HostUnknown);
         }
         login.host = Some((Arc::from(host), tenant));
+        login.from = tag.attribute("from").map(str::to_owned);
         self.stage = Stage::Open;
         self.features();
     }
 
-    fn features(&mut self) {
+    pub(super) fn features(&mut self) {
         let Some(login) = &self.login else { return };
+        let bindings = login.bindings.clone();
         let (secured, logged_in) = (login.secured, login.who.is_some());
         let certified = login.certificate.is_some();
         let config = self.config.clone();
@@ -82,23 +126,12 @@ impl ServerStream {
                 );
                 limits = Some((config.stanza_max_bytes, u64::from(config.idle_secs)));
             } else if secured || config.allow_plaintext {
-                out.extend_from_slice(b"<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
-                if certified {
-                    out.extend_from_slice(b"<mechanism>EXTERNAL</mechanism>");
-                }
-                out.extend_from_slice(
-                    b"<mechanism>SCRAM-SHA-256</mechanism>\
-                      <mechanism>SCRAM-SHA-1</mechanism><mechanism>PLAIN</mechanism></mechanisms>",
-                );
+                write_mechanisms(out, &bindings, certified);
+                super::sasl2::write_feature(out, &bindings, certified, !config.fast_token.is_zero());
                 limits = Some((config.stanza_max_bytes_before_login, config.login_within.as_secs().max(1)));
             }
             if let Some((bytes, seconds)) = limits {
-                // Writing to a Vec cannot fail.
-                _ = write!(
-                    out,
-                    "<limits xmlns='{}'><max-bytes>{bytes}</max-bytes><idle-seconds>{seconds}</idle-seconds></limits>",
-                    ns::LIMITS
-                );
+                write_limits(out, bytes, seconds);
             }
             out.extend_from_slice(b"</stream:features>");
         });

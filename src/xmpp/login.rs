@@ -1,11 +1,11 @@
 //! STARTTLS and SASL (RFC 6120 §5, §6).
 
-use std::{sync::Arc, time::Instant};
+use std::{io::Write as _, sync::Arc, time::Instant};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use crate::domain::{DeviceId, Password, TenantId};
+use crate::domain::{DeviceId, FastMechanism, FastProof, FastTokens, TenantId, Timestamp};
 
 use super::{
     action::{Action, Credentials, SessionEnd},
@@ -14,7 +14,14 @@ use super::{
     error::{Condition, LoginFailure},
     external::{Asked, PeerCertificate},
     ns,
-    scram::{self, Challenge, ClientFirst, Hash},
+    sasl::{
+        Mechanism,
+        binding::Bindings,
+        ht,
+        plain::Plain,
+        scram::{self, Challenge, ClientFirst, Hash},
+    },
+    sasl2::{Inline, Used},
     stream::{ServerStream, Stage},
     traffic::LifeSign,
 };
@@ -26,13 +33,6 @@ pub(super) struct Who {
     pub(super) device: DeviceId,
     /// The generation of the credentials it showed.
     pub(super) generation: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mechanism {
-    Scram(Hash),
-    Plain,
-    External,
 }
 
 /// Where a login is.
@@ -49,7 +49,12 @@ enum Exchange {
 
 enum Attempt {
     Scram(Hash, ClientFirst),
-    Plain { user: String, password: Password },
+    Plain(Plain),
+    Ht {
+        user: String,
+        mechanism: FastMechanism,
+        proof: Vec<u8>,
+    },
 }
 
 /// What only matters until there is a session.
@@ -63,6 +68,14 @@ pub(super) struct Login {
     pub(super) certificate: Option<Box<PeerCertificate>>,
     /// A login by it that waits for the registry.
     pub(super) external: Option<Box<Asked>>,
+    /// Who the header says that it comes from.
+    pub(super) from: Option<String>,
+    /// What the login can be bound to.
+    pub(super) bindings: Bindings,
+    /// When something was read last.
+    pub(super) time: Timestamp,
+    /// The login came in one piece with what follows it (XEP-0388). `None`: as in RFC 6120.
+    pub(super) inline: Option<Box<Inline>>,
     /// A bind that waits for the seat.
     pub(super) binding: Option<Binding>,
     /// `h` of a resumption that waits for its session.
@@ -82,6 +95,10 @@ impl Login {
             who: None,
             certificate: None,
             external: None,
+            from: None,
+            bindings: Bindings::default(),
+            time: Timestamp(0),
+            inline: None,
             binding: None,
             resuming: None,
             exchange: None,
@@ -97,7 +114,7 @@ impl Login {
         *self = Self::new(true, random, deadline);
     }
 
-    fn draw(&mut self) -> hmac::Tag {
+    pub(super) fn draw(&mut self) -> hmac::Tag {
         self.drawn += 1;
         hmac::sign(&self.random, &self.drawn.to_be_bytes())
     }
@@ -120,8 +137,9 @@ impl ServerStream {
         match (tag.namespace(), tag.name()) {
             (ns::TLS, "starttls") if !self.logged_in() => self.starttls(),
             (ns::SASL, "auth") if !self.logged_in() => self.auth(tag),
-            (ns::SASL, "response") if !self.logged_in() => self.response(tag),
-            (ns::SASL, "abort") if !self.logged_in() => self.login_failed(LoginFailure::Aborted),
+            (ns::SASL2, "authenticate") if !self.logged_in() => self.authenticate(tag),
+            (ns::SASL | ns::SASL2, "response") if !self.logged_in() => self.response(tag),
+            (ns::SASL | ns::SASL2, "abort") if !self.logged_in() => self.login_failed(LoginFailure::Aborted),
             (ns::CLIENT, "iq") if self.logged_in() => self.bind(tag),
             (ns::SM, "resume") if self.logged_in() => self.ask_resume(tag),
             (ns::SM, "enable" | "r" | "a") if self.logged_in() => {
@@ -147,34 +165,56 @@ impl ServerStream {
 
     fn auth(&mut self, tag: Tag<'_>) {
         let Some(login) = &mut self.login else { return };
+        login.inline = None;
+        let text = tag.text();
+        let text = text.trim();
+        self.begin(tag, (!text.is_empty()).then_some(text));
+    }
+
+    /// A login begins: with a mechanism and, perhaps, its first message.
+    pub(super) fn begin(&mut self, tag: Tag<'_>, first: Option<&str>) {
+        let Some(login) = &mut self.login else { return };
         login.exchange = None;
         if !login.secured && !self.config.allow_plaintext {
             return self.login_failed(LoginFailure::EncryptionRequired);
         }
-        let mechanism = match tag.attribute("mechanism") {
-            Some("SCRAM-SHA-256") => Mechanism::Scram(Hash::Sha256),
-            Some("SCRAM-SHA-1") => Mechanism::Scram(Hash::Sha1),
-            Some("PLAIN") => Mechanism::Plain,
-            Some("EXTERNAL") if login.certificate.is_some() => Mechanism::External,
-            _ => return self.login_failed(LoginFailure::InvalidMechanism),
+        let fast = login.inline.is_some() && !self.config.fast_token.is_zero();
+        let name = tag.attribute("mechanism").unwrap_or_default();
+        let Some(mechanism) = Mechanism::find(name, &login.bindings, login.certificate.is_some(), fast) else {
+            return self.login_failed(LoginFailure::InvalidMechanism);
         };
-        let text = tag.text();
-        let text = text.trim();
-        if text.is_empty() {
+        let Some(first) = first else {
             // RFC 4422 §3: an empty challenge asks for what the client has to say first.
             login.exchange = Some(Exchange::First(mechanism));
-            return self.write_plain(LifeSign::Connect, |out| {
-                out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
-            });
-        }
-        match decode(text) {
+            return self.challenge(None);
+        };
+        match decode(first) {
             Ok(message) => self.first_message(mechanism, &message),
             Err(failure) => self.login_failed(failure),
         }
     }
 
+    fn challenge(&mut self, text: Option<&str>) {
+        let namespace = if self.login.as_ref().is_some_and(|login| login.inline.is_some()) {
+            ns::SASL2
+        } else {
+            ns::SASL
+        };
+        self.write_plain(LifeSign::Connect, |out| {
+            // Writing to a Vec cannot fail.
+            _ = match text {
+                Some(text) => write!(out, "<challenge xmlns='{namespace}'>{text}</challenge>"),
+                None => write!(out, "<challenge xmlns='{namespace}'/>"),
+            };
+        });
+    }
+
     fn response(&mut self, tag: Tag<'_>) {
-        let exchange = self.login.as_mut().and_then(|login| login.exchange.take());
+        let Some(login) = &mut self.login else { return };
+        let exchange = login.exchange.take();
+        if login.inline.is_some() != (tag.namespace() == ns::SASL2) {
+            return self.login_failed(LoginFailure::MalformedRequest);
+        }
         let message = match decode(tag.text().trim()) {
             Ok(message) => message,
             Err(failure) => return self.login_failed(failure),
@@ -187,7 +227,7 @@ impl ServerStream {
                     Err(_) => Err(LoginFailure::MalformedRequest),
                 };
                 match (verified, who) {
-                    (Ok(last), Some(who)) => self.login_succeeded(who, &last),
+                    (Ok(last), Some(who)) => self.login_succeeded(who, last.as_bytes(), None),
                     (Ok(_), None) => self.login_failed(LoginFailure::NotAuthorized),
                     (Err(failure), _) => self.login_failed(failure),
                 }
@@ -200,50 +240,41 @@ impl ServerStream {
         if mechanism == Mechanism::External {
             return self.external(message);
         }
-        let Ok(message) = std::str::from_utf8(message) else {
-            return self.login_failed(LoginFailure::MalformedRequest);
-        };
-        let (attempt, authzid) = match mechanism {
-            Mechanism::Scram(hash) => match ClientFirst::parse(message) {
-                Ok(mut first) => {
-                    let authzid = first.authzid.take();
-                    (Attempt::Scram(hash, first), authzid)
-                }
-                Err(failure) => return self.login_failed(failure),
-            },
-            // RFC 4616 §2.
-            Mechanism::Plain | Mechanism::External => match message.split('\0').collect::<Vec<_>>()[..] {
-                [authzid, user, password] if !user.is_empty() && !password.is_empty() => {
-                    let attempt = Attempt::Plain {
-                        user: user.to_owned(),
-                        password: Password(password.to_owned()),
-                    };
-                    (attempt, (!authzid.is_empty()).then(|| authzid.to_owned()))
-                }
-                _ => return self.login_failed(LoginFailure::MalformedRequest),
-            },
+        let Some(login) = &mut self.login else { return };
+        let (attempt, authzid) = match read_first(mechanism, message, &login.bindings) {
+            Ok(read) => read,
+            Err(failure) => return self.login_failed(failure),
         };
         let user = match &attempt {
             Attempt::Scram(_, first) => &first.user,
-            Attempt::Plain { user, .. } => user,
+            Attempt::Plain(plain) => &plain.user,
+            Attempt::Ht { user, .. } => user,
         };
         let device = user.parse::<DeviceId>().ok();
-        let Some(login) = &mut self.login else { return };
         let Some((domain, tenant)) = login.host.clone() else { return };
-        if let Some(authzid) = authzid {
-            let own = authzid.rsplit_once('@').is_some_and(|(local, host)| {
+        let own = |jid: &str| {
+            jid.rsplit_once('@').is_some_and(|(local, host)| {
                 host.eq_ignore_ascii_case(&domain) && device.is_some() && local.parse::<DeviceId>().ok() == device
-            });
-            if !own {
-                return self.login_failed(LoginFailure::InvalidAuthzid);
-            }
+            })
+        };
+        if authzid.is_some_and(|authzid| !own(&authzid)) {
+            return self.login_failed(LoginFailure::InvalidAuthzid);
         }
+        // XEP-0388 §2.2: what the header says must be the truth.
+        let from = login
+            .from
+            .as_deref()
+            .map(|from| from.split_once('/').map_or(from, |(bare, _)| bare));
+        if login.inline.is_some() && from.is_some_and(|from| !own(from)) {
+            return self.login_failed(LoginFailure::NotAuthorized);
+        }
+        let tokens = matches!(attempt, Attempt::Ht { .. });
         let found = device.clone();
         login.exchange = Some(Exchange::Lookup { attempt, device });
         match found {
             Some(device) => {
                 self.stage = Stage::Waiting;
-                self.actions.push_back(Action::FindCredentials { tenant, device });
+                self.actions.push_back(Action::FindCredentials { tenant, device, tokens });
             }
             // What cannot be the name of a device fails like an unknown one.
             None => self.answer(Credentials::Unknown { like: None }),
@@ -269,13 +300,17 @@ impl ServerStream {
         };
         let Some((_, tenant)) = login.host else { return };
         self.stage = Stage::Open;
-        let (secrets, generation, like) = match credentials {
-            Credentials::Found { secrets, generation } => (secrets, Some(generation), None),
-            Credentials::Unknown { like } => (Vec::new(), None, like),
+        let (secrets, generation, tokens, like) = match credentials {
+            Credentials::Found {
+                secrets,
+                generation,
+                tokens,
+            } => (secrets, Some(generation), tokens, None),
+            Credentials::Unknown { like } => (Vec::new(), None, FastTokens::default(), like),
             Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
         };
         let who = match (&device, generation) {
-            (Some(device), Some(generation)) if !secrets.is_empty() => Some(Who {
+            (Some(device), Some(generation)) if !secrets.is_empty() || matches!(attempt, Attempt::Ht { .. }) => Some(Who {
                 tenant,
                 device: device.clone(),
                 generation,
@@ -292,13 +327,10 @@ impl ServerStream {
                     challenge: Box::new(challenge),
                     who,
                 });
-                self.write_plain(LifeSign::Connect, |out| {
-                    out.extend_from_slice(b"<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
-                    out.extend_from_slice(text.as_bytes());
-                    out.extend_from_slice(b"</challenge>");
-                });
+                self.challenge(Some(&text));
             }
-            Attempt::Plain { user, password } => {
+            Attempt::Ht { mechanism, proof, .. } => self.check_token(who, &tokens, mechanism, &proof),
+            Attempt::Plain(Plain { user, password, .. }) => {
                 let secrets = if who.is_some() {
                     secrets
                 } else {
@@ -328,7 +360,7 @@ impl ServerStream {
                 self.stage = Stage::Open;
                 match (who, right) {
                     (_, None) => self.login_failed(LoginFailure::TemporaryAuthFailure),
-                    (Some(who), Some(true)) => self.login_succeeded(who, ""),
+                    (Some(who), Some(true)) => self.login_succeeded(who, b"", None),
                     _ => self.login_failed(LoginFailure::NotAuthorized),
                 }
                 self.go_on(now);
@@ -352,17 +384,41 @@ impl ServerStream {
                     device,
                     generation,
                 };
-                self.login_succeeded(who, "");
+                self.login_succeeded(who, b"", None);
                 self.go_on(now);
             }
             other => login.exchange = other,
         }
     }
 
-    pub(super) fn login_succeeded(&mut self, who: Who, last: &str) {
+    fn check_token(&mut self, who: Option<Who>, tokens: &FastTokens, mechanism: FastMechanism, proof: &[u8]) {
+        let Some(login) = &self.login else { return };
+        let agent = login.inline.as_ref().and_then(|inline| inline.agent.as_ref());
+        let (Some(who), Some(agent), Some(binding)) = (who, agent, ht::binding(mechanism, &login.bindings)) else {
+            return self.login_failed(LoginFailure::NotAuthorized);
+        };
+        match tokens.verify(agent, mechanism, binding, proof, login.time) {
+            FastProof::Right { token, first_use } => {
+                let last = token.sign("Responder", binding);
+                let used = Used {
+                    mechanism,
+                    issued_at: token.issued_at,
+                    first_use,
+                };
+                self.login_succeeded(who, last.as_ref(), Some(used));
+            }
+            FastProof::Expired => self.login_failed(LoginFailure::CredentialsExpired),
+            FastProof::Wrong => self.login_failed(LoginFailure::NotAuthorized),
+        }
+    }
+
+    pub(super) fn login_succeeded(&mut self, who: Who, last: &[u8], used: Option<Used>) {
         let Some(login) = &mut self.login else { return };
         login.who = Some(who);
         login.exchange = None;
+        if login.inline.is_some() {
+            return self.authenticated(last, used);
+        }
         self.write_plain(LifeSign::Connect, |out| {
             if last.is_empty() {
                 out.extend_from_slice(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
@@ -378,15 +434,41 @@ impl ServerStream {
     pub(super) fn login_failed(&mut self, failure: LoginFailure) {
         let Some(login) = &mut self.login else { return };
         login.exchange = None;
+        login.who = None;
+        let sasl2 = login.inline.take().is_some();
         // A store that does not answer is not the device's fault.
         if failure != LoginFailure::TemporaryAuthFailure {
             login.failures = login.failures.saturating_add(1);
         }
         let too_many = login.failures >= self.config.login_tries_max;
         self.stage = Stage::Open;
-        self.write_plain(LifeSign::Connect, |out| failure.write(out));
+        self.write_plain(LifeSign::Connect, |out| failure.write(out, sasl2));
         if too_many {
             self.fail_with(&Condition::PolicyViolation("too many failed logins"));
+        }
+    }
+}
+
+/// Reads what a client says first by that mechanism: how it tries to log in, and whom it wants to be.
+fn read_first(mechanism: Mechanism, message: &[u8], bindings: &Bindings) -> Result<(Attempt, Option<String>), LoginFailure> {
+    let malformed = LoginFailure::MalformedRequest;
+    let text = || std::str::from_utf8(message).map_err(|_| malformed);
+    match mechanism {
+        Mechanism::Scram { hash, plus } => {
+            let mut first = ClientFirst::parse(text()?, plus, bindings)?;
+            let authzid = first.authzid.take();
+            Ok((Attempt::Scram(hash, first), authzid))
+        }
+        Mechanism::Plain => {
+            let mut plain = Plain::parse(text()?).ok_or(malformed)?;
+            let authzid = plain.authzid.take();
+            Ok((Attempt::Plain(plain), authzid))
+        }
+        // It names nobody that could be looked up; `external` reads it.
+        Mechanism::External => Err(malformed),
+        Mechanism::Ht(mechanism) => {
+            let (user, proof) = ht::parse(message).ok_or(malformed)?;
+            Ok((Attempt::Ht { user, mechanism, proof }, None))
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     element::Tag,
     error::{Condition, StreamError, Unmanaged},
     event, ns,
+    sasl2::Inline,
     session::Session,
     stream::{ServerStream, Stage},
     text::attribute,
@@ -25,6 +26,30 @@ const SHORT: [&[u8]; 2] = [b"<a xmlns='urn:xmpp:sm:3' h='", b"<a xmlns=\"urn:xmp
 /// `true` of XML Schema.
 fn is_true(value: Option<&str>) -> bool {
     matches!(value, Some("true" | "1"))
+}
+
+/// `<enable/>`, in a session or inside a bind (XEP-0386 §4).
+pub(super) struct Enable {
+    resume: bool,
+    within: Option<Duration>,
+}
+
+impl Enable {
+    pub(super) fn read(tag: Tag<'_>) -> Self {
+        Self {
+            resume: is_true(tag.attribute("resume")),
+            within: tag.attribute("max").and_then(|max| max.parse().ok()).map(Duration::from_secs),
+        }
+    }
+}
+
+/// What `<resume/>` asks for: the session (none, if that is no id of ours) and the count of what was handled.
+pub(super) type Resume = (Option<SessionId>, u32);
+
+/// Reads `<resume/>`. `None`: it is malformed.
+pub(super) fn read_resume(tag: Tag<'_>) -> Option<Resume> {
+    let handled = tag.attribute("h")?.parse().ok()?;
+    Some((session_id(tag.attribute("previd")?), handled))
 }
 
 /// The id that a text names, in the form in which we gave it out.
@@ -94,23 +119,28 @@ impl ServerStream {
     }
 
     fn enable(&mut self, tag: Tag<'_>) {
-        let resume = is_true(tag.attribute("resume"));
-        let asked = tag.attribute("max").and_then(|max| max.parse().ok()).map(Duration::from_secs);
+        let enabled = self.enabled(&Enable::read(tag));
+        self.write_plain(LifeSign::Connect, |out| out.extend_from_slice(enabled.as_bytes()));
+    }
+
+    /// Counts from here on, and says so.
+    pub(super) fn enabled(&mut self, asked: &Enable) -> String {
         let ours = self.config.resume_within;
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.session else { return String::new() };
         session.managed = true;
         session.handled = 0;
         session.window.count_from_here();
-        session.resumable_for = if resume { asked.unwrap_or(ours).min(ours) } else { Duration::ZERO };
+        session.resumable_for = if asked.resume {
+            asked.within.unwrap_or(ours).min(ours)
+        } else {
+            Duration::ZERO
+        };
         let (id, seconds) = (session.id, session.resumable_for.as_secs());
-        self.write_plain(LifeSign::Connect, |out| {
-            // Writing to a Vec cannot fail.
-            _ = if seconds > 0 {
-                write!(out, "<enabled xmlns='urn:xmpp:sm:3' id='{id}' resume='true' max='{seconds}'/>")
-            } else {
-                write!(out, "<enabled xmlns='urn:xmpp:sm:3'/>")
-            };
-        });
+        if seconds > 0 {
+            format!("<enabled xmlns='urn:xmpp:sm:3' id='{id}' resume='true' max='{seconds}'/>")
+        } else {
+            "<enabled xmlns='urn:xmpp:sm:3'/>".to_owned()
+        }
     }
 
     /// `<a h=…/>`.
@@ -157,10 +187,14 @@ impl ServerStream {
 
     /// `<resume/>` before there is a session.
     pub(super) fn ask_resume(&mut self, tag: Tag<'_>) {
-        let handled = tag.attribute("h").and_then(|h| h.parse().ok());
-        let (Some(previous), Some(handled)) = (tag.attribute("previd"), handled) else {
-            return self.write_plain(LifeSign::Connect, |out| Unmanaged::BadRequest.write(out));
-        };
+        match read_resume(tag) {
+            Some(resume) => self.find_session(resume),
+            None => self.write_plain(LifeSign::Connect, |out| Unmanaged::BadRequest.write(out)),
+        }
+    }
+
+    /// Asks for the session that is to go on here.
+    pub(super) fn find_session(&mut self, (previous, handled): Resume) {
         let Some(login) = &mut self.login else { return };
         let Some(who) = login.who.clone() else { return };
         login.resuming = Some(handled);
@@ -168,7 +202,7 @@ impl ServerStream {
         self.actions.push_back(Action::Resume {
             tenant: who.tenant,
             device: who.device,
-            previous: session_id(previous),
+            previous,
         });
     }
 
@@ -188,6 +222,7 @@ impl ServerStream {
         };
         let who = self.login.as_ref().and_then(|login| login.who.as_ref());
         let own = who.is_some_and(|who| who.tenant == session.tenant && who.device == session.device);
+        let inline = self.login.as_mut().and_then(|login| login.inline.take());
         self.session = Some(session);
         if !own {
             return self.fail_with(&Condition::Asked(StreamError::InternalServerError));
@@ -196,17 +231,23 @@ impl ServerStream {
         self.traffic.connect_was_resume();
         self.stage = Stage::Bound;
         self.wake_up();
-        self.replay(handled, now, time);
+        self.replay(handled, inline, now, time);
         self.go_on(now);
     }
 
-    fn replay(&mut self, handled: u32, now: Instant, time: Timestamp) {
+    fn replay(&mut self, handled: u32, inline: Option<Box<Inline>>, now: Instant, time: Timestamp) {
         let Some(session) = &mut self.session else { return };
         let before = self.out.len();
+        if let Some(inline) = &inline {
+            inline.write_success(&mut self.out, session.jid.full());
+        }
         self.out.extend_from_slice(b"<resumed xmlns='urn:xmpp:sm:3'");
         attribute(&mut self.out, "previd", &session.id.to_string());
         attribute(&mut self.out, "h", &session.handled.to_string());
         self.out.extend_from_slice(b"/>");
+        if let Some(inline) = &inline {
+            inline.write_end(&mut self.out);
+        }
         self.traffic.send(LifeSign::Resume, self.out.len() - before);
         let mut ends = match session.window.acknowledge(handled) {
             Ok(ends) => ends,
@@ -242,8 +283,12 @@ impl ServerStream {
             self.stage = Stage::Open;
             // Clients exist that cannot read `<failed/>` without an `h` (tokio-xmpp 6 connects again for ever). A count that is
             // not known is told as 0: the client then sends again what it had sent, and each of those is idempotent here.
-            let handled = Some(handled.unwrap_or(0));
-            self.write_plain(LifeSign::Connect, |out| Unmanaged::ItemNotFound { handled }.write(out));
+            let failed = Unmanaged::ItemNotFound {
+                handled: Some(handled.unwrap_or(0)),
+            };
+            if !self.not_resumed_inline(failed) {
+                self.write_plain(LifeSign::Connect, |out| failed.write(out));
+            }
             self.go_on(now);
         }
     }

@@ -8,6 +8,7 @@
 
 mod action;
 mod bind;
+mod bind2;
 mod config;
 mod element;
 mod error;
@@ -24,7 +25,8 @@ mod management;
 mod namespaces;
 mod ns;
 mod push;
-mod scram;
+mod sasl;
+mod sasl2;
 mod session;
 mod standby;
 mod stanza;
@@ -42,6 +44,7 @@ pub use error::StreamError;
 pub use external::PeerCertificate;
 pub use flood::FloodLimits;
 pub use push::Pushed;
+pub use sasl::binding::Bindings;
 pub use session::Session;
 pub use stream::ServerStream;
 pub use traffic::{LifeSign, Traffic};

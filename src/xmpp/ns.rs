@@ -12,6 +12,14 @@ pub(super) const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 pub(super) const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 /// RFC 6120 §6.
 pub(super) const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+/// XEP-0388.
+pub(super) const SASL2: &str = "urn:xmpp:sasl:2";
+/// XEP-0386.
+pub(super) const BIND2: &str = "urn:xmpp:bind:0";
+/// XEP-0484.
+pub(super) const FAST: &str = "urn:xmpp:fast:0";
+/// XEP-0440.
+pub(super) const CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// RFC 6120 §7.
 pub(super) const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 /// RFC 3921 §3.

@@ -14,7 +14,8 @@ use super::{
     header,
     liveness::Liveness,
     login::Login,
-    ns, scram,
+    ns,
+    sasl::{binding::Bindings, scram},
     session::Session,
     traffic::{LifeSign, Traffic},
 };
@@ -91,6 +92,13 @@ impl ServerStream {
         }
     }
 
+    /// What logins on this connection can be bound to, once TLS is up and before anything said inside it is read.
+    pub fn bound_to(&mut self, bindings: Bindings) {
+        if let Some(login) = &mut self.login {
+            login.bindings = bindings;
+        }
+    }
+
     /// Takes bytes that the peer sent: any cut, any number of stanzas. Output and actions follow. While an action waits
     /// for its answer the rest is kept (bounded by the stanza limit) and read after the answer.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, time: Timestamp) {
@@ -98,6 +106,9 @@ impl ServerStream {
             return;
         }
         self.live.heard(now);
+        if let Some(login) = &mut self.login {
+            login.time = time;
+        }
         if let Some(session) = &mut self.session {
             let ends = session.window.expire(time);
             self.ended(ends);

@@ -92,6 +92,7 @@ async fn a_removed_device_loses_its_session() {
         transport: Transport::Xmpps,
         at: START,
         credential_generation: 0,
+        fast: None,
     };
     let claimed = scene.store.claim(&key("box"), seat).await.unwrap();
     scene.delete("/v1/devices/box").await.expect(204);

@@ -29,6 +29,11 @@ impl Received {
         self.done.wrapping_add(self.after.len() as u32)
     }
 
+    /// How many came and are not acknowledged.
+    pub fn open(&self) -> usize {
+        self.after.len()
+    }
+
     /// This one was dealt with.
     pub fn deal(&mut self, number: u32) {
         let at = number.wrapping_sub(self.done).wrapping_sub(1) as usize;

@@ -27,6 +27,11 @@ impl Cutter {
         }
     }
 
+    /// The connection is over: the second handle must not keep it open.
+    pub fn lets_go(&self) {
+        shut(self.socket.lock().take());
+    }
+
     /// Cuts what is connected, and lets nothing connect for a while.
     pub fn cut(&self, away: Duration) {
         *self.away_until.lock() = Some(Instant::now() + away);

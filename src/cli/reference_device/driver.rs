@@ -1,30 +1,20 @@
 //! What keeps a device connected: one task that connects, reads, answers and acknowledges, so that a slow handler keeps nobody waiting.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_xmpp::xmlstream::ReadError;
-use xmpp_parsers::{
-    iq::Iq,
-    message::Message,
-    minidom::Element,
-    ns,
-    presence::Presence,
-    sm::{A, R},
-    stanza_error::{DefinedCondition, ErrorType, StanzaError},
-};
+use xmpp_parsers::{minidom::Element, presence::Presence};
 
 use super::{
     Account, DeviceError, Endpoint, Journal, News,
     counts::{Received, Sent},
     cutter::Cutter,
-    delivered::{Delivered, EVENT_NS, Place},
+    delivered::Place,
     login::{Login, Online, Session, Stream},
-    outcome::{self, Outcome, Told},
+    outcome::{self, Told},
     trouble::Trouble,
 };
 
@@ -32,10 +22,6 @@ use super::{
 pub const NEWS_MAX: usize = 64;
 /// How long one attempt may take from the first packet to the end of the login.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a stanza may take to be sent: a connection that takes nothing is dead.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server may take to say goodbye, too.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A session that lasted this long was a success: the next pause is short again.
 const STABLE: Duration = Duration::from_secs(60);
 /// The least pause after the server said that the device does something too often.
@@ -45,18 +31,21 @@ const REDIRECTIONS_MAX: u32 = 3;
 
 /// What the handler of events wants.
 pub enum Order {
-    /// This event was dealt with.
-    Settle {
-        place: Place,
-        receipt: Option<Element>,
-        told: Option<Told>,
-    },
+    /// An event was dealt with.
+    Settle(Box<Settled>),
     /// The end, in order.
     Close,
 }
 
+/// An event that was dealt with, and what to say of it.
+pub struct Settled {
+    pub place: Place,
+    pub receipt: Option<Element>,
+    pub told: Option<Told>,
+}
+
 /// How a connection ended.
-enum End {
+pub(super) enum End {
     Trouble(Trouble),
     /// The device itself wants no more.
     Closed,
@@ -73,15 +62,17 @@ pub struct Driver {
     account: Account,
     endpoint: Endpoint,
     cutter: Arc<Cutter>,
-    journal: Journal,
-    tell: mpsc::Sender<Result<News, DeviceError>>,
-    orders: mpsc::UnboundedReceiver<Order>,
-    session: Option<Session>,
-    received: Received,
-    sent: Sent,
+    pub(super) journal: Journal,
+    pub(super) tell: mpsc::Sender<Result<News, DeviceError>>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) session: Option<Session>,
+    pub(super) received: Received,
+    pub(super) sent: Sent,
     /// Receipts that wait for a connection.
     waiting: Vec<Element>,
-    connection: u64,
+    /// Answers that would vouch for an event that is not applied yet, each with the number of its request.
+    pub(super) held: VecDeque<(u32, Element)>,
+    pub(super) connection: u64,
     redirected: Option<String>,
 }
 
@@ -105,6 +96,7 @@ impl Driver {
             received: Received::default(),
             sent: Sent::default(),
             waiting: Vec::new(),
+            held: VecDeque::new(),
             connection: 0,
             redirected: None,
         }
@@ -132,6 +124,7 @@ impl Driver {
             let trouble = match self.connect(&address).await {
                 Err(End::Closed) => return None,
                 Err(End::Trouble(trouble)) => {
+                    self.cutter.lets_go();
                     let hopeless = trouble.hopeless(&address, &self.account.jid());
                     if hopeless.is_some() {
                         return hopeless;
@@ -144,9 +137,9 @@ impl Driver {
                 }
                 Ok(stream) => {
                     let since = Instant::now();
-                    let End::Trouble(trouble) = self.converse(stream).await else {
-                        return None;
-                    };
+                    let end = self.converse(stream).await;
+                    self.cutter.lets_go();
+                    let End::Trouble(trouble) = end else { return None };
                     self.news(News::Away).await;
                     let hopeless = trouble
                         .hopeless(&address, &self.account.jid())
@@ -183,7 +176,7 @@ impl Driver {
         loop {
             match timeout_at(until, self.orders.recv()).await {
                 Err(_) => return !self.cutter.is_over(),
-                Ok(Some(Order::Settle { receipt, .. })) => self.waiting.extend(receipt),
+                Ok(Some(Order::Settle(settled))) => self.waiting.extend(settled.receipt),
                 Ok(Some(Order::Close) | None) => return false,
             }
         }
@@ -216,7 +209,7 @@ impl Driver {
                         std::io::Error::new(std::io::ErrorKind::TimedOut, "no login within 30 s")
                     })??,
                     order = self.orders.recv() => match order {
-                        Some(Order::Settle { receipt, .. }) => self.waiting.extend(receipt),
+                        Some(Order::Settle(settled)) => self.waiting.extend(settled.receipt),
                         Some(Order::Close) | None => return Err(End::Closed),
                     }
                 }
@@ -228,6 +221,7 @@ impl Driver {
     /// Says what the server may not know, on a stream that is ready for it.
     async fn begin(&mut self, mut stream: Stream, online: Online) -> Result<Stream, End> {
         self.connection += 1;
+        self.held.clear();
         let mut lost = Vec::new();
         let resumed = match online {
             Online::Resumed(h) => {
@@ -256,205 +250,5 @@ impl Driver {
         }
         self.news(News::Online { resumed }).await;
         Ok(stream)
-    }
-
-    fn is_managed(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.is_managed)
-    }
-
-    async fn write(stream: &mut Stream, element: &Element) -> Result<(), Trouble> {
-        match timeout(SEND_TIMEOUT, stream.send(element)).await {
-            Ok(sent) => Ok(sent?),
-            Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server reads nothing").into()),
-        }
-    }
-
-    async fn send(&mut self, stream: &mut Stream, stanza: Element) -> Result<(), Trouble> {
-        let asks = self.is_managed() && !self.sent.is_waiting();
-        if self.is_managed() {
-            self.sent.add(stanza.clone());
-        }
-        Self::write(stream, &stanza).await?;
-        if asks {
-            Self::write(stream, &R.into()).await?;
-        }
-        Ok(())
-    }
-
-    async fn acknowledge(&self, stream: &mut Stream) -> Result<(), Trouble> {
-        Self::write(stream, &A::new(self.received.h()).into()).await
-    }
-
-    /// One connection, until it ends.
-    async fn converse(&mut self, mut stream: Stream) -> End {
-        loop {
-            let tell = self.tell.clone();
-            let step = tokio::select! {
-                biased;
-                order = self.orders.recv() => match order {
-                    Some(Order::Settle { place, receipt, told }) => self.settle(&mut stream, place, receipt, told).await,
-                    Some(Order::Close) => {
-                        self.goodbye(&mut stream).await;
-                        Err(End::Closed)
-                    }
-                    None => Err(End::Closed),
-                },
-                // First room for the news, then what may be one.
-                (room, read) = async {
-                    let room = tell.reserve().await;
-                    (room, stream.next().await)
-                } => match (room, read) {
-                    (Err(_), _) => Err(End::Closed),
-                    (Ok(_), None) => Err(Trouble::Closed.into()),
-                    (Ok(_), Some(Err(ReadError::SoftTimeout))) => self.probe(&mut stream).await,
-                    (Ok(_), Some(Err(error))) => Err(Trouble::from(error).into()),
-                    (Ok(room), Some(Ok(element))) => self.take(&mut stream, element, room).await,
-                },
-            };
-            if let Err(end) = step {
-                return end;
-            }
-        }
-    }
-
-    /// Nothing came for long.
-    async fn probe(&mut self, stream: &mut Stream) -> Result<(), End> {
-        if self.is_managed() {
-            return Ok(Self::write(stream, &R.into()).await?);
-        }
-        let ping = "<iq xmlns='jabber:client' type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>";
-        let ping: Element = ping.parse().map_err(|_| Trouble::Protocol("no ping".into()))?;
-        Ok(self.send(stream, ping).await?)
-    }
-
-    async fn settle(&mut self, stream: &mut Stream, place: Place, receipt: Option<Element>, told: Option<Told>) -> Result<(), End> {
-        let told = told.as_ref().map(Told::request);
-        for stanza in receipt.into_iter().chain(told) {
-            self.send(stream, stanza).await?;
-        }
-        // On a later connection the server repeats the event, and that one is acknowledged.
-        if place.connection == self.connection {
-            let before = self.received.h();
-            self.received.deal(place.number);
-            if self.is_managed() && self.received.h() != before {
-                self.acknowledge(stream).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, stream: &mut Stream, element: Element, room: mpsc::Permit<'_, Result<News, DeviceError>>) -> Result<(), End> {
-        if element.is("error", ns::STREAM) {
-            return Err(Trouble::stream(element).into());
-        }
-        if element.is("r", ns::SM) {
-            return Ok(self.acknowledge(stream).await?);
-        }
-        if element.is("a", ns::SM) {
-            let h = element.attr("h").and_then(|h| h.parse().ok());
-            if !h.is_some_and(|h| self.sent.acknowledge(h)) {
-                self.session = None;
-                return Err(Trouble::Protocol("it acknowledges more than was sent".into()).into());
-            }
-            return Ok(());
-        }
-        if !element.has_ns(ns::JABBER_CLIENT) || !matches!(element.name(), "message" | "iq" | "presence") {
-            return Ok(()); // nothing that is counted
-        }
-        let number = self.received.arrive();
-        if element.name() == "message" {
-            let place = Place {
-                connection: self.connection,
-                number,
-            };
-            let unreadable = match self.event(element) {
-                Ok(mut event) => {
-                    event.place = place;
-                    room.send(Ok(News::Event(event)));
-                    return Ok(());
-                }
-                Err(unreadable) => unreadable,
-            };
-            if let Some(told) = unreadable {
-                self.send(stream, told.request()).await?;
-            }
-        } else if element.name() == "iq" {
-            self.iq(stream, element).await?;
-        }
-        self.received.deal(number);
-        Ok(())
-    }
-
-    /// The event in a message; or what to say of one that is in no form of the profile.
-    fn event(&self, message: Element) -> Result<Delivered, Option<Told>> {
-        let id = message
-            .get_child("event", EVENT_NS)
-            .and_then(|event| event.attr("id"))
-            .map(str::to_owned);
-        let to = message.attr("from").map(str::to_owned);
-        let read = Message::try_from(message).ok().and_then(|message| Delivered::read(&message));
-        read.ok_or_else(|| {
-            let outcome = Outcome::Rejected { code: "unreadable".into() };
-            id.map(|event| Told { event, to, outcome })
-        })
-    }
-
-    /// Every request gets exactly one answer (RFC 6120 §8.2.3).
-    async fn iq(&mut self, stream: &mut Stream, element: Element) -> Result<(), Trouble> {
-        let (from, id, payload) = match Iq::try_from(element) {
-            Ok(Iq::Get { from, id, payload, .. } | Iq::Set { from, id, payload, .. }) => (from, id, payload),
-            Ok(Iq::Result { id, .. } | Iq::Error { id, .. }) => {
-                // An error, too, is final: the service does not know the event any more.
-                if let Some(event) = outcome::event_of(&id) {
-                    self.journal.answered(event)?;
-                }
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
-        };
-        let (to, payload) = (from, payload.is("ping", ns::PING));
-        let answer = if payload {
-            Iq::Result {
-                from: None,
-                to,
-                id,
-                payload: None,
-            }
-        } else {
-            let error = StanzaError::new(
-                ErrorType::Cancel,
-                DefinedCondition::ServiceUnavailable,
-                "en",
-                "a device has no such service",
-            );
-            Iq::Error {
-                from: None,
-                to,
-                id,
-                error,
-                payload: None,
-            }
-        };
-        self.send(stream, answer.into()).await
-    }
-
-    /// The last acknowledgement, the end of the stream (RFC 6120 §4.4), and what the server still has to say.
-    async fn goodbye(&mut self, stream: &mut Stream) {
-        let parting = async {
-            if self.is_managed() {
-                self.acknowledge(stream).await?;
-            }
-            stream.shutdown().await?;
-            while let Some(read) = stream.next().await {
-                let element = read?;
-                if element.name() == "iq" && element.has_ns(ns::JABBER_CLIENT) {
-                    let event = element.attr("id").and_then(outcome::event_of);
-                    event.map_or(Ok(()), |event| self.journal.answered(event))?;
-                }
-            }
-            Ok::<_, Trouble>(())
-        };
-        // A server that is gone hears no goodbye, and what it did not hear it gives again.
-        let _ = timeout(GOODBYE_TIMEOUT, parting).await;
     }
 }

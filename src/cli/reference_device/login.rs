@@ -3,9 +3,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use tokio_xmpp::xmlstream::{ReadError, StreamHeader, Timeouts, XmlStream, initiate_stream};
+use tokio_xmpp::xmlstream::{StreamHeader, Timeouts, XmlStream, initiate_stream};
 use xmpp_parsers::{
     bind2::BindQuery,
     fast::{FastResponse, RequestToken},
@@ -20,7 +19,8 @@ use super::{
     Account, Journal, Token,
     connect::Connected,
     mechanism::{MechanismError, Proof, offers_scram},
-    token,
+    offer::{Inline, mechanisms},
+    talk::{Talk, broken},
     trouble::Trouble,
 };
 
@@ -32,8 +32,6 @@ const ANSWER: Duration = Duration::from_secs(30);
 const TAG: &str = "unpoll-listen";
 /// The id of the one request during login.
 const BIND_ID: &str = "bind";
-/// Elements that may come where another is awaited.
-const STRAYS_MAX: usize = 16;
 
 /// The stream of a device.
 pub type Stream = XmlStream<Connected, Element>;
@@ -336,53 +334,6 @@ impl Login<'_> {
     }
 }
 
-/// What may come with the login (XEP-0388 §2.3).
-struct Inline {
-    resumes: bool,
-    binds: bool,
-    /// The mechanism to ask a token for.
-    token: Option<&'static str>,
-}
-
-impl Inline {
-    /// Where there are tokens there is the rest.
-    fn all() -> Self {
-        Self {
-            resumes: true,
-            binds: true,
-            token: None,
-        }
-    }
-
-    fn offered(authentication: &Element, is_bound: bool) -> Self {
-        let inline = authentication.get_child("inline", ns::SASL2);
-        let has = |name: &str, namespace: &str| inline.is_some_and(|inline| inline.has_child(name, namespace));
-        let fast = inline.and_then(|inline| inline.get_child("fast", ns::FAST));
-        Self {
-            resumes: has("sm", ns::SM),
-            binds: has("bind", ns::BIND2),
-            token: fast.and_then(|fast| token::best_of(&names(fast, ns::FAST), is_bound)),
-        }
-    }
-}
-
-fn names(parent: &Element, namespace: &str) -> Vec<String> {
-    let mechanisms = parent.children().filter(|child| child.is("mechanism", namespace));
-    mechanisms.map(Element::text).collect()
-}
-
-/// The mechanisms that a server offers, by SASL2 or else by SASL.
-fn mechanisms(features: &Element) -> Vec<String> {
-    match (
-        features.get_child("authentication", ns::SASL2),
-        features.get_child("mechanisms", ns::SASL),
-    ) {
-        (Some(authentication), _) => names(authentication, ns::SASL2),
-        (None, Some(mechanisms)) => names(mechanisms, ns::SASL),
-        (None, None) => Vec::new(),
-    }
-}
-
 async fn enable(talk: &mut Talk, features: &Element) -> Result<Online, Trouble> {
     if !features.has_child("sm", ns::SM) {
         return Ok(Online::New(Session {
@@ -405,48 +356,4 @@ fn session(enabled: Element) -> Result<Online, Trouble> {
         id: enabled.id.filter(|_| enabled.resume).map(|id| id.0),
         is_managed: true,
     }))
-}
-
-fn broken(what: impl ToString) -> Trouble {
-    Trouble::Protocol(what.to_string())
-}
-
-/// A stream on which one side speaks after the other.
-struct Talk(Stream);
-
-impl Talk {
-    async fn send(&mut self, element: impl Into<Element>) -> Result<(), Trouble> {
-        Ok(self.0.send(&element.into()).await?)
-    }
-
-    /// What the server says next; an error of the stream is one.
-    async fn next(&mut self) -> Result<Element, Trouble> {
-        match self.0.next().await {
-            None => Err(Trouble::Closed),
-            Some(Err(ReadError::ParseError(error))) => Err(broken(error)),
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(element)) if element.is("error", ns::STREAM) => Err(Trouble::stream(element)),
-            Some(Ok(element)) => Ok(element),
-        }
-    }
-
-    async fn features(&mut self) -> Result<Element, Trouble> {
-        let element = self.next().await?;
-        if element.is("features", ns::STREAM) {
-            Ok(element)
-        } else {
-            Err(broken(format!("<{}/> instead of features", element.name())))
-        }
-    }
-
-    /// Waits for one element and passes over some others.
-    async fn awaited(&mut self, is_it: impl Fn(&Element) -> bool) -> Result<Element, Trouble> {
-        for _ in 0..STRAYS_MAX {
-            let element = self.next().await?;
-            if is_it(&element) {
-                return Ok(element);
-            }
-        }
-        Err(broken("no answer during the login"))
-    }
 }

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod connect;
+mod conversation;
 mod counts;
 mod cutter;
 mod delivered;
@@ -16,7 +17,9 @@ mod lanes;
 mod login;
 mod mechanism;
 mod memory;
+mod offer;
 mod outcome;
+mod talk;
 mod token;
 mod trouble;
 
@@ -33,7 +36,7 @@ pub use outcome::Outcome;
 
 use crate::crew::Crew;
 use cutter::Cutter;
-use driver::{Driver, NEWS_MAX, Order};
+use driver::{Driver, NEWS_MAX, Order, Settled};
 use outcome::Told;
 use token::Token;
 
@@ -213,11 +216,12 @@ impl ReferenceDevice {
     fn acknowledge(&self, event: &Delivered, told: Option<Told>) {
         let receipt = event.receipt_wanted.then(|| outcome::receipt(event));
         // A device at its end acknowledges nothing; the event comes again in its next life.
-        let _ = self.orders.send(Order::Settle {
+        let settled = Settled {
             place: event.place,
             receipt,
             told,
-        });
+        };
+        let _ = self.orders.send(Order::Settle(Box::new(settled)));
     }
 
     /// A way to cut its connection from outside.

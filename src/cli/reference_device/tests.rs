@@ -71,6 +71,11 @@ impl Server {
 
     /// Up to the features that offer binding.
     async fn accept_login(&self) -> Peer {
+        self.accept_login_to(BIND).await
+    }
+
+    /// Up to these features.
+    async fn accept_login_to(&self, features: &str) -> Peer {
         let mut peer = self.accept().await;
         peer.hears("version='1.0'", "stream:stream").await;
         peer.says(&format!("{HEADER}{MECHANISMS}")).await;
@@ -78,7 +83,7 @@ impl Server {
         peer.hears("AHR2AHBlbmNpbA==", "auth").await;
         peer.says("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
         peer.hears("stream:stream", "stream:stream").await;
-        peer.says(&format!("{HEADER}{BIND}")).await;
+        peer.says(&format!("{HEADER}{features}")).await;
         peer
     }
 
@@ -114,9 +119,34 @@ impl Peer {
                 .unwrap();
             assert_ne!(count, 0, "the end instead of {element} with {what}, after {heard:?}");
             heard.push_str(std::str::from_utf8(&some[..count]).unwrap());
+            heard = short(&heard);
         }
         heard
     }
+}
+
+/// `<a></a>` as `<a/>`.
+fn short(text: &str) -> String {
+    let (mut short, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find("></") {
+        let (before, after) = rest.split_at(at);
+        let is_empty = before
+            .rfind('<')
+            .is_some_and(|open| !before[open..].starts_with("</") && !before.ends_with('/'));
+        short.push_str(before);
+        let end = after[3..].find('>').map(|end| end + 4);
+        match end.filter(|_| is_empty) {
+            Some(end) => {
+                short.push_str("/>");
+                rest = &after[end..];
+            }
+            None => {
+                short.push_str("></");
+                rest = &after[3..];
+            }
+        }
+    }
+    short + rest
 }
 
 fn event(seq: u64) -> String {
@@ -260,10 +290,9 @@ async fn nothing_is_acknowledged_before_it_is_applied() {
         let heard = peer.hears("<a xmlns='urn:xmpp:sm:3' h='0'/>", "a").await;
         assert!(heard.contains("id='p'") && !heard.contains("received"), "{heard}");
         applied.send(()).unwrap();
-        let heard = peer.hears("<a xmlns='urn:xmpp:sm:3' h='2'/>", "a").await;
-        assert!(heard.contains("<received xmlns='urn:xmpp:receipts' id='e1'/>"), "{heard}");
         let heard = peer.hears("</stream:stream>", "the end of the stream").await;
-        assert!(heard.contains("h='2'"), "{heard}");
+        let at = |what: &str| heard.find(what).unwrap_or_else(|| panic!("no {what} in {heard}"));
+        assert!(at("<received xmlns='urn:xmpp:receipts' id='e1'/>") < at("<a xmlns='urn:xmpp:sm:3' h='2'/>"));
         peer.says("</stream:stream>").await;
         peer
     };
@@ -283,7 +312,7 @@ async fn nothing_is_acknowledged_before_it_is_applied() {
 async fn an_outcome_is_told_until_the_server_answers_it() {
     let server = Server::start().await;
     let mut device = server.device(&server.ca());
-    let outcome = "<outcome xmlns='urn:unpoll:event:1' event='e1' status='failed' code='3'/>";
+    let outcome = "<outcome xmlns='urn:unpoll:event:1' code='3' event='e1' status='failed'/>";
     let script = async {
         let mut peer = server.accept_session().await;
         peer.says(&event(1)).await;
@@ -311,6 +340,43 @@ async fn an_outcome_is_told_until_the_server_answers_it() {
         assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: true })));
         assert!(matches!(next(&mut device).await, Ok(News::Event(_)))); // comes after the answer
         assert_eq!(device.journal.read(|memory| memory.told().count()), 0);
+    };
+    tokio::join!(script, story);
+}
+
+#[tokio::test]
+async fn without_stream_management_a_ping_is_answered_when_the_event_before_it_is_applied() {
+    let server = Server::start().await;
+    let mut device = server.device(&server.ca());
+    let ping = |id: &str| format!("<iq type='get' id='{id}' from='localhost'><ping xmlns='urn:xmpp:ping'/></iq>");
+    let (applied, is_applied) = tokio::sync::oneshot::channel();
+    let script = async {
+        let mut peer = server.accept_login_to(&BIND.replace("<sm xmlns='urn:xmpp:sm:3'/>", "")).await;
+        peer.hears("urn:ietf:params:xml:ns:xmpp-bind", "iq").await;
+        peer.says("<iq type='result' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>tv@localhost/x</jid></bind></iq>")
+            .await;
+        peer.hears("<presence", "presence").await;
+        peer.says(&ping("before")).await;
+        peer.hears("id='before'", "iq").await;
+        peer.says(&format!("{}{}", event(1), ping("behind"))).await;
+        applied.send(()).unwrap();
+        let heard = peer.hears("id='behind'", "iq").await;
+        let receipt = heard.find("<received").expect("the receipt comes first");
+        assert!(receipt < heard.find("id='behind'").unwrap(), "{heard}");
+        peer
+    };
+    let story = async {
+        assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: false })));
+        let Ok(News::Event(event)) = next(&mut device).await else {
+            panic!("an event")
+        };
+        is_applied.await.unwrap();
+        // The ping is read while the event is not applied.
+        tokio::time::timeout(Duration::from_millis(200), device.next())
+            .await
+            .expect_err("nothing more");
+        device.confirm(&event).unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(500), device.next()).await;
     };
     tokio::join!(script, story);
 }

@@ -15,6 +15,7 @@ mod codec;
 mod device_state;
 mod draft;
 mod engine;
+mod fast;
 mod high_water;
 mod journal;
 mod keeper;

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::engine::Space;
 use crate::{
-    domain::{Epoch, TenantId, Timestamp},
+    domain::{Epoch, FastChange, TenantId, Timestamp},
     store::{
         ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError, Tenant,
     },
@@ -22,6 +22,7 @@ pub(super) enum Op {
     Release(DeviceKey, Epoch, Timestamp, Fallible<bool>),
     PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
     RemoveDevice(DeviceKey, Timestamp, Fallible<Option<Seat>>),
+    ChangeFastTokens(DeviceKey, u32, Box<FastChange>, Fallible<()>),
     PutKey([u8; 32], ApiKey, Fallible<()>),
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
@@ -105,9 +106,10 @@ impl Op {
             (Self::Release(_, _, _, to), Outcome::Released(result)) => drop(to.send(result)),
             (Self::PutDevice(_, to), Outcome::PutDevice(result)) => drop(to.send(result)),
             (Self::RemoveDevice(_, _, to), Outcome::Removed(result)) => drop(to.send(result)),
-            (Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to), Outcome::Done(result)) => {
-                drop(to.send(result))
-            }
+            (
+                Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) | Self::ChangeFastTokens(_, _, _, to),
+                Outcome::Done(result),
+            ) => drop(to.send(result)),
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
             _ => {}
@@ -126,6 +128,7 @@ impl Op {
             Self::PutDevice(_, to) => drop(to.send(Err(error.clone()))),
             Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::ChangeFastTokens(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::RevokeKey(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}

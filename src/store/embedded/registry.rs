@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::{
-    EmbeddedStore, codec::damaged, draft::Draft, engine::Space, keys, op::Op, op::PutDevice, record::device_id, rows, rows::DeviceHead,
-    steps::Book,
+    EmbeddedStore, codec::damaged, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, rows,
+    rows::DeviceHead, steps::Book,
 };
 use crate::{
-    domain::{Credential, DeviceId, TenantId, Timestamp},
+    domain::{Credential, DeviceId, FastChange, FastTokens, TenantId, Timestamp},
     store::{ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant},
 };
 
@@ -115,6 +115,7 @@ impl Book {
             updated_at: now,
             ..head
         };
+        draft.remove(Space::Rows, keys::fast_tokens(key.tenant, head.ordinal));
         draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
         draft.must_sync();
         self.states.forget(key);
@@ -297,6 +298,22 @@ impl Registry for EmbeddedStore {
     async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {
         let device = device.clone();
         self.ask(|answer| Op::RemoveDevice(device, now, answer)).await?
+    }
+
+    async fn fast_tokens(&self, device: &DeviceKey, generation: u32) -> Result<FastTokens, StoreError> {
+        self.shared.read(|engine| {
+            let Some(row) = engine.get(Space::Rows, &keys::device(device))? else {
+                return Ok(FastTokens::default());
+            };
+            let row = engine.get(Space::Rows, &keys::fast_tokens(device.tenant, DeviceHead::decode(&row)?.ordinal))?;
+            Ok(fast::decode(row.as_deref())?.of_generation(generation))
+        })
+    }
+
+    async fn change_fast_tokens(&self, device: &DeviceKey, generation: u32, change: FastChange) -> Result<(), StoreError> {
+        let device = device.clone();
+        self.ask(|answer| Op::ChangeFastTokens(device, generation, Box::new(change), answer))
+            .await?
     }
 
     async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError> {

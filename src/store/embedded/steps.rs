@@ -331,6 +331,10 @@ impl Book {
             now_seq: std::sync::atomic::AtomicU64::new(state.now_seq),
             last_seen_at: state.numbers.last_seen_at,
         });
+        let ordinal = state.ordinal;
+        if let Some(change) = &session.fast {
+            super::fast::change(draft, device.tenant, ordinal, session.credential_generation, change)?;
+        }
         let displaced = state.held.replace(Arc::clone(&held)).map(|held| held.seat.clone());
         // No sync: an epoch is never given out twice, whatever is lost, because the boot count is in it.
         draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());

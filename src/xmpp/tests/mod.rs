@@ -22,8 +22,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use super::*;
 use crate::{
     domain::{
-        Data, Epoch, Event, EventIdKey, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret, Seq, SessionId,
-        TenantId, Timestamp, Urgency,
+        Data, Epoch, Event, EventIdKey, FastTokens, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret, Seq,
+        SessionId, TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
 };
@@ -56,6 +56,7 @@ struct Talk {
     claims: usize,
     /// What the registry says of the certificate of `stb-1`.
     pinned: Pinned,
+    tokens: FastTokens,
     /// The session that a resumption finds.
     parked: Option<Box<Session>>,
     tls: bool,
@@ -72,6 +73,7 @@ impl Talk {
             secrets: vec![SECRET.clone()],
             claims: 0,
             pinned: Pinned::None { generation: 3 },
+            tokens: FastTokens::default(),
             parked: None,
             tls: false,
         }
@@ -133,11 +135,12 @@ impl Talk {
                     self.tls = true;
                     self.stream.tls_started([8; 32], self.now);
                 }
-                Action::FindCredentials { tenant, device } => {
+                Action::FindCredentials { tenant, device, .. } => {
                     let found = if tenant == TenantId(0) && device.as_str() == "stb-1" {
                         Credentials::Found {
                             secrets: self.secrets.clone(),
                             generation: 3,
+                            tokens: self.tokens.clone(),
                         }
                     } else if device.as_str() == "no-store" {
                         Credentials::Unavailable
@@ -161,7 +164,11 @@ impl Talk {
                     tenant,
                     device,
                     generation,
+                    fast,
                 } => {
+                    if let Some(change) = fast {
+                        self.tokens.apply(&change);
+                    }
                     assert_eq!((tenant, device.as_str(), generation), (TenantId(0), "stb-1", 3));
                     self.claims += 1;
                     let claims = self.claims as u64;
@@ -171,6 +178,10 @@ impl Talk {
                     Some(session) => self.stream.resume(session, self.now, self.time),
                     None => self.stream.not_resumed(Some(9), self.now),
                 },
+                Action::ChangeTokens { change, .. } => {
+                    self.tokens.apply(&change);
+                    self.stream.tokens_changed(true, self.now);
+                }
                 fact => self.seen.push(fact),
             }
         }

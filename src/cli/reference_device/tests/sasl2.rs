@@ -236,3 +236,100 @@ async fn a_busy_server_is_left_alone_for_as_long_as_it_says_and_another_host_is_
     };
     tokio::join!(script, story);
 }
+
+/// SCRAM-SHA-256 from the server's side (RFC 5802 §3), for the password "pencil".
+struct Scram {
+    salted: [u8; 32],
+}
+
+impl Scram {
+    fn new() -> Self {
+        let mut salted = [0; 32];
+        let rounds = std::num::NonZeroU32::new(4_096).unwrap();
+        aws_lc_rs::pbkdf2::derive(aws_lc_rs::pbkdf2::PBKDF2_HMAC_SHA256, rounds, b"salt", b"pencil", &mut salted);
+        Self { salted }
+    }
+
+    fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
+    }
+
+    fn proof(&self, auth: &[u8]) -> String {
+        let client_key = Self::hmac(&self.salted, b"Client Key");
+        let stored_key = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &client_key);
+        let signature = Self::hmac(stored_key.as_ref(), auth);
+        let proof: Vec<u8> = client_key.iter().zip(signature).map(|(one, other)| one ^ other).collect();
+        data_encoding::BASE64.encode(&proof)
+    }
+
+    fn signature(&self, auth: &[u8]) -> String {
+        let server_key = Self::hmac(&self.salted, b"Server Key");
+        data_encoding::BASE64.encode(&Self::hmac(&server_key, auth))
+    }
+}
+
+fn decoded(heard: &str, element: &str) -> String {
+    let (_, rest) = heard.split_once(&format!("<{element}")).unwrap();
+    let (text, _) = rest.split_once('>').unwrap().1.split_once('<').unwrap();
+    String::from_utf8(data_encoding::BASE64.decode(text.as_bytes()).unwrap()).unwrap()
+}
+
+/// With `knows`, the server knows the password.
+async fn accept_scram_plus(server: &Server, knows: bool) -> Peer {
+    let mut peer = server.accept().await;
+    peer.hears("version='1.0'", "stream:stream").await;
+    let offer = SASL2.replace("PLAIN", "SCRAM-SHA-256-PLUS</mechanism><mechanism>SCRAM-SHA-256");
+    let bindings = "<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-exporter'/></sasl-channel-binding>";
+    let offer = offer.replace("</stream:features>", &format!("{bindings}</stream:features>"));
+    peer.says(&format!("{HEADER}{offer}")).await;
+    let login = peer.hears("</authenticate>", "authenticate").await;
+    let first = decoded(&login, "initial-response");
+    let bare = first.strip_prefix("p=tls-exporter,,").unwrap_or_else(|| panic!("{first}"));
+    let nonce = bare.strip_prefix("n=tv,r=").unwrap();
+    let challenge = format!("r={nonce}server,s=c2FsdA==,i=4096");
+    let base64 = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    peer.says(&format!("<challenge xmlns='urn:xmpp:sasl:2'>{}</challenge>", base64(&challenge)))
+        .await;
+    let last = decoded(&peer.hears("</response>", "response").await, "response");
+    let (without_proof, proof) = last.split_once(",p=").unwrap();
+    let (_, session) = peer.0.get_ref();
+    let key = session
+        .export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(b""))
+        .unwrap();
+    let binding = data_encoding::BASE64.encode(&[b"p=tls-exporter,,".as_slice(), &key].concat());
+    assert_eq!(without_proof, format!("c={binding},r={nonce}server"));
+    let auth = format!("{bare},{challenge},{without_proof}");
+    let scram = Scram::new();
+    assert_eq!(proof, scram.proof(auth.as_bytes()));
+    let signature = scram.signature(if knows { auth.as_bytes() } else { b"a guess" });
+    let inner = format!(
+        "<additional-data>{}</additional-data>{}",
+        base64(&format!("v={signature}")),
+        bound("sm1")
+    );
+    peer.says(&format!("{}{AFTER}", success(&inner))).await;
+    peer
+}
+
+#[tokio::test]
+async fn the_password_is_proven_by_both_and_bound_to_the_connection() {
+    let server = Server::start().await;
+    let mut device = server.device(&server.ca());
+    let script = async {
+        let mut peer = accept_scram_plus(&server, true).await;
+        peer.hears("<presence", "presence").await;
+        peer
+    };
+    tokio::join!(script, online(&mut device, false));
+}
+
+#[tokio::test]
+async fn a_server_that_only_guesses_the_password_gets_no_device() {
+    let server = Server::start().await;
+    let mut device = server.device(&server.ca());
+    let story = async {
+        let news = next(&mut device).await;
+        assert!(matches!(news, Err(DeviceError::Impostor { .. })), "{news:?}");
+    };
+    tokio::join!(accept_scram_plus(&server, false), story);
+}

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::domain::{ScramSecret, ScramVerifier, TenantId};
 
-use super::error::LoginFailure;
+use super::{super::error::LoginFailure, binding::Bindings};
 
 /// The challenge for a name that is no device's, in a registry without devices: as of a generated secret.
 const FAKE_ITERATIONS: u32 = 4096;
@@ -15,7 +15,7 @@ const FAKE_SALT_LEN: usize = 16;
 
 /// Which hash a mechanism uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hash {
+pub(in crate::xmpp) enum Hash {
     Sha256,
     Sha1,
 }
@@ -46,12 +46,13 @@ impl Hash {
 
 /// The client's first message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ClientFirst {
-    gs2: String,
+pub(in crate::xmpp) struct ClientFirst {
+    /// What the final message must repeat: the header and the channel binding (`c=`).
+    binding: Vec<u8>,
     /// Whom it wants to be, if it says so.
-    pub(super) authzid: Option<String>,
+    pub(in crate::xmpp) authzid: Option<String>,
     /// Who it is.
-    pub(super) user: String,
+    pub(in crate::xmpp) user: String,
     nonce: String,
     bare: String,
 }
@@ -74,15 +75,23 @@ fn saslname(text: &str) -> Option<String> {
 }
 
 impl ClientFirst {
-    /// Reads `n,[a=authzid],n=user,r=nonce[,…]`. Channel binding (`p=…`) is not offered, so it is refused.
-    pub(super) fn parse(message: &str) -> Result<Self, LoginFailure> {
+    /// Reads `n,[a=authzid],n=user,r=nonce[,…]`, with `plus` `p=binding,…`. Who says `y` could have bound and was not offered
+    /// to: where it was offered, somebody took the offer out (RFC 5802 §6).
+    pub(in crate::xmpp) fn parse(message: &str, plus: bool, bindings: &Bindings) -> Result<Self, LoginFailure> {
         let malformed = LoginFailure::MalformedRequest;
         let mut parts = message.splitn(3, ',');
         let (flag, authzid, bare) = match (parts.next(), parts.next(), parts.next()) {
-            (Some(flag @ ("n" | "y")), Some(authzid), Some(bare)) => (flag, authzid, bare),
+            (Some(flag), Some(authzid), Some(bare)) => (flag, authzid, bare),
             _ => return Err(malformed),
         };
-        let gs2 = format!("{flag},{authzid},");
+        let mut binding = format!("{flag},{authzid},").into_bytes();
+        match (flag.strip_prefix("p="), flag) {
+            (Some(name), _) if plus => binding.extend_from_slice(bindings.find(name).ok_or(LoginFailure::NotAuthorized)?),
+            (None, "n") if !plus => {}
+            (None, "y") if !plus && !bindings.any() => {}
+            (None, "y") if !plus => return Err(LoginFailure::NotAuthorized),
+            _ => return Err(malformed),
+        }
         let authzid = match authzid {
             "" => None,
             given => Some(given.strip_prefix("a=").and_then(saslname).ok_or(malformed)?),
@@ -98,7 +107,7 @@ impl ClientFirst {
             return Err(malformed);
         }
         Ok(Self {
-            gs2,
+            binding,
             authzid,
             user,
             nonce: nonce.to_owned(),
@@ -109,7 +118,7 @@ impl ClientFirst {
 
 /// What the server waits for after its challenge.
 #[derive(Debug)]
-pub(super) struct Challenge {
+pub(in crate::xmpp) struct Challenge {
     hash: Hash,
     /// All share salt and iterations; any may match.
     verifiers: Vec<ScramVerifier>,
@@ -123,7 +132,7 @@ pub(super) struct Challenge {
 impl Challenge {
     /// Answers `first`. Of several secrets those that share the salt of number `turn` (modulo their number) are tried: the
     /// protocol shows a single salt. Without one, the challenge looks like that of `like` and the proof will fail.
-    pub(super) fn new(
+    pub(in crate::xmpp) fn new(
         hash: Hash,
         first: ClientFirst,
         secrets: &[ScramSecret],
@@ -162,12 +171,12 @@ impl Challenge {
     }
 
     /// The server's first message.
-    pub(super) fn message(&self) -> &str {
+    pub(in crate::xmpp) fn message(&self) -> &str {
         &self.message
     }
 
     /// Checks the client's final message; the server's final message comes back.
-    pub(super) fn verify(&self, message: &str) -> Result<String, LoginFailure> {
+    pub(in crate::xmpp) fn verify(&self, message: &str) -> Result<String, LoginFailure> {
         let malformed = LoginFailure::MalformedRequest;
         let (without_proof, proof) = message.rsplit_once(",p=").ok_or(malformed)?;
         let mut fields = without_proof.split(',');
@@ -186,7 +195,7 @@ impl Challenge {
             }
         }
         match right {
-            Some(verifier) if self.real && binding == self.first.gs2.as_bytes() && nonce == self.nonce => {
+            Some(verifier) if self.real && binding == self.first.binding && nonce == self.nonce => {
                 let signature = self.hash.hmac(&verifier.server_key, signed.as_bytes());
                 Ok(format!("v={}", BASE64_STANDARD.encode(signature)))
             }
@@ -199,7 +208,7 @@ static FAKE: OnceLock<hmac::Key> = OnceLock::new();
 
 /// Gives the random bytes that fake secrets are made from; the first ones given in this process count, so that an unknown
 /// name shows the same salt at every login.
-pub(super) fn seed_fakes(random: &[u8; 32]) {
+pub(in crate::xmpp) fn seed_fakes(random: &[u8; 32]) {
     FAKE.get_or_init(|| {
         let key = hmac::Key::new(hmac::HMAC_SHA256, random);
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, b"unknown devices").as_ref())
@@ -230,7 +239,7 @@ fn fake_verifier(hash: Hash, tenant: TenantId, user: &str, like: Option<&ScramSe
 }
 
 /// A secret that no password opens, at the cost of that of `like`.
-pub(super) fn fake_secret(tenant: TenantId, user: &str, like: Option<&ScramSecret>) -> ScramSecret {
+pub(in crate::xmpp) fn fake_secret(tenant: TenantId, user: &str, like: Option<&ScramSecret>) -> ScramSecret {
     ScramSecret {
         sha256: fake_verifier(Hash::Sha256, tenant, user, like),
         sha1: None,
