@@ -11,8 +11,8 @@ use std::{
 
 use unpoll::{
     domain::{
-        Data, Epoch, Event, EventId, EventIdKey, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret, Seq, SessionId,
-        TenantId, Timestamp, Urgency,
+        Data, Epoch, Event, EventId, EventIdKey, FastTokens, Generation, Lane, Located, Outcome, Password, Queue, Require, ScramSecret,
+        Seq, SessionId, TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
     xmpp::{Action, Credentials, PeerCertificate, Pinned, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
@@ -60,6 +60,7 @@ struct Conversation {
     ended: HashSet<EventId>,
     claims: u64,
     closed: u32,
+    tokens: FastTokens,
     parked: Option<Box<Session>>,
     /// The store does not answer this time.
     failing: bool,
@@ -99,6 +100,7 @@ impl Conversation {
             ended: HashSet::new(),
             claims: 0,
             closed: 0,
+            tokens: FastTokens::default(),
             parked: None,
             failing: false,
         };
@@ -186,13 +188,14 @@ impl Conversation {
         while let Some(action) = self.stream.next_action() {
             match action {
                 Action::StartTls => self.stream.tls_started([8; 32], self.now),
-                Action::FindCredentials { tenant, device } => {
+                Action::FindCredentials { tenant, device, .. } => {
                     let known = tenant == TenantId(0) && device.as_str() == "stb-1";
                     let found = match (self.failing, known) {
                         (true, _) => Credentials::Unavailable,
                         (false, true) => Credentials::Found {
                             secrets: vec![SECRET.clone()],
                             generation: 3,
+                            tokens: self.tokens.clone(),
                         },
                         (false, false) => Credentials::Unknown { like: None },
                     };
@@ -213,13 +216,21 @@ impl Conversation {
                     };
                     self.stream.certificate_checked(pinned, self.now);
                 }
-                Action::Claim { tenant, device, .. } => {
+                Action::ChangeTokens { change, .. } => {
+                    assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger gets a token");
+                    if !self.failing {
+                        self.tokens.apply(&change);
+                    }
+                    self.stream.tokens_changed(!self.failing, self.now);
+                }
+                Action::Claim { tenant, device, fast, .. } => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger claims the seat of {device}");
                     assert_eq!(tenant, TenantId(0));
                     if self.failing {
                         self.stream.claim_failed(true, self.now);
                     } else {
                         self.claims += 1;
+                        fast.into_iter().for_each(|change| self.tokens.apply(&change));
                         self.stream
                             .claimed(Epoch(self.claims), SessionId(u128::from(self.claims)), self.now);
                     }

@@ -8,6 +8,7 @@ mod liveness;
 mod login;
 mod management;
 mod push;
+mod sasl2;
 mod standby;
 mod stanza;
 
