@@ -26,14 +26,18 @@ fn low_urgency_waits_for_an_inactive_device_and_comes_in_order_and_once() {
         backend.post(&event).expect(202).json()["id"].as_str().unwrap().to_owned()
     };
     let delivered = |id: &str| {
-        wait_for("it is delivered", support::SOON, || (backend.state(id) == "delivered").then_some(()));
+        wait_for("it is delivered", support::SOON, || {
+            (backend.state(id) == "delivered").then_some(())
+        });
     };
     let mut wire = Device::bound(&service, "box", "secret");
     wire.send("<presence/>");
     wire.until("<presence");
     wire.send("<inactive xmlns='urn:xmpp:csi:0'/><iq type='get' id='i'><ping xmlns='urn:xmpp:ping'/></iq>");
     wire.until("id='i'");
-    let held: Vec<_> = (1..=40).map(|number| push(if number % 2 == 0 { "low" } else { "very-low" }, number)).collect();
+    let held: Vec<_> = (1..=40)
+        .map(|number| push(if number % 2 == 0 { "low" } else { "very-low" }, number))
+        .collect();
     let urgent = [push("normal", 100), push("high", 101)];
     let seen = wire.until("\u{27}high\u{27}") + &wire.until("</message>");
     assert!(numbers(&seen).iter().all(|number| *number >= 100), "{seen}");
