@@ -63,6 +63,10 @@ fn at_the_limit_of_files_a_connection_is_told_and_the_others_go_on() {
     let spent = cpu(&service) - before;
     assert!(spent < 100, "{spent} hundredths of a second of CPU");
 
+    // A backend is told, too.
+    let text = told(&TcpStream::connect(service.http).unwrap()).expect("it is closed");
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("Retry-After: "), "{text}");
+
     // With a little room again everything goes on.
     drop(idle);
     let event = backend.push("box", &json!("still there"));

@@ -1,6 +1,6 @@
 //! The listener: accepts within its bound, ends TLS, and hands over to the connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use axum::Router;
 use socket2::SockRef;
@@ -18,6 +18,11 @@ use crate::crew::Crew;
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
 const REST: Duration = Duration::from_millis(100);
+
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+/// What a client reads that finds no file descriptor left, without TLS (RFC 9110 §15.6.4).
+const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
@@ -45,6 +50,7 @@ struct Listening {
 
 impl Listening {
     async fn accept(self, listener: TcpListener, stop: CancellationToken) {
+        let mut reserve = File::open("/dev/null").ok();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -53,6 +59,21 @@ impl Listening {
             match accepted {
                 Ok((socket, _)) => self.admit(socket, &stop),
                 Err(error) if is_of_the_connection(&error) => debug!(%error, "an HTTP connection ended before it was accepted"),
+                Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                    warn!(%error, "no file descriptor is left for an HTTP connection: {error}");
+                    // The reserve lets one be answered instead of left waiting.
+                    drop(reserve.take());
+                    if let Ok(Ok((socket, _))) = timeout(REST, listener.accept()).await
+                        && self.tls.is_none()
+                    {
+                        // Best effort: it is closed at once in any case.
+                        let _ = SockRef::from(&socket).send(NO_FILES);
+                    }
+                    reserve = File::open("/dev/null").ok();
+                    if reserve.is_none() {
+                        tokio::time::sleep(REST).await;
+                    }
+                }
                 Err(error) => {
                     warn!(%error, "no HTTP connection can be accepted: {error}; trying again in {REST:?}");
                     tokio::time::sleep(REST).await;
