@@ -337,7 +337,10 @@ impl<'a> Progress<'a> {
     /// Counts tries that did not lead to a session: passwords that are guessed.
     fn count_failures(&mut self, seated: bool) {
         let Some((key, tries)) = self.tries.take() else { return };
-        let failed = tries - u32::from(seated);
+        let reason = self.connection.state.lock().closing.map(|closing| closing.reason);
+        // What we ended for reasons of our own, in a storm above all, was no guess.
+        let ours = !seated && !matches!(reason, Some(Reason::Stream | Reason::Lost));
+        let failed = tries.saturating_sub(u32::from(seated || ours));
         if failed > 0 {
             let now = Instant::now();
             self.connection.shared.failures.update(key, |before| match before {

@@ -113,6 +113,35 @@ async fn presence_and_the_kernel_follow_the_keepalive_that_a_device_asks_for() {
 }
 
 #[tokio::test]
+async fn a_keepalive_that_was_asked_for_outlives_a_resumption() {
+    let mut service = Service::with(|config| {
+        config.keepalive_secs = 1;
+        config.overdue_secs = 1;
+    })
+    .await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device
+        .send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='600'/></presence>")
+        .await;
+    device.hear("</presence>").await;
+    service.ready("box").await;
+    drop(device);
+    service
+        .until("it waits", async |service| service.state("box").await == "away")
+        .await;
+    let mut again = Device::tls(&service).await;
+    again.login("box").await;
+    again.resume(&previous, 1).await;
+    again.hear("<resumed ").await;
+    let view = crate::presence::Sessions::session(&*service.gateway.shared, super::TENANT, &super::id("box")).unwrap();
+    assert_eq!(view.keepalive, Some(Duration::from_secs(600)));
+    assert_eq!(service.state("box").await, "online");
+}
+
+#[tokio::test]
 async fn an_old_connection_is_reset_and_its_session_resumed() {
     let mut service = Service::with(|config| config.session_lifetime_secs = 1).await;
     let mut device = Device::tls(&service).await;

@@ -3,6 +3,7 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -61,9 +62,10 @@ impl Listening {
                 Err(error) if is_of_the_connection(&error) => debug!(%error, "an HTTP connection ended before it was accepted"),
                 Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
                     warn!(%error, "no file descriptor is left for an HTTP connection: {error}");
-                    // The reserve lets one be answered instead of left waiting.
+                    // The reserve lets one be answered instead of left waiting. Linux says so with nobody there, too: then there
+                    // is nobody to answer, and the next one may find room.
                     drop(reserve.take());
-                    if let Ok(Ok((socket, _))) = timeout(REST, listener.accept()).await
+                    if let Some(Ok((socket, _))) = listener.accept().now_or_never()
                         && self.tls.is_none()
                     {
                         // Best effort: it is closed at once in any case.
