@@ -41,7 +41,7 @@ async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
 #[tokio::test]
 async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
     let mut service = Service::with(|config| {
-        config.flood_stanzas_per_second = 20;
+        config.flood_stanzas_per_second = 200;
         config.flood_stanzas_burst = 100;
         config.flood_patience_secs = 3;
     })
