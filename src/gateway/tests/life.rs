@@ -2,7 +2,41 @@
 
 use std::time::Duration;
 
-use super::{Device, Offer, Service, event, now};
+use socket2::SockRef;
+
+use super::{Device, Offer, Service, event, key, now};
+use crate::gateway::sessions::Entry;
+
+/// TCP_USER_TIMEOUT, and when the kernel's own keepalive starts.
+fn kernel(service: &Service, device: &str) -> (Option<Duration>, Duration) {
+    let Some(Entry::Live(connection)) = service.gateway.shared.sessions.get(&key(device)) else {
+        panic!("{device} is not connected");
+    };
+    let socket = SockRef::from(&connection.socket);
+    (socket.tcp_user_timeout().unwrap(), socket.tcp_keepalive_time().unwrap())
+}
+
+#[tokio::test]
+async fn the_kernel_gives_up_on_data_that_nobody_takes_on_every_port() {
+    let mut service = Service::start().await;
+    let _tls = service.online("tls").await;
+    let mut starttls = Device::plain(&service).await.starttls(&service).await;
+    starttls.login("starttls").await;
+    starttls.bind().await;
+    for device in ["tls", "starttls"] {
+        assert_eq!(
+            kernel(&service, device),
+            (Some(Duration::from_secs(60)), Duration::from_secs(600)),
+            "{device}"
+        );
+    }
+    starttls
+        .send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='1800'/></presence>")
+        .await;
+    starttls.hear("</presence>").await;
+    let kept = kernel(&service, "starttls").1;
+    assert_eq!(kept, Duration::from_secs(3600), "it wakes no device that asked not to be woken");
+}
 
 #[tokio::test]
 async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
