@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use loadtest::storm::{Return, Storm};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{Device, Service, wait_for};
@@ -73,4 +74,31 @@ fn silent_sockets_and_slow_senders_keep_no_honest_device_out() {
     stop.store(true, Ordering::Relaxed);
     sending.join().unwrap();
     drop(crowd);
+}
+
+#[test]
+fn boxes_that_lose_their_connections_at_once_all_resume() {
+    const BOXES: u64 = 60;
+    let service = Service::start();
+    let backend = service.backend();
+    for number in 0..BOXES {
+        backend.add_device(&format!("box-{number}"), "secret");
+    }
+    let template = Device::options(&service, "", "secret");
+    let coming_back = Return {
+        pause: Duration::from_millis(100),
+        jitter: true,
+        resume: true,
+    };
+    let storm = support::block_on(Storm::log_in(&template, "box-", 0..BOXES, 16, coming_back)).unwrap();
+    assert_eq!(storm.returned().up, BOXES);
+    storm.cut();
+    wait_for("all are back", support::SOON, || {
+        let returned = storm.returned();
+        (returned.back.summary().count == BOXES && returned.up == BOXES).then_some(())
+    });
+    let returned = storm.returned();
+    assert_eq!(returned.resumed, BOXES, "{:?}", returned.failed);
+    drop(returned);
+    assert_eq!(service.metric("unpoll_sessions_hibernating"), Some(0.0));
 }
