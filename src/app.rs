@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -179,13 +179,16 @@ impl App {
                 written,
                 counts(&dispatch_metrics, DeliveryState::Cancelled),
             )))
-            .merge(registry::routes(registry::RegistryState::new(
-                parts.clone(),
-                clock.clone(),
-                config.limits.clone(),
-                config.registry.clone(),
-                ended,
-            )))
+            .merge(
+                registry::routes(registry::RegistryState::new(
+                    parts.clone(),
+                    clock.clone(),
+                    config.limits.clone(),
+                    config.registry.clone(),
+                    ended,
+                ))
+                .layer(Extension(config.xmpp.limits())),
+            )
             .merge(presence::routes(presence))
             .merge(ledger::routes(ledger.clone()));
         let end_waits = CancellationToken::new();

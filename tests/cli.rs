@@ -92,7 +92,11 @@ fn devices_are_added_shown_and_removed() {
     Device::online(&service, "box", "secret").close();
     let shown = done(run(service.command().args(["device", "show", "box"])));
     assert!(
-        shown.contains("box") && shown.contains("ann") && shown.contains("stb-7") && !shown.contains("secret"),
+        shown.contains("box")
+            && shown.contains("ann")
+            && shown.contains("stb-7")
+            && !shown.contains("secret")
+            && shown.contains("seat_changes"),
         "{shown}"
     );
     assert!(done(run(service.command().args(["device", "list"]))).contains("box"));

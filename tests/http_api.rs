@@ -357,6 +357,11 @@ fn limits_are_published_and_the_operations_side_answers() {
     for figure in ["65536", "2000", "86400", "2419200"] {
         assert!(text.contains(figure), "no {figure} in {text}");
     }
+    let devices = &limits["devices"];
+    assert_eq!(
+        (&devices["keepalive_max_secs"], &devices["flood_stanzas_burst"]),
+        (&json!(1800), &json!(500))
+    );
     let admin = Backend {
         address: service.admin,
         key: String::new(),

@@ -128,7 +128,7 @@ impl Crowd {
 }
 
 /// A source address for each 500 devices, so that no address runs out of ports.
-fn spread(number: u64) -> IpAddr {
+pub(crate) fn spread(number: u64) -> IpAddr {
     let block = number / 500;
     let byte = |value: u64| u8::try_from(value % 250).unwrap_or(0);
     IpAddr::V4(Ipv4Addr::new(

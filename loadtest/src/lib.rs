@@ -26,6 +26,7 @@ pub mod report;
 pub mod sasl;
 pub mod server;
 pub mod session;
+pub mod storm;
 pub mod transport;
 pub mod xml;
 

@@ -1,4 +1,4 @@
-//! Load runs against an unpoll server: `loadtest connect`, `loadtest push` and `loadtest poll`.
+//! Load runs against an unpoll server: `loadtest connect`, `push`, `poll` and `storm`.
 
 mod runs;
 
@@ -26,6 +26,8 @@ enum Run {
     Push(runs::push::Arguments),
     /// Poll, as boxes do that are not connected, in four ways: bytes, CPU and time of a poll.
     Poll(runs::poll::Arguments),
+    /// Boxes lose their connections all at once and come back: time, CPU and memory of that, and what sessions that stay up feel.
+    Storm(runs::storm::Arguments),
     /// A share of the devices of `connect --processes`, driven over stdin.
     #[command(hide = true)]
     Crowd,
@@ -49,6 +51,7 @@ fn perform(run: Run) -> Result<bool, Error> {
         Run::Connect(arguments) => Some(&arguments.place),
         Run::Push(arguments) => Some(&arguments.place),
         Run::Poll(arguments) => Some(&arguments.place),
+        Run::Storm(arguments) => Some(&arguments.place),
         Run::Crowd => None,
     };
     if place.is_some_and(|place| place.pin) {
@@ -61,6 +64,7 @@ fn perform(run: Run) -> Result<bool, Error> {
             Run::Connect(arguments) => runs::connect::run(arguments).await,
             Run::Push(arguments) => runs::push::run(arguments).await,
             Run::Poll(arguments) => runs::poll::run(arguments).await,
+            Run::Storm(arguments) => runs::storm::run(arguments).await,
             Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
         }
     })

@@ -67,6 +67,7 @@ impl Launch {
 
 /// A running server. Dropping it kills it.
 pub struct Server {
+    launch: Launch,
     child: Child,
     ready: Ready,
     data: PathBuf,
@@ -83,40 +84,25 @@ impl Server {
         let temporary = tempfile::Builder::new().prefix("unpoll-load-").tempdir()?;
         let data = launch.data.clone().unwrap_or_else(|| temporary.path().join("data"));
         let log = temporary.path().join("server.log");
-        let mut command = match launch.core {
-            Some(core) => {
-                let mut command = Command::new("taskset");
-                command.arg("-c").arg(core.to_string()).arg(&launch.program);
-                command
-            }
-            None => Command::new(&launch.program),
-        };
-        command.args(["serve", "--domain", &launch.domain, "--data-dir"]).arg(&data);
-        for listener in ["--http", "--https", "--admin", "--xmpp", "--xmpps"] {
-            command.args([listener, "127.0.0.1:0"]);
-        }
-        if launch.plain {
-            command.env("UNPOLL_XMPP_REQUIRE_TLS", "false");
-        }
-        command.envs(launch.environment.iter().map(|(name, value)| (name, value)));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log)?)
-            .kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .map_err(|e| Error::Server(format!("{}: {e}", launch.program.display())))?;
-        let stdout = child.stdout.take().ok_or_else(|| Error::Server("no stdout".into()))?;
-        let ready = in_time("the server's ready line", Duration::from_secs(30), read_ready(stdout)).await;
-        let ready = ready.map_err(|reason| Error::Server(format!("{reason}; its log ends:\n{}", tail(&log))))?;
+        let (child, ready) = run(launch, &data, &log, None).await?;
         Ok(Self {
+            launch: launch.clone(),
             child,
             ready,
             data,
             log,
             _temporary: temporary,
         })
+    }
+
+    /// Kills it (SIGKILL) and starts it again, at the same addresses and with the same data.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn kill_and_start(&mut self) -> Result<(), Error> {
+        self.child.kill().await?;
+        (self.child, self.ready) = run(&self.launch, &self.data, &self.log, Some(&self.ready)).await?;
+        Ok(())
     }
 
     /// Its addresses and domain.
@@ -166,6 +152,42 @@ impl Server {
             }
         }
     }
+}
+
+/// Starts the program and waits until it is ready; `at`: where it was before.
+async fn run(launch: &Launch, data: &Path, log: &Path, at: Option<&Ready>) -> Result<(Child, Ready), Error> {
+    let mut command = match launch.core {
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.arg("-c").arg(core.to_string()).arg(&launch.program);
+            command
+        }
+        None => Command::new(&launch.program),
+    };
+    command.args(["serve", "--domain", &launch.domain, "--data-dir"]).arg(data);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let was = |address: fn(&Ready) -> Option<SocketAddr>| at.and_then(address).unwrap_or(any).to_string();
+    command.args(["--http", &was(|ready| Some(ready.http))]);
+    command.args(["--https", &was(|ready| ready.https)]);
+    command.args(["--admin", &was(|ready| ready.admin)]);
+    command.args(["--xmpp", &was(|ready| Some(ready.xmpp))]);
+    command.args(["--xmpps", &was(|ready| Some(ready.xmpps))]);
+    if launch.plain {
+        command.env("UNPOLL_XMPP_REQUIRE_TLS", "false");
+    }
+    command.envs(launch.environment.iter().map(|(name, value)| (name, value)));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(log)?)
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .map_err(|e| Error::Server(format!("{}: {e}", launch.program.display())))?;
+    let stdout = child.stdout.take().ok_or_else(|| Error::Server("no stdout".into()))?;
+    let ready = in_time("the server's ready line", Duration::from_secs(30), read_ready(stdout)).await;
+    let ready = ready.map_err(|reason| Error::Server(format!("{reason}; its log ends:\n{}", tail(log))))?;
+    Ok((child, ready))
 }
 
 async fn read_ready(stdout: tokio::process::ChildStdout) -> Result<Ready, Error> {

@@ -44,6 +44,34 @@ pub struct Limits {
     pub credentials_max: usize,
 }
 
+/// What `GET /v1/limits` says of devices: the settings of `[xmpp]` that a device meets. Times in seconds, sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct DeviceLimits {
+    pub keepalive_secs: u64,
+    pub keepalive_min_secs: u64,
+    pub keepalive_max_secs: u64,
+    pub overdue_secs: u64,
+    pub idle_secs: u32,
+    pub login_within_secs: u64,
+    pub resume_within_secs: u64,
+    pub write_stalled_secs: u64,
+    pub session_lifetime_secs: u64,
+    pub stanza_max_bytes_before_login: usize,
+    pub stanza_max_bytes: usize,
+    pub depth_max: usize,
+    pub attributes_max: usize,
+    pub window_max_events: usize,
+    pub window_max_bytes: usize,
+    pub flood_stanzas_per_second: u32,
+    pub flood_stanzas_burst: u32,
+    pub flood_bytes_per_second: u32,
+    pub flood_bytes_burst: u32,
+    pub seat_changes_max: u32,
+    pub login_tries_max: u8,
+    pub login_failures_max: u32,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -26,7 +26,7 @@ pub use event_id::{EventId, EventIdKey, Located, Queue};
 pub use fast::{FastAgent, FastChange, FastMechanism, FastProof, FastToken, FastTokens};
 pub use hash::{stable_hash, stable_hash_of};
 pub use lane::{Generation, Lane, Seq};
-pub use limits::Limits;
+pub use limits::{DeviceLimits, Limits};
 pub use meter::{Account, Direction, Meter, Overhead, Polling, Uncredited};
 pub use name::{Cohort, DeviceId, InvalidName, TenantId, UserId};
 pub use poll::{Carried, Exchange, PollMeter, PollResult, Polled, Poller};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::certificate::{CertificateIdentity, is_pattern};
 use crate::{
-    domain::TenantId,
+    domain::{DeviceLimits, TenantId},
     xmpp::{FloodLimits, StreamConfig},
 };
 
@@ -207,6 +207,34 @@ impl Config {
             "xmpp.certificate_pattern = {:?} has no place for the device, or several: write {{device}} once",
             self.certificate_pattern
         )]
+    }
+
+    /// What devices meet of these settings, for `GET /v1/limits`.
+    pub fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
+            keepalive_secs: self.keepalive_secs,
+            keepalive_min_secs: self.keepalive_min_secs,
+            keepalive_max_secs: self.keepalive_max_secs,
+            overdue_secs: self.overdue_secs,
+            idle_secs: self.idle_secs,
+            login_within_secs: self.login_within_secs,
+            resume_within_secs: self.resume_within_secs,
+            write_stalled_secs: self.write_stalled_secs,
+            session_lifetime_secs: self.session_lifetime_secs,
+            stanza_max_bytes_before_login: self.stanza_max_bytes_before_login,
+            stanza_max_bytes: self.stanza_max_bytes,
+            depth_max: self.depth_max,
+            attributes_max: self.attributes_max,
+            window_max_events: self.window_max_events,
+            window_max_bytes: self.window_max_bytes,
+            flood_stanzas_per_second: self.flood_stanzas_per_second,
+            flood_stanzas_burst: self.flood_stanzas_burst,
+            flood_bytes_per_second: self.flood_bytes_per_second,
+            flood_bytes_burst: self.flood_bytes_burst,
+            seat_changes_max: self.seat_changes_max,
+            login_tries_max: self.login_tries_max,
+            login_failures_max: self.login_failures_max,
+        }
     }
 
     /// [`Self::keepalive_secs`] as a duration.

@@ -76,6 +76,8 @@ fn returning(record: &[u8]) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const ROOM: usize = 4096;
@@ -134,18 +136,51 @@ mod tests {
         );
     }
 
+    /// The first message of a client, and then all of its handshake, after which it has a ticket.
+    fn connect(client: Arc<rustls::ClientConfig>, server: Arc<rustls::ServerConfig>) -> Vec<u8> {
+        let mut client = rustls::ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(server).unwrap();
+        let mut first = Vec::new();
+        client.write_tls(&mut first).unwrap();
+        server.read_tls(&mut &first[..]).unwrap();
+        server.process_new_packets().unwrap();
+        for _ in 0..4 {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            server.write_tls(&mut back).unwrap();
+            client.read_tls(&mut &back[..]).unwrap();
+            client.process_new_packets().unwrap();
+            client.write_tls(&mut there).unwrap();
+            server.read_tls(&mut &there[..]).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        assert!(!client.is_handshaking());
+        first
+    }
+
     #[test]
-    fn the_hello_of_rustls_is_read() {
-        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        assert_eq!(look(&bytes, ROOM), Hello::Whole { returning: false });
-        assert_eq!(look(&bytes[..bytes.len() - 1], ROOM), Hello::Partial);
+    fn rustls_shows_the_ticket_that_we_gave_it() {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(key.cert.der().clone()).unwrap();
+        let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
+        let identity = crate::certificate::Identity {
+            chain: vec![key.cert.der().clone()],
+            key: private,
+        };
+        let server = crate::tls::Served::new(&identity, None).unwrap().devices;
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let client = rustls::ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            let client = Arc::new(client);
+            let first = connect(client.clone(), server.clone());
+            assert_eq!(look(&first, ROOM), Hello::Whole { returning: false });
+            assert_eq!(look(&first[..first.len() - 1], ROOM), Hello::Partial);
+            let again = connect(client, server.clone());
+            assert_eq!(look(&again, ROOM), Hello::Whole { returning: true }, "{version:?}");
+        }
     }
 }

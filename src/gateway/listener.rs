@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -79,9 +80,10 @@ pub(super) async fn serve(listening: Listening, shared: Arc<Shared>, stop: Cance
             }
             Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
                 tracing::warn!(error = %error, "no file descriptor is left for a connection: {error}");
-                // Without this the listener would stay readable, and the loop would spin.
+                // Without this the listener would stay readable, and the loop would spin. Linux says so with nobody there, too:
+                // then there is nobody to tell, and the next one may find room.
                 drop(reserve.take());
-                if let Ok(Ok((socket, _))) = tokio::time::timeout(PAUSE, listener.accept()).await {
+                if let Some(Ok((socket, _))) = listener.accept().now_or_never() {
                     shared.metrics.refused(Refused::Files);
                     if transport == Transport::Xmpp {
                         // Best effort: the socket is closed at once in any case.

@@ -13,7 +13,7 @@ use super::{
     buffers, certificate,
     connection::{Connection, Next, Seated, State},
     entrance::{enter, step},
-    metrics::{Login, Misbehaved, Reason, Refused, SessionEvent},
+    metrics::{Login, Reason, Refused, SessionEvent},
     session::Carried,
     sessions::Entry,
     shared::Over,
@@ -28,8 +28,6 @@ use crate::{
 
 /// The longest time that a login is slowed when two connections fight for a seat.
 const SLOWED_MAX: Duration = Duration::from_secs(5);
-/// Failed logins are counted for this long.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Devices looked at for one with a secret.
 const NEIGHBOURS: usize = 8;
@@ -254,7 +252,9 @@ impl<'a> Progress<'a> {
 
     async fn find(&mut self, key: DeviceKey, tokens: bool) -> Option<Credentials> {
         self.tries = Some((key.clone(), self.tries.take().map_or(0, |(_, tries)| tries) + 1));
-        self.slow_failures(&key).await?;
+        if let Some(wait) = self.connection.shared.wait_for_guesses(&key, SLOWED_MAX) {
+            self.within(tokio::time::sleep(wait)).await?;
+        }
         let store = self.connection.shared.store.clone();
         let found = self.look_up(&key, tokens, &*store).await?;
         if tokens {
@@ -438,29 +438,13 @@ impl<'a> Progress<'a> {
     /// Counts tries that did not lead to a session: passwords that are guessed.
     fn count_failures(&mut self, seated: bool) {
         let Some((key, tries)) = self.tries.take() else { return };
-        let failed = tries - u32::from(seated);
+        let reason = self.connection.state.lock().closing.map(|closing| closing.reason);
+        // What we ended for reasons of our own, in a storm above all, was no guess.
+        let ours = !seated && !matches!(reason, Some(Reason::Stream | Reason::Lost));
+        let failed = tries.saturating_sub(u32::from(seated || ours));
         if failed > 0 {
-            let now = Instant::now();
-            self.connection.shared.failures.update(key, |before| match before {
-                Some((since, count)) if now.duration_since(*since) < MINUTE => (*since, count.saturating_add(failed)),
-                _ => (now, failed),
-            });
+            self.connection.shared.guessed(key, failed);
         }
-    }
-
-    /// An account whose logins fail again and again answers more slowly. It is never locked: that would let anybody lock it.
-    async fn slow_failures(&self, key: &DeviceKey) -> Option<()> {
-        let shared = &self.connection.shared;
-        let recent = shared.failures.get(key).filter(|(since, _)| since.elapsed() < MINUTE);
-        let Some(beyond) = recent.and_then(|(_, count)| count.checked_sub(shared.config.login_failures_max)) else {
-            return Some(());
-        };
-        shared.metrics.misbehaved(Misbehaved::Guessing);
-        if beyond == 0 {
-            tracing::warn!(device.id = %key.device, "logins of {} fail again and again, and are slowed", key.device);
-        }
-        let wait = Duration::from_secs(u64::from(beyond) + 1).min(SLOWED_MAX);
-        self.within(tokio::time::sleep(wait)).await
     }
 
     /// Two connections with one identity throw each other out for ever: the more often they do, the longer they wait.

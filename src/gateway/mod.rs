@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod drain;
 mod entrance;
+mod guesses;
 mod hello;
 mod incidents;
 mod linger;

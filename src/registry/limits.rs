@@ -1,11 +1,24 @@
 //! `GET /v1/limits`: the bounds, so that nobody has to find them by hitting them.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
+use serde::Serialize;
 
 use super::RegistryState;
-use crate::domain::Limits;
+use crate::domain::{DeviceLimits, Limits};
+
+/// The limits that backends meet, and those of devices where the door for them is known.
+#[derive(Serialize)]
+pub(super) struct Published {
+    #[serde(flatten)]
+    limits: Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<DeviceLimits>,
+}
 
 /// Any key may read them.
-pub(super) async fn limits(State(state): State<RegistryState>) -> Json<Limits> {
-    Json(state.0.limits.clone())
+pub(super) async fn limits(State(state): State<RegistryState>, devices: Option<Extension<DeviceLimits>>) -> Json<Published> {
+    Json(Published {
+        limits: state.0.limits.clone(),
+        devices: devices.map(|Extension(devices)| devices),
+    })
 }

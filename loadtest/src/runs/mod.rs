@@ -6,6 +6,7 @@ pub mod fleet;
 pub mod poll;
 mod poll_report;
 pub mod push;
+pub mod storm;
 pub mod target;
 
 /// Core of a server that we started, with `--pin`.

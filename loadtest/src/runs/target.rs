@@ -273,6 +273,17 @@ impl Target {
         Ok(())
     }
 
+    /// Kills a server of our own (SIGKILL) and starts it again, at the same addresses and with the same data.
+    pub async fn kill_and_start(&mut self) -> Result<(), Error> {
+        let own = self
+            .own
+            .as_mut()
+            .ok_or_else(|| Error::Machine("--spawn is needed to kill the server".into()))?;
+        own.kill_and_start().await?;
+        self.pid = own.pid()?;
+        Ok(())
+    }
+
     /// Stops a server of our own. True when there was none, or it stopped as it should.
     pub async fn stop(self) -> Result<bool, Error> {
         match self.own {

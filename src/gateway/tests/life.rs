@@ -2,7 +2,41 @@
 
 use std::time::Duration;
 
-use super::{Device, Offer, Service, event, now};
+use socket2::SockRef;
+
+use super::{Device, Offer, Service, event, key, now};
+use crate::gateway::sessions::Entry;
+
+/// TCP_USER_TIMEOUT, and when the kernel's own keepalive starts.
+fn kernel(service: &Service, device: &str) -> (Option<Duration>, Duration) {
+    let Some(Entry::Live(connection)) = service.gateway.shared.sessions.get(&key(device)) else {
+        panic!("{device} is not connected");
+    };
+    let socket = SockRef::from(&connection.socket);
+    (socket.tcp_user_timeout().unwrap(), socket.tcp_keepalive_time().unwrap())
+}
+
+#[tokio::test]
+async fn the_kernel_gives_up_on_data_that_nobody_takes_on_every_port() {
+    let mut service = Service::start().await;
+    let _tls = service.online("tls").await;
+    let mut starttls = Device::plain(&service).await.starttls(&service).await;
+    starttls.login("starttls").await;
+    starttls.bind().await;
+    for device in ["tls", "starttls"] {
+        assert_eq!(
+            kernel(&service, device),
+            (Some(Duration::from_secs(60)), Duration::from_secs(600)),
+            "{device}"
+        );
+    }
+    starttls
+        .send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='1800'/></presence>")
+        .await;
+    starttls.hear("</presence>").await;
+    let kept = kernel(&service, "starttls").1;
+    assert_eq!(kept, Duration::from_secs(3600), "it wakes no device that asked not to be woken");
+}
 
 #[tokio::test]
 async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
@@ -41,7 +75,7 @@ async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
 #[tokio::test]
 async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
     let mut service = Service::with(|config| {
-        config.flood_stanzas_per_second = 20;
+        config.flood_stanzas_per_second = 200;
         config.flood_stanzas_burst = 100;
         config.flood_patience_secs = 3;
     })
@@ -110,6 +144,35 @@ async fn presence_and_the_kernel_follow_the_keepalive_that_a_device_asks_for() {
     let asked = std::time::Instant::now();
     device.hear("<r ").await;
     assert!(asked.elapsed() >= Duration::from_millis(1900), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_keepalive_that_was_asked_for_outlives_a_resumption() {
+    let mut service = Service::with(|config| {
+        config.keepalive_secs = 1;
+        config.overdue_secs = 1;
+    })
+    .await;
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device.bind().await;
+    let previous = device.enable().await;
+    device
+        .send("<presence><keepalive xmlns='urn:unpoll:event:1' seconds='600'/></presence>")
+        .await;
+    device.hear("</presence>").await;
+    service.ready("box").await;
+    drop(device);
+    service
+        .until("it waits", async |service| service.state("box").await == "away")
+        .await;
+    let mut again = Device::tls(&service).await;
+    again.login("box").await;
+    again.resume(&previous, 1).await;
+    again.hear("<resumed ").await;
+    let view = crate::presence::Sessions::session(&*service.gateway.shared, super::TENANT, &super::id("box")).unwrap();
+    assert_eq!(view.keepalive, Some(Duration::from_secs(600)));
+    assert_eq!(service.state("box").await, "online");
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! The listener: accepts within its bound, ends TLS, and hands over to the connection.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs::File, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,6 +22,10 @@ const REST: Duration = Duration::from_millis(100);
 
 /// The settings of TLS for a connection that begins now.
 pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+/// What a client reads that finds no file descriptor left, without TLS (RFC 9110 §15.6.4).
+const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
@@ -50,6 +55,7 @@ struct Listening {
 
 impl Listening {
     async fn accept(self, listener: TcpListener, stop: CancellationToken) {
+        let mut reserve = File::open("/dev/null").ok();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -58,6 +64,22 @@ impl Listening {
             match accepted {
                 Ok((socket, peer)) => self.admit(socket, peer, &stop),
                 Err(error) if is_of_the_connection(&error) => debug!(%error, "an HTTP connection ended before it was accepted"),
+                Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                    warn!(%error, "no file descriptor is left for an HTTP connection: {error}");
+                    // The reserve lets one be answered instead of left waiting. Linux says so with nobody there, too: then there
+                    // is nobody to answer, and the next one may find room.
+                    drop(reserve.take());
+                    if let Some(Ok((socket, _))) = listener.accept().now_or_never()
+                        && self.tls.is_none()
+                    {
+                        // Best effort: it is closed at once in any case.
+                        let _ = SockRef::from(&socket).send(NO_FILES);
+                    }
+                    reserve = File::open("/dev/null").ok();
+                    if reserve.is_none() {
+                        tokio::time::sleep(REST).await;
+                    }
+                }
                 Err(error) => {
                     warn!(%error, "no HTTP connection can be accepted: {error}; trying again in {REST:?}");
                     tokio::time::sleep(REST).await;

@@ -29,6 +29,8 @@ const PIECES: &[&str] = &[
     "<message to='example.com'><received xmlns='urn:xmpp:receipts' id='aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'/></message>",
     "<message><body>&lt;&#x41;<![CDATA[x]]></body></message>",
     "<active xmlns='urn:xmpp:csi:0'/>",
+    "<inactive xmlns='urn:xmpp:csi:0'/>",
+    "<presence><keepalive xmlns='urn:unpoll:event:1' seconds='99'/></presence>",
     "</stream:stream>",
     "<a><b><c><d><e><f>",
     "&#0;&amp;&x;",

@@ -77,6 +77,20 @@ fn an_event_is_written_once_and_ends_when_it_is_acknowledged() {
 }
 
 #[test]
+fn a_burst_is_asked_about_once_and_behind_its_last_event() {
+    let mut talk = Talk::managed();
+    for number in 1..=20 {
+        assert!(talk.push(number));
+    }
+    let out = talk.flush();
+    assert_eq!((numbers(&out).len(), out.matches("<r ").count()), (20, 1));
+    assert!(out.ends_with("</message><r xmlns='urn:xmpp:sm:3'/>"));
+    talk.send("<a xmlns='urn:xmpp:sm:3' h='21'/>");
+    assert_eq!(talk.facts().len(), 1, "one answer settles them all");
+    assert_eq!(talk.elapse() + &talk.flush(), "", "nothing more is asked");
+}
+
+#[test]
 fn an_expired_event_is_not_written() {
     let mut talk = Talk::managed();
     talk.later(3600);
