@@ -122,7 +122,14 @@ fn session(now: Instant) -> ServerStream {
             match action {
                 Action::FindCredentials { .. } => {
                     let secrets = vec![secret.clone()];
-                    stream.credentials_found(Credentials::Found { secrets, generation: 1 }, now);
+                    stream.credentials_found(
+                        Credentials::Found {
+                            secrets,
+                            generation: 1,
+                            tokens: unpoll::domain::FastTokens::default(),
+                        },
+                        now,
+                    );
                 }
                 Action::CheckPassword { .. } => stream.password_checked(Some(true), now),
                 Action::Claim { .. } => stream.claimed(Epoch(1), SessionId(1), now),

@@ -291,3 +291,76 @@ fn encode_sized(
     out.truncate(before);
     Err(WireError::Closed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs, version};
+
+    use super::*;
+    use crate::gateway::{end_point, tls_config};
+
+    /// Both sides of a handshake with `version`: what the client can bind to by its own account, and what the server told before
+    /// the first bytes.
+    fn handshake(version: &'static SupportedProtocolVersion) -> ([u8; 32], Option<Arc<[u8]>>, Bindings) {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = key.cert.der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let private = rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
+        let end_point = end_point(std::slice::from_ref(&certificate));
+        let server = Arc::new(tls_config(vec![certificate], private).unwrap());
+        let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
+        client.writer().write_all(b"hello").unwrap();
+        let mut wire = Wire::tls(server, end_point.clone()).unwrap();
+        let (mut told, mut heard) = (None, Vec::new());
+        while heard.is_empty() {
+            let mut sent = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut sent).unwrap();
+            }
+            let kept = wire.kept();
+            let mut buffer = vec![0; kept];
+            buffer.extend_from_slice(&sent);
+            wire.begin(&mut buffer);
+            let mut answer = Vec::new();
+            let mut opened = |opened: Opened<'_>| match opened {
+                Opened::Established(bindings) => {
+                    assert!(heard.is_empty() && told.is_none());
+                    told = Some(bindings);
+                }
+                Opened::Clear(bytes) => heard.extend_from_slice(bytes),
+            };
+            wire.open(&mut buffer, &mut opened, &mut answer).unwrap();
+            let mut answer = answer.as_slice();
+            while !answer.is_empty() {
+                client.read_tls(&mut answer).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        assert_eq!(heard, b"hello");
+        let exported = client
+            .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[]))
+            .unwrap();
+        (exported, end_point, told.unwrap())
+    }
+
+    #[test]
+    fn both_sides_of_tls_1_3_know_the_same_bindings() {
+        let (exported, end_point, told) = handshake(&version::TLS13);
+        assert!(end_point.is_some());
+        let exporter = Some(exported);
+        assert_eq!(told, Bindings { exporter, end_point });
+    }
+
+    #[test]
+    fn tls_1_2_binds_nothing() {
+        assert_eq!(handshake(&version::TLS12).2, Bindings::default());
+    }
+}

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Config, Gateway, GatewayMetrics, Link, Offer, Parts, tls_config};
+use super::{Config, Gateway, GatewayMetrics, Link, Offer, Parts, end_point, tls_config};
 use crate::{
     crew::Crew,
     domain::{

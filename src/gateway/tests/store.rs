@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::{
-    domain::{Cohort, Credential, DeviceId, Epoch, EventId, Generation, Located, Password, ScramSecret, TenantId, Timestamp},
+    domain::{
+        Cohort, Credential, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, ScramSecret, TenantId,
+        Timestamp,
+    },
     store::{
         ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, Receipt, Records,
         Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
@@ -24,6 +27,7 @@ type Place = (Epoch, Option<Seat>, Option<Timestamp>);
 
 #[derive(Default)]
 pub(super) struct MemoryStore {
+    tokens: parking_lot::Mutex<FastTokens>,
     seats: Mutex<HashMap<DeviceKey, Place>>,
     pub(super) down: Mutex<bool>,
     pub(super) slow: Mutex<Duration>,
@@ -166,6 +170,15 @@ impl Registry for MemoryStore {
 
     async fn remove_device(&self, _: &DeviceKey, _: Timestamp) -> Result<Option<Seat>, StoreError> {
         Err(nothing())
+    }
+
+    async fn fast_tokens(&self, _: &DeviceKey, _: u32) -> Result<FastTokens, StoreError> {
+        Ok(self.tokens.lock().clone())
+    }
+
+    async fn change_fast_tokens(&self, _: &DeviceKey, _: u32, change: FastChange) -> Result<(), StoreError> {
+        self.tokens.lock().apply(&change);
+        Ok(())
     }
 
     async fn put_key(&self, _: [u8; 32], _: ApiKey) -> Result<(), StoreError> {

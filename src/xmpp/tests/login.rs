@@ -222,6 +222,7 @@ fn a_password_check_that_fails_by_a_bug_is_no_wrong_password() {
                 Credentials::Found {
                     secrets: talk.secrets.clone(),
                     generation: 3,
+                    tokens: FastTokens::default(),
                 },
                 talk.now,
             ),
@@ -239,10 +240,10 @@ fn a_password_check_that_fails_by_a_bug_is_no_wrong_password() {
 
 #[test]
 fn the_exchange_of_rfc_7677_is_reproduced() {
-    use super::scram::{Challenge, ClientFirst, Hash};
+    use super::sasl::scram::{Challenge, ClientFirst, Hash};
     let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
     let secret = known_secret(&salt, "pencil");
-    let first = ClientFirst::parse("n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+    let first = ClientFirst::parse("n,,n=user,r=rOprNGfwEbeRWgbNEkqO", false, &Bindings::default()).unwrap();
     let nonce = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     let challenge = Challenge::new(Hash::Sha256, first, &[secret], None, 0, TenantId(0), nonce);
     assert_eq!(
@@ -255,10 +256,10 @@ fn the_exchange_of_rfc_7677_is_reproduced() {
 
 #[test]
 fn the_exchange_of_rfc_5802_is_reproduced() {
-    use super::scram::{Challenge, ClientFirst, Hash};
+    use super::sasl::scram::{Challenge, ClientFirst, Hash};
     let salt = BASE64_STANDARD.decode("QSXCR+Q6sek8bf92").unwrap();
     let secret = known_secret(&salt, "pencil");
-    let first = ClientFirst::parse("n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL").unwrap();
+    let first = ClientFirst::parse("n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL", false, &Bindings::default()).unwrap();
     let challenge = Challenge::new(Hash::Sha1, first, &[secret], None, 0, TenantId(0), "3rfcNHYJY1ZVvWVs7j");
     assert_eq!(
         challenge.message(),

@@ -6,6 +6,7 @@ mod liveness;
 mod login;
 mod management;
 mod push;
+mod sasl2;
 mod stanza;
 
 use std::{
