@@ -176,6 +176,37 @@ fn a_journal_keeps_what_was_applied_from_being_applied_again() {
     assert!(!kept.contains("secret"), "the password is not in it: {kept}");
 }
 
+#[test]
+fn a_device_with_a_journal_comes_back_by_its_token_and_by_its_password_when_the_token_is_no_good() {
+    let (service, backend) = service();
+    let journal = service.dir().join("journal.json");
+    let kept = || serde_json::from_str::<Value>(&fs::read_to_string(&journal).unwrap()).unwrap();
+    let once = || {
+        let id = backend.push("box", &json!("once"));
+        let mut listening = Listening::start(&service, &["--once", "--journal", journal.to_str().unwrap()]);
+        assert_eq!(listening.event()["id"], json!(id));
+        assert_eq!(listening.ended().code(), Some(0), "{}", listening.all_said());
+        kept()
+    };
+    let first = once();
+    assert_eq!(first["scram_offered"], json!(true));
+    let token = &first["token"];
+    assert_eq!((&token["mechanism"], &token["count"]), (&json!("HT-SHA-256-EXPR"), &json!(0)));
+    // A refused token would be gone, and one that is a day old be replaced.
+    let second = once();
+    assert_eq!((&second["token"]["count"], &second["token"]["value"]), (&json!(1), &token["value"]));
+
+    let mut spoilt = second.clone();
+    spoilt["token"]["value"] = json!("no token of this service");
+    write(&journal, &spoilt);
+    let third = once();
+    assert_ne!(
+        third["token"]["value"], spoilt["token"]["value"],
+        "a new one, earned by the password"
+    );
+    assert_eq!(third["user_agent"], first["user_agent"]);
+}
+
 fn write(path: &Path, value: &Value) {
     fs::write(path, value.to_string()).unwrap();
 }

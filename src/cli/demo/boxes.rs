@@ -221,7 +221,7 @@ async fn apply(device: &mut ReferenceDevice, id: &str, report: &mpsc::Sender<Rep
                 resumed,
             }),
             Ok(News::Away) => room.send(Report::Away { device: device_id() }),
-            Ok(News::Retrying { .. }) => {}
+            Ok(News::Retrying { .. } | News::OutcomeRefused { .. }) => {}
             Err(error) => {
                 return room.send(Report::Failed {
                     device: device_id(),

@@ -144,6 +144,7 @@ async fn take_events(device: &mut ReferenceDevice, jid: &str, exec: Option<&Exec
             Ok(News::Online { resumed: true }) => tell(format_args!("{jid} is online again; the session goes on")),
             Ok(News::Away) => tell(format_args!("{jid} lost the connection")),
             Ok(News::Retrying { why, pause }) => tell(format_args!("{why}; trying again in {:.1} s", pause.as_secs_f64())),
+            Ok(News::OutcomeRefused { event }) => tell(format_args!("the service does not take the outcome of {event}")),
             Err(error) => return Err(Failure::failed(error)),
         }
     }

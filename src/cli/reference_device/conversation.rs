@@ -159,8 +159,10 @@ impl Driver {
             if let Some(told) = unreadable {
                 self.send(stream, told.request()).await?;
             }
-        } else if element.name() == "iq" {
-            self.iq(stream, element, number).await?;
+        } else if element.name() == "iq"
+            && let Some(news) = self.iq(stream, element, number).await?
+        {
+            room.send(Ok(news));
         }
         self.received.deal(number);
         Ok(())
@@ -181,17 +183,22 @@ impl Driver {
     }
 
     /// Every request gets exactly one answer (RFC 6120 §8.2.3).
-    async fn iq(&mut self, stream: &mut Stream, element: Element, number: u32) -> Result<(), Trouble> {
+    async fn iq(&mut self, stream: &mut Stream, element: Element, number: u32) -> Result<Option<News>, Trouble> {
         let (from, id, payload) = match Iq::try_from(element) {
             Ok(Iq::Get { from, id, payload, .. } | Iq::Set { from, id, payload, .. }) => (from, id, payload),
-            Ok(Iq::Result { id, .. } | Iq::Error { id, .. }) => {
-                // An error, too, is final: the service does not know the event any more.
+            Ok(Iq::Result { id, .. }) => {
                 if let Some(event) = outcome::event_of(&id) {
                     self.journal.answered(event)?;
                 }
-                return Ok(());
+                return Ok(None);
             }
-            Err(_) => return Ok(()),
+            Ok(Iq::Error { id, .. }) => {
+                let Some(event) = outcome::event_of(&id) else { return Ok(None) };
+                // It is final: the service does not know the event any more, or takes no outcomes.
+                self.journal.answered(event)?;
+                return Ok(Some(News::OutcomeRefused { event: event.to_owned() }));
+            }
+            Err(_) => return Ok(None),
         };
         let (to, payload) = (from, payload.is("ping", ns::PING));
         let answer = if payload {
@@ -219,9 +226,10 @@ impl Driver {
         // Without stream management the answer says that all before it was dealt with, too (design §4.3).
         if !self.is_managed() && self.received.h().wrapping_add(1) != number {
             self.held.push_back((number, answer.into()));
-            return Ok(());
+            return Ok(None);
         }
-        self.send(stream, answer.into()).await
+        self.send(stream, answer.into()).await?;
+        Ok(None)
     }
 
     /// The last acknowledgement, the end of the stream (RFC 6120 §4.4), and what the server still has to say.

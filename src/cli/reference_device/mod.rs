@@ -57,6 +57,11 @@ pub enum News {
         /// After this pause.
         pause: Duration,
     },
+    /// The server does not take the outcome of an event: it does not know the event any more.
+    OutcomeRefused {
+        /// Of which event.
+        event: String,
+    },
     /// An event that was not applied yet.
     Event(Delivered),
 }

@@ -324,6 +324,8 @@ async fn an_outcome_is_told_until_the_server_answers_it() {
         peer.hears(outcome, "iq").await;
         peer.says("<iq type='result' id='outcome-e1' from='localhost'/>").await;
         peer.says(&event(2)).await;
+        peer.hears("event='e2'", "iq").await;
+        peer.says("<iq type='error' id='outcome-e2' from='localhost'><error type='cancel'><item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>").await;
         peer
     };
     let story = async {
@@ -338,7 +340,16 @@ async fn an_outcome_is_told_until_the_server_answers_it() {
         device.settle(&event, Some(failed)).unwrap();
         assert!(matches!(next(&mut device).await, Ok(News::Away)));
         assert!(matches!(next(&mut device).await, Ok(News::Online { resumed: true })));
-        assert!(matches!(next(&mut device).await, Ok(News::Event(_)))); // comes after the answer
+        let Ok(News::Event(event)) = next(&mut device).await else {
+            panic!("an event, which comes after the answer")
+        };
+        assert_eq!(device.journal.read(|memory| memory.told().count()), 0);
+        device.settle(&event, Some(Outcome::Done)).unwrap();
+        let refused = next(&mut device).await;
+        assert!(
+            matches!(&refused, Ok(News::OutcomeRefused { event }) if event == "e2"),
+            "{refused:?}"
+        );
         assert_eq!(device.journal.read(|memory| memory.told().count()), 0);
     };
     tokio::join!(script, story);

@@ -10,13 +10,13 @@ const BOUND: &str = "HT-SHA-256-EXPR";
 /// The proof that is not.
 const UNBOUND: &str = "HT-SHA-256-NONE";
 /// The longest token that is kept, in bytes.
-const SECRET_MAX_BYTES: usize = 1_024;
+const VALUE_MAX_BYTES: usize = 1_024;
 
 /// A token and what must be known to use it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     mechanism: String,
-    secret: String,
+    value: String,
     expires: Timestamp,
     /// How many times it was used (XEP-0484 §3.3).
     #[serde(default)]
@@ -40,12 +40,10 @@ pub fn best_of(offered: &[String], is_bound: bool) -> Option<&'static str> {
 impl Token {
     /// Reads `<token/>`. A token stays with the mechanism it was asked for. `None`: not in the form of the XEP.
     pub fn read(element: &Element, mechanism: &str) -> Option<Self> {
-        let secret = element
-            .attr("token")
-            .filter(|secret| (1..=SECRET_MAX_BYTES).contains(&secret.len()))?;
+        let value = element.attr("token").filter(|value| (1..=VALUE_MAX_BYTES).contains(&value.len()))?;
         Some(Self {
             mechanism: mechanism.to_owned(),
-            secret: secret.to_owned(),
+            value: value.to_owned(),
             expires: element.attr("expiry")?.parse().ok()?,
             count: 0,
         })
@@ -75,7 +73,7 @@ impl Token {
     }
 
     fn key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_bytes())
+        hmac::Key::new(hmac::HMAC_SHA256, self.value.as_bytes())
     }
 
     fn sign(&self, role: &str, binding: Option<&[u8]>) -> hmac::Tag {
