@@ -39,6 +39,8 @@ impl ServerStream {
     /// The device's one message: whom it wants to be, or nothing when its certificate says so already.
     pub(super) fn external(&mut self, authzid: &[u8]) {
         match self.named(authzid) {
+            // XEP-0388 §2.2: what the header says must be the truth.
+            Ok(asked) if self.says_another(&asked.device) => self.login_failed(LoginFailure::NotAuthorized),
             Ok(asked) => {
                 let Some(login) = &mut self.login else { return };
                 let Some(certificate) = &login.certificate else {
@@ -54,6 +56,18 @@ impl ServerStream {
             }
             Err(failure) => self.login_failed(failure),
         }
+    }
+
+    /// The header of a stream that logs in by SASL2 came from somebody else.
+    fn says_another(&self, device: &DeviceId) -> bool {
+        let Some(login) = &self.login else { return false };
+        let (Some(_), Some(from), Some((domain, _))) = (&login.inline, &login.from, &login.host) else {
+            return false;
+        };
+        let bare = from.split_once('/').map_or(from.as_str(), |(bare, _)| bare);
+        let same =
+            |(local, at): (&str, &str)| at.eq_ignore_ascii_case(domain) && local.parse().is_ok_and(|local: DeviceId| local == *device);
+        !bare.rsplit_once('@').is_some_and(same)
     }
 
     fn named(&self, authzid: &[u8]) -> Result<Asked, LoginFailure> {

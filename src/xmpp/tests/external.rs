@@ -146,3 +146,48 @@ fn any_cut_of_a_pipelined_login_is_the_same() {
         assert_eq!(talk.send_bytes(first) + &talk.send_bytes(rest), whole, "cut at {cut}");
     }
 }
+
+fn external2(authzid: &str) -> String {
+    let text = if authzid.is_empty() {
+        "=".to_owned()
+    } else {
+        BASE64_STANDARD.encode(authzid)
+    };
+    format!(
+        "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='EXTERNAL'><initial-response>{text}</initial-response>\
+         <bind xmlns='urn:xmpp:bind:0'/></authenticate>"
+    )
+}
+
+#[test]
+fn sasl2_takes_the_certificate_and_binds_in_the_same_round_trip() {
+    for authzid in ["", NAMED] {
+        let mut talk = showed(&[NAMED]);
+        let features = talk.send(HEADER);
+        assert_eq!(features.matches("<mechanism>EXTERNAL</mechanism>").count(), 2, "{features}");
+        let out = talk.send(&external2(authzid));
+        assert!(
+            out.starts_with("<success xmlns='urn:xmpp:sasl:2'>") && out.contains("stb-1@example.com/"),
+            "{out}"
+        );
+        assert_eq!(talk.claims, 1);
+    }
+    let mut talk = Talk::new();
+    assert!(!talk.send(HEADER).contains("EXTERNAL"));
+    assert!(talk.send(&external2("")).contains("<invalid-mechanism"));
+}
+
+#[test]
+fn sasl2_holds_the_header_to_the_certificate() {
+    for (from, expected) in [
+        ("stb-1@example.com", "<success "),
+        ("STB-1@example.com/some", "<success "),
+        ("stb-2@example.com", "<not-authorized"),
+        ("example.com", "<not-authorized"),
+    ] {
+        let mut talk = showed(&[NAMED]);
+        talk.send(&HEADER.replace(" to='", &format!(" from='{from}' to='")));
+        let out = talk.send(&external2(""));
+        assert!(out.contains(expected), "{from}: {out}");
+    }
+}
