@@ -1,0 +1,213 @@
+//! Contract suites: what every engine owes, whichever it is.
+//!
+//! Each suite is an async function over a [`Bench`], an engine that is new and empty with a clock that the test moves.
+//! An engine runs them all through [`run_contract!`].
+
+#![allow(missing_docs, reason = "the name of a suite tells what it checks")]
+
+mod end;
+mod queue;
+mod records;
+mod registry;
+mod seat;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{
+    ApiKey, Arrival, Claimed, Cursor, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent, NewSeat, Registered, Settle,
+    Settled, Store, StoreError, Tenant, Transport,
+};
+use crate::domain::{
+    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
+    FastMechanism, FastProof, FastToken, Lane, ManualClock, Outcome, Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId,
+    Timestamp, Urgency,
+};
+
+pub use self::{end::*, queue::*, records::*, registry::*, seat::*};
+
+/// The moment at which a bench's clock starts.
+pub const START: Timestamp = Timestamp(1_800_000_000_000);
+/// The tenant that most suites use.
+pub const TENANT: TenantId = TenantId(0);
+
+/// An engine under test. Its limits are those of [`limits`].
+pub trait Bench: Send + Sync {
+    /// The engine.
+    fn store(&self) -> Arc<dyn Store>;
+    /// The clock that it was opened with.
+    fn clock(&self) -> Arc<ManualClock>;
+    /// What it has announced and nobody has taken yet.
+    fn arrivals(&mut self) -> &mut mpsc::Receiver<Arrival>;
+    /// Closes the engine and opens it again.
+    fn reopen(self) -> impl Future<Output = Self> + Send
+    where
+        Self: Sized;
+}
+
+/// Limits small enough to be reached.
+pub fn limits() -> crate::domain::Limits {
+    crate::domain::Limits {
+        queue_max_events: 5,
+        queue_max_bytes: 1_000,
+        receipts_max: 4,
+        ..crate::domain::Limits::default()
+    }
+}
+
+/// The address of a device of [`TENANT`].
+pub fn key(id: &str) -> DeviceKey {
+    DeviceKey {
+        tenant: TENANT,
+        device: id.parse().unwrap(),
+    }
+}
+
+/// An event of 60 s for a device of [`TENANT`].
+pub fn event(device: &str, json: &str, now: Timestamp) -> Event {
+    Event {
+        tenant: TENANT,
+        device: device.parse().unwrap(),
+        accepted_at: now,
+        ttl: Duration::from_secs(60),
+        urgency: Urgency::Normal,
+        collapse_key: None,
+        require: Require::Acknowledged,
+        json: Data(json.into()),
+    }
+}
+
+/// Adds a device.
+pub async fn add(store: &dyn Store, id: &str) {
+    store.put_device(&key(id), DeviceChange::default(), true, START).await.unwrap();
+}
+
+/// Enqueues one event.
+pub async fn push(store: &dyn Store, event: Event) -> Result<Enqueued, StoreError> {
+    push_with(store, event, None).await
+}
+
+/// Enqueues one event with an idempotency key.
+pub async fn push_with(store: &dyn Store, event: Event, idempotency: Option<Idempotency>) -> Result<Enqueued, StoreError> {
+    let mut results = store.enqueue(vec![NewEvent { event, idempotency }]).await;
+    assert_eq!(results.len(), 1);
+    results.remove(0)
+}
+
+/// Claims a device's seat.
+pub async fn claim(store: &dyn Store, device: &str, session: u128) -> Result<Claimed, StoreError> {
+    claim_at(store, device, session, 0).await
+}
+
+/// Claims a device's seat for a login that read these credentials.
+pub async fn claim_at(store: &dyn Store, device: &str, session: u128, credential_generation: u32) -> Result<Claimed, StoreError> {
+    let session = NewSeat {
+        session: SessionId(session),
+        node: "n1".into(),
+        transport: Transport::Xmpps,
+        at: START,
+        credential_generation,
+        fast: None,
+    };
+    store.claim(&key(device), session).await
+}
+
+/// Ends one delivery of a device of [`TENANT`].
+pub async fn end(store: &dyn Store, device: &str, id: EventId, outcome: Outcome, at: Timestamp) -> Settled {
+    let settle = Settle {
+        device: key(device),
+        id,
+        located: store.locate(TENANT, id).unwrap(),
+        outcome,
+        at,
+        epoch: Some(Epoch(9)),
+    };
+    store.settle(vec![settle]).await.remove(0).unwrap()
+}
+
+/// Ids of all that waits for a device, in the order in which it is written.
+pub async fn waiting(store: &dyn Store, device: &str) -> Vec<EventId> {
+    let page = store.pending(&key(device), Cursor::default(), 1_000).await.unwrap();
+    assert!(!page.more);
+    page.events.iter().map(|event| event.id).collect()
+}
+
+async fn state(store: &dyn Store, id: EventId) -> Option<DeliveryState> {
+    store.delivery(TENANT, id).await.unwrap().map(|delivery| delivery.state)
+}
+
+/// Sweeps until a pass is complete; sums up.
+pub async fn sweep(store: &dyn Store, now: Timestamp) -> (u64, u64) {
+    let (mut expired, mut dropped) = (0, 0);
+    loop {
+        let swept = store.sweep(now).await.unwrap();
+        expired += swept.expired;
+        dropped += swept.dropped;
+        if swept.complete {
+            return (expired, dropped);
+        }
+    }
+}
+
+/// An idempotency key and the body it came with.
+fn idempotency(key: u8, body: u8) -> Option<Idempotency> {
+    Some(Idempotency {
+        key: [key; 16],
+        body: [body; 16],
+    })
+}
+
+/// A password as it is stored.
+fn secret(password: &str) -> Credential {
+    Credential::Scram(ScramSecret::derive(&Password(password.to_owned()), 1).unwrap())
+}
+
+/// Runs every suite on an engine: `$new` is an expression that makes a [`Bench`].
+macro_rules! run_contract {
+    ($new:expr) => {
+        $crate::store::contract::run_contract!($new;
+            an_event_waits_until_it_is_acknowledged,
+            events_keep_their_order_and_high_goes_first,
+            pages_follow_the_cursor,
+            lanes_count_from_one_without_holes,
+            a_repeat_returns_the_first_id_and_its_state,
+            an_idempotency_key_is_free_again_when_its_time_is_over,
+            a_newer_event_replaces_what_waits,
+            a_full_queue_refuses_and_stores_nothing,
+            an_unknown_or_removed_device_takes_nothing,
+            an_event_of_ttl_zero_is_stored_nowhere,
+            arrivals_name_the_holder_of_the_seat,
+            a_watch_is_woken_by_what_is_stored_for_its_device,
+            the_newest_session_takes_the_seat,
+            a_late_goodbye_leaves_the_newer_seat,
+            changed_credentials_refuse_a_claim,
+            a_final_state_is_never_changed,
+            a_late_acknowledgement_is_kept_as_an_outcome,
+            expired_events_are_not_delivered_and_are_swept,
+            records_are_dropped_when_their_time_is_over,
+            deliveries_are_listed_newest_first,
+            a_foreign_tenant_sees_nothing,
+            a_batch_is_answered_in_order,
+            a_device_is_put_patched_and_listed,
+            a_removed_device_fails_what_waits,
+            a_device_that_returns_is_a_new_one,
+            credentials_have_a_bound_and_a_generation,
+            keys_and_tenants_answer_from_memory,
+            fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
+            receipts_tell_every_end_in_order,
+            ledger_minutes_add_up,
+            everything_durable_survives_a_reopening,
+            epochs_and_numbers_rise_over_a_reopening,
+        );
+    };
+    ($new:expr; $($suite:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $suite() {
+                $crate::store::contract::$suite($new).await;
+            }
+        )*
+    };
+}
+pub(crate) use run_contract;

@@ -1,0 +1,227 @@
+//! Registry: devices, credentials, keys, tenants.
+
+use super::*;
+
+fn object(json: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    Some(serde_json::from_str(json).unwrap())
+}
+
+pub async fn a_device_is_put_patched_and_listed(bench: impl Bench) {
+    let store = bench.store();
+    let unknown = store.put_device(&key("box"), DeviceChange::default(), false, START).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownDevice)));
+    let change = DeviceChange {
+        user: Some(Some("family".parse().unwrap())),
+        attributes: object(r#"{"model":"x","place":{"room":1,"floor":2}}"#),
+        cohort: Some(Cohort::Control),
+        credentials: Some(vec![secret("one")]),
+        replace: true,
+    };
+    let (device, created) = store.put_device(&key("box"), change, true, START).await.unwrap();
+    assert!(created);
+    assert_eq!(
+        (device.created_at, device.updated_at, device.cohort),
+        (START, START, Cohort::Control)
+    );
+    let later = Timestamp(START.0 + 1);
+    let patch = DeviceChange {
+        attributes: object(r#"{"model":null,"place":{"floor":null,"wall":3}}"#),
+        ..DeviceChange::default()
+    };
+    let (patched, created) = store.put_device(&key("box"), patch, false, later).await.unwrap();
+    assert!(!created);
+    assert_eq!(Some(&patched.attributes), object(r#"{"place":{"room":1,"wall":3}}"#).as_ref());
+    assert_eq!(
+        (&patched.user, patched.cohort, &patched.credentials),
+        (&device.user, Cohort::Control, &device.credentials)
+    );
+    assert_eq!((patched.ordinal, patched.updated_at), (device.ordinal, later));
+    let put = DeviceChange {
+        replace: true,
+        ..DeviceChange::default()
+    };
+    let (plain, _) = store.put_device(&key("box"), put, false, later).await.unwrap();
+    assert_eq!((&plain.user, plain.attributes.len(), plain.cohort), (&None, 0, Cohort::Push));
+    assert_eq!(plain.credentials, device.credentials, "credentials stay unless given");
+    assert_eq!(store.device(&key("box")).await.unwrap(), Registered::Present(Box::new(plain)));
+
+    for id in ["a", "c", "b.2", "b-1"] {
+        add(&*store, id).await;
+    }
+    store.remove_device(&key("c"), START).await.unwrap();
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.devices(TENANT, after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        listed.extend(page.iter().map(|device| device.id.to_string()));
+    }
+    assert_eq!(listed, ["a", "b-1", "b.2", "box"]);
+    assert_eq!(store.stats().devices, 4);
+}
+
+pub async fn a_removed_device_fails_what_waits(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    let epoch = claim(&*store, "box", 1).await.unwrap().epoch;
+    let id = push(&*store, event("box", "{}", START)).await.unwrap().id;
+    let seat = store.remove_device(&key("box"), START).await.unwrap();
+    assert_eq!(seat.unwrap().epoch, epoch);
+    let delivery = store.delivery(TENANT, id).await.unwrap().unwrap();
+    assert_eq!(
+        (delivery.state, delivery.reason),
+        (DeliveryState::Failed, Some(Reason::DeviceRemoved))
+    );
+    assert_eq!(store.device(&key("box")).await.unwrap(), Registered::Removed(START));
+    assert!(matches!(store.seat(&key("box")).await, Err(StoreError::RemovedDevice)));
+    assert_eq!((store.stats().queued, store.stats().devices), (Some(0), 0));
+    let patch = store.put_device(&key("box"), DeviceChange::default(), false, START).await;
+    assert!(matches!(patch, Err(StoreError::RemovedDevice)));
+    assert_eq!(
+        end(&*store, "box", id, Outcome::Delivered, START).await,
+        Settled::Before(DeliveryState::Failed)
+    );
+}
+
+pub async fn a_device_that_returns_is_a_new_one(bench: impl Bench) {
+    let store = bench.store();
+    let put = || store.put_device(&TENANT_BOX, DeviceChange::default(), true, START);
+    let (old, _) = put().await.unwrap();
+    let id = push(&*store, event("box", "{}", START)).await.unwrap().id;
+    store.remove_device(&TENANT_BOX, START).await.unwrap();
+    let (new, created) = put().await.unwrap();
+    assert!(created && new.ordinal != old.ordinal);
+    assert_ne!(new.credential_generation, old.credential_generation);
+    assert!(waiting(&*store, "box").await.is_empty());
+    assert_eq!(state(&*store, id).await, Some(DeliveryState::Failed));
+    let (same, created) = put().await.unwrap();
+    assert_eq!((same.ordinal, created), (new.ordinal, false));
+    // The numbers of its lanes go on: a device that kept its memory must not take new events for repeats.
+    push(&*store, event("box", "{}", START)).await.unwrap();
+    let page = store.pending(&TENANT_BOX, Cursor::default(), 10).await.unwrap();
+    assert_eq!(page.events[0].seq.0, 2);
+}
+
+static TENANT_BOX: std::sync::LazyLock<DeviceKey> = std::sync::LazyLock::new(|| key("box"));
+
+pub async fn credentials_have_a_bound_and_a_generation(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    let put = |credentials: Vec<Credential>| DeviceChange {
+        credentials: Some(credentials),
+        ..DeviceChange::default()
+    };
+    let (one, two) = (secret("one"), secret("two"));
+    let mut generations = Vec::new();
+    for credentials in [
+        vec![one.clone()],
+        vec![one.clone(), two.clone()],
+        vec![one.clone(), two.clone()],
+        vec![],
+    ] {
+        let (device, _) = store.put_device(&key("box"), put(credentials.clone()), false, START).await.unwrap();
+        assert_eq!(device.credentials, credentials);
+        generations.push(device.credential_generation);
+    }
+    assert!(generations[0] < generations[1] && generations[1] == generations[2] && generations[2] < generations[3]);
+    let three = store
+        .put_device(&key("box"), put(vec![one.clone(), two.clone(), secret("three")]), false, START)
+        .await;
+    assert!(matches!(three, Err(StoreError::Conflict(_))));
+    // Each type has its own bound, and a certificate is kept as it is.
+    let pin = |byte| Credential::Certificate(CertificatePin { sha256: [byte; 32] });
+    let both = vec![one, two, pin(1), pin(2)];
+    let (device, _) = store.put_device(&key("box"), put(both.clone()), false, START).await.unwrap();
+    assert_eq!(device.credentials, both);
+    let three = store.put_device(&key("box"), put(vec![pin(1), pin(2), pin(3)]), false, START).await;
+    assert!(matches!(three, Err(StoreError::Conflict(_))));
+    let bench = bench.reopen().await;
+    let Registered::Present(device) = bench.store().device(&key("box")).await.unwrap() else {
+        panic!("it is there")
+    };
+    assert_eq!(device.credentials, both);
+}
+
+pub async fn fast_tokens_ride_the_claim_and_go_with_credentials_and_device(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    let change = |text: &str, promote| FastChange {
+        agent: FastAgent::of("agent"),
+        mechanism: FastMechanism::None,
+        promote,
+        invalidate: false,
+        fresh: Some((FastMechanism::None, FastToken::new(text.into(), START, Timestamp(START.0 + 1)))),
+        agents_max: 4,
+    };
+    assert!(store.fast_tokens(&key("box"), 0).await.unwrap().is_empty());
+    let seat = NewSeat {
+        session: SessionId(1),
+        node: "n1".into(),
+        transport: Transport::Xmpps,
+        at: START,
+        credential_generation: 0,
+        fast: Some(Box::new(change("one", false))),
+    };
+    store.claim(&key("box"), seat).await.unwrap();
+    store.change_fast_tokens(&key("box"), 0, change("two", true)).await.unwrap();
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    let tokens = store.fast_tokens(&key("box"), 0).await.unwrap();
+    for (text, first) in [("one", false), ("two", true)] {
+        let (_, token) = change(text, false).fresh.unwrap();
+        let proof = token.sign("Initiator", b"");
+        let found = tokens.verify(&FastAgent::of("agent"), FastMechanism::None, b"", proof.as_ref(), START);
+        assert_eq!(found, FastProof::Right { token, first_use: first });
+    }
+    let credentials = DeviceChange {
+        credentials: Some(vec![secret("one")]),
+        ..DeviceChange::default()
+    };
+    let (device, _) = store.put_device(&key("box"), credentials, false, START).await.unwrap();
+    let generation = device.credential_generation;
+    assert!(store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    let late = store.change_fast_tokens(&key("box"), 0, change("three", false)).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))));
+    store
+        .change_fast_tokens(&key("box"), generation, change("four", false))
+        .await
+        .unwrap();
+    assert!(!store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    store.remove_device(&key("box"), START).await.unwrap();
+    assert!(store.fast_tokens(&key("box"), generation).await.unwrap().is_empty());
+    let gone = store.change_fast_tokens(&key("box"), generation, change("five", false)).await;
+    assert!(matches!(gone, Err(StoreError::RemovedDevice)));
+}
+
+pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
+    let store = bench.store();
+    let key = |id: &str, tenant| ApiKey {
+        id: id.to_owned(),
+        name: format!("name of {id}"),
+        tenant,
+        scope: crate::domain::Scope::Push,
+        created_at: START,
+    };
+    store.put_key([1; 32], key("k1", 0)).await.unwrap();
+    store.put_key([2; 32], key("k2", 5)).await.unwrap();
+    assert_eq!(store.key(&[1; 32]).as_deref(), Some(&key("k1", 0)));
+    assert_eq!(store.key(&[3; 32]), None);
+    assert_eq!(store.keys(TenantId(5)).await.unwrap(), [key("k2", 5)]);
+    assert!(!store.revoke_key(TenantId(5), "k1").await.unwrap());
+    assert!(store.revoke_key(TENANT, "k1").await.unwrap());
+    assert_eq!(store.key(&[1; 32]), None);
+    let tenant = |id, name: &str, domain: &str| Tenant {
+        id,
+        name: name.to_owned(),
+        domain: domain.to_owned(),
+    };
+    store.put_tenant(tenant(5, "tv", "tv.example")).await.unwrap();
+    let taken = store.put_tenant(tenant(6, "other", "tv.example")).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(_))));
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    assert_eq!(store.key(&[1; 32]), None);
+    assert_eq!(store.key(&[2; 32]).as_deref(), Some(&key("k2", 5)));
+    let names: Vec<_> = store.tenants().iter().map(|tenant| tenant.name.clone()).collect();
+    assert_eq!(names, ["default", "tv"]);
+}
