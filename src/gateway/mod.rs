@@ -7,6 +7,7 @@
 
 mod buffers;
 mod certificate;
+mod claim;
 mod config;
 mod connection;
 mod drain;
@@ -20,6 +21,7 @@ mod listener;
 mod login;
 mod metrics;
 pub mod poll;
+mod proof;
 mod recent;
 mod session;
 mod sessions;

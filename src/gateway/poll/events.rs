@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{Exchange, PollResult, Poller, Refusal},
-    gateway::login::{neighbour, poll_interval_secs},
+    gateway::proof::{neighbour, poll_interval_secs},
     http::{Parameters, Segment, Wire},
     store::{Device, DeviceKey, Registered, StoreError, Watch},
 };
