@@ -1,5 +1,6 @@
 //! Conversations with the machine: a scripted peer on one side, a gateway that answers every action on the other.
 
+mod conversations;
 mod external;
 mod flood;
 mod fuzz;
