@@ -360,7 +360,7 @@ fn limits_are_published_and_the_operations_side_answers() {
     let devices = &limits["devices"];
     assert_eq!(
         (&devices["keepalive_max_secs"], &devices["flood_stanzas_burst"]),
-        (&json!(1800), &json!(500))
+        (&json!(1800), &json!(2000))
     );
     let admin = Backend {
         address: service.admin,

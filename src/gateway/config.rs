@@ -90,14 +90,14 @@ pub struct Config {
     pub keepalive_min_secs: u64,
     /// The longest keepalive that a session may ask for. Default: 1800.
     pub keepalive_max_secs: u64,
-    /// Stanzas a second that one session may send. Default: 50. Who sends more is read more slowly. 0: no limit. What a device
+    /// Stanzas a second that one session may send. Default: 100. Who sends more is read more slowly. 0: no limit. What a device
     /// says of events that end is not counted.
     pub flood_stanzas_per_second: u32,
-    /// Stanzas that one session may send at once. Default: 500.
+    /// Stanzas that one session may send at once. Default: 2000.
     pub flood_stanzas_burst: u32,
-    /// Bytes a second that one session may send. Default: 65536. 0: no limit.
+    /// Bytes a second that one session may send. Default: 131072. 0: no limit.
     pub flood_bytes_per_second: u32,
-    /// Bytes that one session may send at once. Default: 524288. Keep it above `stanza_max_bytes`.
+    /// Bytes that one session may send at once. Default: 1048576. Keep it above `stanza_max_bytes`.
     pub flood_bytes_burst: u32,
     /// A session that sends too much for this long without a pause is ended with `policy-violation`. Default: 60.
     pub flood_patience_secs: u64,
@@ -152,10 +152,10 @@ impl Default for Config {
             drain_per_second: 5_000,
             keepalive_min_secs: 30,
             keepalive_max_secs: 1_800,
-            flood_stanzas_per_second: 50,
-            flood_stanzas_burst: 500,
-            flood_bytes_per_second: 64 * 1024,
-            flood_bytes_burst: 512 * 1024,
+            flood_stanzas_per_second: 100,
+            flood_stanzas_burst: 2_000,
+            flood_bytes_per_second: 128 * 1024,
+            flood_bytes_burst: 1024 * 1024,
             flood_patience_secs: 60,
             session_lifetime_secs: 0,
             logins_per_second: 0,

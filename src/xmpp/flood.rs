@@ -18,13 +18,13 @@ const BYTES_AN_EVENT: u32 = 1024;
 /// What a session may send. A rate of 0 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FloodLimits {
-    /// Top-level elements a second. Default 50.
+    /// Top-level elements a second. Default 100.
     pub stanzas_per_second: u32,
-    /// Elements at once. Default 500.
+    /// Elements at once. Default 2,000.
     pub stanzas_burst: u32,
-    /// Bytes a second. Default 64 KiB.
+    /// Bytes a second. Default 128 KiB.
     pub bytes_per_second: u32,
-    /// Bytes at once. Default 512 KiB.
+    /// Bytes at once. Default 1 MiB.
     pub bytes_burst: u32,
     /// Who was slowed for this long without a break is cut off. Default 60 s.
     pub patience: Duration,
@@ -33,10 +33,10 @@ pub struct FloodLimits {
 impl Default for FloodLimits {
     fn default() -> Self {
         Self {
-            stanzas_per_second: 50,
-            stanzas_burst: 500,
-            bytes_per_second: 64 * 1024,
-            bytes_burst: 512 * 1024,
+            stanzas_per_second: 100,
+            stanzas_burst: 2_000,
+            bytes_per_second: 128 * 1024,
+            bytes_burst: 1024 * 1024,
             patience: Duration::from_secs(60),
         }
     }
