@@ -67,6 +67,8 @@ pub struct DeviceLimits {
     pub flood_stanzas_burst: u32,
     pub flood_bytes_per_second: u32,
     pub flood_bytes_burst: u32,
+    pub reported_max_bytes: usize,
+    pub reported_every_secs: u64,
     pub seat_changes_max: u32,
     pub login_tries_max: u8,
     pub login_failures_max: u32,

@@ -15,6 +15,7 @@ mod meter;
 mod name;
 mod poll;
 mod refusal;
+mod reported;
 mod signal;
 mod state;
 
@@ -31,5 +32,6 @@ pub use meter::{Account, Direction, Meter, Overhead, Polling, Uncredited};
 pub use name::{Cohort, DeviceId, InvalidName, TenantId, UserId};
 pub use poll::{Carried, Exchange, PollMeter, PollResult, Polled, Poller};
 pub use refusal::{Face, Refusal};
+pub use reported::{Location, Report, Reported, reported_attributes};
 pub use signal::{DeviceSignal, SessionId};
 pub use state::{DeliveryState, Epoch, Outcome, Reason};

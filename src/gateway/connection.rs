@@ -55,6 +55,8 @@ pub(super) struct Seated {
     pub(super) epoch: Epoch,
     pub(super) connected_at: Timestamp,
     pub(super) account: Account,
+    /// When it reported something last, or when that will be stored.
+    pub(super) reported: Option<Instant>,
 }
 
 /// An event that was written and is not acknowledged, as the ledger needs it.
@@ -275,6 +277,7 @@ impl Connection {
                     state.available = false;
                     state.lagging = true;
                 }
+                Some(Action::Reported(report)) => self.take_report(state, *report, now),
                 Some(Action::Polls(polling)) => self.polls(state, polling),
                 Some(Action::Keepalive(keepalive)) => self.keepalive(state, keepalive),
                 Some(Action::Close(end)) => {

@@ -229,7 +229,13 @@ impl<'a> Progress<'a> {
             } => self.change_tokens(&DeviceKey { tenant, device }, generation, *change).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_)
+            | Action::Ready
+            | Action::Reported(_)
+            | Action::Polls(_)
+            | Action::Keepalive(_)
+            | Action::Unavailable
+            | Action::Close(_) => {}
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::{DeviceId, EventId, FastChange, FastTokens, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
+use crate::domain::{
+    DeviceId, EventId, FastChange, FastTokens, Located, Outcome, Password, Polling, Report, ScramSecret, SessionId, TenantId,
+};
 
 /// Answer to [`Action::FindCredentials`].
 pub enum Credentials {
@@ -115,6 +117,8 @@ pub enum Action {
     Ended(Vec<Ended>),
     /// The session can take events (first available presence of priority ≥ 0, resumption, or room after refusing).
     Ready,
+    /// The device reports something of itself.
+    Reported(Box<Report>),
     /// The device said in its presence whether it polls as well.
     Polls(Polling),
     /// The session's keepalive is now this, because the device asked.

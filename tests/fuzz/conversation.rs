@@ -254,7 +254,7 @@ impl Conversation {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                     self.stream.session_mut().map(Session::read_on);
                 }
-                Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
+                Action::Reported(_) | Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                 }
             }

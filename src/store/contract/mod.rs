@@ -21,8 +21,8 @@ use super::{
 };
 use crate::domain::{
     CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
-    FastMechanism, FastProof, FastToken, Lane, ManualClock, Outcome, Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId,
-    Timestamp, Urgency,
+    FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, Password, Queue, Reason, Report, Reported, Require,
+    ScramSecret, SessionId, TenantId, Timestamp, Urgency,
 };
 
 pub use self::{end::*, queue::*, records::*, registry::*, seat::*};
@@ -195,6 +195,7 @@ macro_rules! run_contract {
             credentials_have_a_bound_and_a_generation,
             keys_and_tenants_answer_from_memory,
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
+            what_a_device_reports_is_kept_until_it_goes,
             receipts_tell_every_end_in_order,
             ledger_minutes_add_up,
             everything_durable_survives_a_reopening,

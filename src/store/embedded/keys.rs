@@ -10,6 +10,7 @@
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
 //! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
+//! | rows | `p`, tenant 2, ordinal 4 | what a device reported |
 //! | rows | `n`, tenant 2 | the last ordinal given out |
 //! | rows | `k`, hash 32 | an API key |
 //! | rows | `t`, tenant 2 | a tenant |
@@ -144,6 +145,12 @@ pub(super) fn numbers(tenant: TenantId, ordinal: u32) -> [u8; 7] {
 
 pub(super) fn fast_tokens(tenant: TenantId, ordinal: u32) -> [u8; 7] {
     let mut key = [b'f'; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
+pub(super) fn reported(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [b'p'; 7];
     key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
     key
 }

@@ -26,6 +26,7 @@ mod record;
 mod records;
 mod recover;
 mod registry;
+mod reported;
 mod rows;
 mod space;
 mod steps;

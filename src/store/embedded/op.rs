@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::engine::Space;
 use crate::{
-    domain::{Epoch, FastChange, TenantId, Timestamp},
+    domain::{Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
         ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError, Tenant,
     },
@@ -23,6 +23,7 @@ pub(super) enum Op {
     PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
     RemoveDevice(DeviceKey, Timestamp, Fallible<Option<Seat>>),
     ChangeFastTokens(DeviceKey, u32, Box<FastChange>, Fallible<()>),
+    Report(DeviceKey, Report, Timestamp, Fallible<bool>),
     PutKey([u8; 32], ApiKey, Fallible<()>),
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
@@ -63,6 +64,7 @@ pub(super) enum Outcome {
     Removed(Result<Option<Seat>, StoreError>),
     Done(Result<(), StoreError>),
     Revoked(Result<bool, StoreError>),
+    Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
     Nothing,
 }
@@ -111,6 +113,7 @@ impl Op {
                 Outcome::Done(result),
             ) => drop(to.send(result)),
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
+            (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
             _ => {}
         }
@@ -129,7 +132,7 @@ impl Op {
             Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::ChangeFastTokens(_, _, _, to) => drop(to.send(Err(error.clone()))),
-            Self::RevokeKey(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }

@@ -2,8 +2,8 @@
 //! every byte sent alone.
 //!
 //! `C:` is what the client sends, `S:` all that it is answered since, `=` what the gateway is told. `+` is something else that
-//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`. A line
-//! that begins with blanks goes on with the one before; `…` stands for anything; `#` begins a comment.
+//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
+//! `located`. A line that begins with blanks goes on with the one before; `…` stands for anything; `#` begins a comment.
 //! `BLESS=1` writes what the machine answers into the files: read the difference before you commit it.
 
 use std::{fs, path::PathBuf};
@@ -77,6 +77,10 @@ impl Run {
             "clear" => Talk::with(config(), false),
             "tls" => Talk::new(),
             "session" => Talk::bound(),
+            "located" => Talk::bound_with(StreamConfig {
+                location: true,
+                ..config()
+            }),
             "managed" => Talk::managed(),
             _ => panic!("{scene:?} is no scene"),
         };

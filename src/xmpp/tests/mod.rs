@@ -241,6 +241,13 @@ fn word(fact: &Action) -> String {
             ends.join(", ")
         }
         Action::Ready => "ready".into(),
+        Action::Reported(report) => {
+            let attributes = report.attributes.as_ref().map(|map| serde_json::to_string(map).unwrap());
+            let location = report.location.as_ref().map(|location| serde_json::to_string(location).unwrap());
+            let said = [("", attributes), ("location ", location)];
+            let said = said.into_iter().filter_map(|(what, said)| Some(format!("{what}{}", said?)));
+            format!("reports {}", said.collect::<Vec<_>>().join(", "))
+        }
         Action::Polls(polling) => format!("polls {polling:?}"),
         Action::Keepalive(keepalive) => format!("keepalive {}", keepalive.as_secs()),
         Action::Unavailable => "unavailable".into(),
