@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Backend, Event, SOON, Service, wait_for, wait_for_presence};
+use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
 /// A device program: how to run it, and on which port it starts TLS.
 struct Program {
@@ -81,6 +81,37 @@ fn xmpp_js_is_a_device() {
 #[test]
 fn tokio_xmpp_is_a_device() {
     is_a_device(&TOKIO_XMPP);
+}
+
+/// slixmpp finds the service, checks its digest, and its plugins report what a backend then reads.
+#[test]
+fn slixmpp_reports_what_it_is_and_where() {
+    let service = Service::start_with(Settings::default().set("UNPOLL_XMPP_LOCATION", "true"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let mut child = python()
+        .arg(clients().join("reports.py"))
+        .args(["box@localhost", &service.xmpps.to_string()])
+        .env("UNPOLL_PASSWORD", "secret")
+        .env("SSL_CERT_FILE", service.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tests/all installs slixmpp");
+    let reads = |expected: Value| {
+        wait_for(&format!("the backend reads {expected}"), SOON, || {
+            let shown = backend.get("/v1/devices/box").expect(200).json();
+            (shown["reported"] == expected).then_some(())
+        });
+    };
+    reads(json!({ "fw": "7.1", "title": "Жалюзи", "location": { "lat": 52.52, "lon": 13.4, "accuracy": 20.0 } }));
+    child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "asked unpoll\nreported\npublished\ntaken back\n"
+    );
+    reads(json!({ "fw": "7.1", "title": "Жалюзи" }));
 }
 
 /// TLS, login, an event with unicode, one of 10 KB byte for byte, acknowledgements; killed, and back to what it missed once;

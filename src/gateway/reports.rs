@@ -37,11 +37,12 @@ struct Waiting {
 pub(super) struct Reports(Mutex<HashMap<DeviceKey, Waiting>>);
 
 impl Reports {
-    /// Adds a report, to be stored at `due` or, when an earlier one of the device waits, with that. False: there is no room.
+    /// Adds a report, to be stored at `due`, with an earlier one of the device that still waits. False: there is no room.
     fn add(&self, key: &DeviceKey, report: Report, due: Instant) -> bool {
         let mut waiting = self.0.lock();
         if let Some(earlier) = waiting.get_mut(key) {
             earlier.report.then(report);
+            earlier.due = earlier.due.min(due);
             return true;
         }
         let room = waiting.len() < WAITING_MAX;
@@ -77,7 +78,11 @@ impl Connection {
     pub(super) fn take_report(&self, state: &mut State, report: Report, now: Instant) {
         let Some(seated) = &mut state.seated else { return };
         let every = Duration::from_secs(self.shared.config.reported_every_secs);
-        let due = seated.reported.map_or(now, |before| (before + every).max(now));
+        let due = match seated.reported {
+            // Who does not want to be found any more need not wait.
+            Some(before) if report.location != Some(None) => (before + every).max(now),
+            _ => now,
+        };
         seated.reported = Some(due);
         if !self.shared.reports.add(&seated.key, report, due) {
             self.shared.metrics.reported(Reporting::Dropped);
@@ -152,6 +157,8 @@ mod tests {
         assert!(reports.take(Some(now)).is_empty());
         assert_eq!(reports.take(Some(later)), [(key(1), report(2))]);
         assert!(reports.take(None).is_empty());
+        assert!(reports.add(&key(1), report(3), later) && reports.add(&key(1), report(4), now));
+        assert_eq!(reports.take(Some(now)), [(key(1), report(4))]);
     }
 
     #[test]
