@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::Timestamp;
 
 /// The deepest nesting of what a device reports.
-const DEPTH_MAX: usize = 32;
+pub(super) const DEPTH_MAX: usize = 32;
 
 /// Where a device says that it is (XEP-0080 §3), in WGS 84.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,23 +121,23 @@ pub fn reported_attributes(json: &str, max_bytes: usize) -> Result<Map<String, V
         return Err(format!("attributes: {} bytes; at most {max_bytes} are allowed", json.len()));
     }
     let value: Value = serde_json::from_str(json).map_err(|error| format!("attributes: {error}"))?;
+    if !depth_fits(&value, DEPTH_MAX) {
+        return Err(format!("attributes: nested deeper than {DEPTH_MAX} levels"));
+    }
     match value {
-        Value::Object(map) if depth_fits(&map, DEPTH_MAX) => Ok(map),
-        Value::Object(_) => Err(format!("attributes: nested deeper than {DEPTH_MAX} levels")),
+        Value::Object(map) => Ok(map),
         _ => Err("attributes: it must be a JSON object".into()),
     }
 }
 
-/// serde_json reads at most 128 levels, which bounds the recursion.
-fn depth_fits(map: &Map<String, Value>, levels: usize) -> bool {
-    fn fits(value: &Value, levels: usize) -> bool {
-        match value {
-            Value::Object(map) => depth_fits(map, levels),
-            Value::Array(items) => levels > 0 && items.iter().all(|item| fits(item, levels - 1)),
-            _ => true,
-        }
+/// Whether a value is nested at most so deep. serde_json reads at most 128 levels, which bounds the recursion.
+pub(super) fn depth_fits(value: &Value, levels: usize) -> bool {
+    let below = levels.checked_sub(1);
+    match value {
+        Value::Object(map) => below.is_some_and(|below| map.values().all(|value| depth_fits(value, below))),
+        Value::Array(items) => below.is_some_and(|below| items.iter().all(|item| depth_fits(item, below))),
+        _ => true,
     }
-    levels > 0 && map.values().all(|value| fits(value, levels - 1))
 }
 
 #[cfg(test)]

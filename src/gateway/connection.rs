@@ -262,6 +262,7 @@ impl Connection {
             match state.stream.next_action() {
                 None => break,
                 Some(Action::Ended(ended)) => self.ended(state, ended),
+                Some(Action::Told(telling)) => self.told(state, *telling),
                 // What a stream that ends says last, but for acknowledgements, concerns nobody.
                 Some(_) if state.closing.is_some() => {}
                 Some(Action::Ready) => {
@@ -298,6 +299,29 @@ impl Connection {
             }
             seated.account.polling = polling;
         }
+    }
+
+    /// The device says what became of an event: the dispatcher keeps that, and answers.
+    fn told(&self, state: &mut State, telling: crate::xmpp::Telling) {
+        let Some(seated) = &mut state.seated else { return };
+        let place = state.written.iter().position(|written| written.id == telling.event);
+        if let Some(written) = place.map(|place| state.written.remove(place))
+            && telling.told.outcome() == Outcome::Processed
+        {
+            let now = self.shared.clock.now();
+            let meter = &self.shared.meter;
+            meter.delivered(&mut seated.account, written.urgency, written.accepted_at, now);
+            meter.expiring(&seated.account, written.accepted_at, written.expires_at);
+        }
+        let signal = DeviceSignal::Told {
+            tenant: seated.key.tenant,
+            device: seated.key.device.clone(),
+            epoch: seated.epoch,
+            event: telling.event,
+            told: telling.told,
+            ticket: telling.ticket,
+        };
+        self.signal(state, signal);
     }
 
     fn ended(&self, state: &mut State, ended: Vec<crate::xmpp::Ended>) {

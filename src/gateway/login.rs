@@ -230,6 +230,7 @@ impl<'a> Progress<'a> {
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
             Action::Ended(_)
+            | Action::Told(_)
             | Action::Ready
             | Action::Reported(_)
             | Action::Polls(_)

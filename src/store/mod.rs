@@ -25,7 +25,7 @@ pub use watch::{Watch, Watches};
 
 use crate::domain::{
     DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason, Seq,
-    SessionId, TenantId, Timestamp, Urgency,
+    SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.
@@ -259,6 +259,8 @@ pub struct Settle {
     pub at: Timestamp,
     /// The holder of the seat, when a session reported it. `None`: an API call or the sweeper.
     pub epoch: Option<Epoch>,
+    /// What the device says of it, in more words.
+    pub told: Option<Arc<Told>>,
 }
 
 /// What `settle` found.
@@ -273,8 +275,13 @@ pub enum Settled {
         /// Until when it could be delivered.
         expires_at: Timestamp,
     },
-    /// It had ended before; that state stays. A `delivered` that comes after `replaced`, `cancelled` or `expired` is kept
-    /// as `late-ack` in its record.
+    /// It waits again, and will be at the tail of its lane after its pause: [`Mailbox::requeue_due`].
+    Again,
+    /// `delivered`, of an event that requires an outcome: nothing was changed.
+    OutcomeWanted,
+    /// It had ended before; that state stays, but for `delivered`, which an outcome `done` makes `processed`. A `delivered` that
+    /// comes after `replaced`, `cancelled` or `expired` is kept as `late-ack` in its record, and the first outcome after
+    /// `delivered` in its own words. Also an event that was put off already and is put off again.
     Before(DeliveryState),
     /// There is no such event (any more).
     Unknown,
@@ -291,8 +298,10 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Why it ended so.
     pub reason: Option<Reason>,
-    /// `late-ack` when an acknowledgement came after the end.
-    pub outcome: Option<&'static str>,
+    /// An acknowledgement came after the end.
+    pub late_ack: bool,
+    /// What the device said of it last. While it waits: why it waits again.
+    pub told: Option<Arc<Told>>,
     /// The event that replaced it.
     pub replaced_by: Option<EventId>,
     /// When it was accepted.
@@ -379,9 +388,13 @@ pub trait Mailbox: Send + Sync + 'static {
     /// At most `limit` events behind `after`, those of urgency `high` first. Expired ones are left out (the sweeper ends them).
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError>;
 
-    /// Ends deliveries. Idempotent; a final state is never changed. The queue entry goes, the state row and the receipt are
+    /// Ends deliveries, or puts them off ([`Outcome::Again`]). Idempotent; a final state is never changed. The queue entry goes, the state row and the receipt are
     /// written in the same step. Every device's part is durable on its own when this resolves. One answer each, in order.
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>>;
+
+    /// Puts events whose pause is over ([`Outcome::Again`]) at the tail of their lanes, each with a new number and one attempt more,
+    /// at most `limit` of them; answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
+    async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection.
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError>;

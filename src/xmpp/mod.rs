@@ -25,6 +25,7 @@ mod login;
 mod management;
 mod namespaces;
 mod ns;
+mod outcome;
 mod push;
 mod reported;
 mod sasl;
@@ -40,7 +41,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Credentials, Ended, Pinned, SessionEnd};
+pub use action::{Action, Credentials, Ended, Pinned, SessionEnd, Telling};
 pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
 pub use external::PeerCertificate;

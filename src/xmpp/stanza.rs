@@ -12,7 +12,9 @@ use super::{
     disco,
     element::Tag,
     error::{Condition, Refused, write_refusal},
-    keepalive, ns, reported,
+    keepalive, ns,
+    outcome::Untold,
+    reported,
     session::FullJid,
     stream::{ServerStream, Stage},
     text::{attribute, escape},
@@ -136,6 +138,13 @@ impl ServerStream {
         let full = session.jid.full().to_owned();
         let mut children = tag.children();
         let answer = match (asked, children.next(), children.next()) {
+            (Some((id, "set")), Some(outcome), None) if place != To::Other && outcome.is("outcome", ns::EVENT) => {
+                match self.outcome(id, to, outcome) {
+                    Ok(()) => return LifeSign::Acknowledgement,
+                    Err(Untold::Refused(refused)) => Answer::Refused(refused),
+                    Err(Untold::Bad(why)) => Answer::Bad(why),
+                }
+            }
             (Some((_, kind)), Some(child), None) => {
                 let published = (kind == "set" && place != To::Other)
                     .then(|| reported::of_iq(child, place == To::Account, &self.config))
@@ -191,15 +200,23 @@ impl ServerStream {
 
     /// A message to the service: a receipt (XEP-0184), or an error in answer to an event.
     pub(super) fn receipt(&mut self, tag: Tag<'_>) {
-        let (id, outcome) = if tag.attribute("type") == Some("error") {
-            (tag.attribute("id"), Outcome::Rejected(Reason::DeviceError))
+        let refused = tag.attribute("type") == Some("error");
+        let id = if refused {
+            tag.attribute("id")
         } else {
             let received = tag.child("received", ns::RECEIPTS);
-            (received.and_then(|received| received.attribute("id")), Outcome::Delivered)
+            received.and_then(|received| received.attribute("id"))
         };
         // Receipts for what we do not know are ignored: they may come twice, or after a resumption.
-        let Some(id) = id.and_then(|id| id.parse().ok()) else { return };
-        if let Some(end) = self.session.as_mut().and_then(|session| session.window.settle(id, outcome)) {
+        let (Some(id), Some(session)) = (id.and_then(|id| id.parse().ok()), &mut self.session) else {
+            return;
+        };
+        let end = if refused {
+            session.window.settle(id, Outcome::Rejected(Reason::DeviceError))
+        } else {
+            session.window.receive(id)
+        };
+        if let Some(end) = end {
             self.ended(vec![end]);
         }
     }

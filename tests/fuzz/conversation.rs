@@ -254,6 +254,10 @@ impl Conversation {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                     self.stream.session_mut().map(Session::read_on);
                 }
+                Action::Told(telling) => {
+                    assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger says what became of an event");
+                    self.stream.told(telling.ticket, !self.failing);
+                }
                 Action::Reported(_) | Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                 }

@@ -83,6 +83,10 @@ impl Mailbox for MemoryStore {
         ends.into_iter().map(|_| Err(nothing())).collect()
     }
 
+    async fn requeue_due(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
         self.up()?;
         let mut seats = self.seats.lock();

@@ -11,6 +11,7 @@
 //! store/engine/           fjall
 //! ```
 
+mod again;
 mod codec;
 mod device_state;
 mod draft;

@@ -18,6 +18,7 @@ type Fallible<T> = Answer<Result<T, StoreError>>;
 pub(super) enum Op {
     Enqueue(Vec<NewEvent>, Answer<Vec<Result<Enqueued, StoreError>>>),
     Settle(Vec<Settle>, Answer<Vec<Result<Settled, StoreError>>>),
+    RequeueDue(Timestamp, usize, Fallible<usize>),
     Claim(DeviceKey, NewSeat, Fallible<Claimed>),
     Release(DeviceKey, Epoch, Timestamp, Fallible<bool>),
     PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
@@ -58,6 +59,7 @@ pub(super) enum Care {
 pub(super) enum Outcome {
     Enqueued(Vec<Result<Enqueued, StoreError>>, Vec<Arrival>),
     Settled(Vec<Result<Settled, StoreError>>),
+    Requeued(Result<usize, StoreError>, Vec<Arrival>),
     Claimed(Result<Claimed, StoreError>),
     Released(Result<bool, StoreError>),
     PutDevice(Result<(Device, bool), StoreError>),
@@ -76,6 +78,7 @@ impl Op {
             Self::Enqueue(events, _) => events.iter().map(|new| 192 + new.event.json.0.len()).sum(),
             Self::Settle(ends, _) => ends.len() * 192,
             Self::Forget(rows, _) => rows.len() * 64,
+            Self::RequeueDue(_, limit, _) => limit * 512,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
             _ => 512,
         }
@@ -87,6 +90,7 @@ impl Op {
             Self::Enqueue(events, _) => events.len().max(1),
             Self::Settle(ends, _) => ends.len().max(1),
             Self::Forget(rows, _) => rows.len().max(1),
+            Self::RequeueDue(_, limit, _) => (*limit).max(1),
             _ => 1,
         }
     }
@@ -104,6 +108,10 @@ impl Op {
                 return arrivals;
             }
             (Self::Settle(_, to), Outcome::Settled(results)) => drop(to.send(results)),
+            (Self::RequeueDue(_, _, to), Outcome::Requeued(result, arrivals)) => {
+                let _ = to.send(result);
+                return arrivals;
+            }
             (Self::Claim(_, _, to), Outcome::Claimed(result)) => drop(to.send(result)),
             (Self::Release(_, _, _, to), Outcome::Released(result)) => drop(to.send(result)),
             (Self::PutDevice(_, to), Outcome::PutDevice(result)) => drop(to.send(result)),
@@ -126,6 +134,7 @@ impl Op {
             // Its events are gone into the draft: whoever waits learns from the closed channel.
             Self::Enqueue(_, to) => drop(to),
             Self::Settle(ends, to) => drop(to.send(ends.iter().map(|_| Err(error.clone())).collect())),
+            Self::RequeueDue(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Claim(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Release(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutDevice(_, to) => drop(to.send(Err(error.clone()))),

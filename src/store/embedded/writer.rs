@@ -291,6 +291,11 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
             Outcome::Enqueued(results, arrivals)
         }
         Op::Settle(ends, _) => Outcome::Settled(ends.iter().map(|end| book.settle(draft, end)).collect()),
+        Op::RequeueDue(now, limit, _) => {
+            let mut arrivals = Vec::new();
+            let result = book.requeue_due(draft, *now, *limit, &mut arrivals);
+            Outcome::Requeued(result, arrivals)
+        }
         Op::Claim(device, session, _) => Outcome::Claimed(book.claim(draft, device, session)),
         Op::Release(device, epoch, at, _) => Outcome::Released(book.release(draft, device, *epoch, *at)),
         Op::PutDevice(put, _) => Outcome::PutDevice(book.put_device(draft, put)),

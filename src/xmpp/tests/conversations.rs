@@ -108,6 +108,10 @@ impl Run {
                 assert!(self.talk.push_event(&event_with_receipt(number.parse().unwrap()), false));
                 self.talk.flush()
             }
+            Some(("outcome", number)) => {
+                assert!(self.talk.push_event(&event_with_outcome(number.parse().unwrap()), false));
+                self.talk.flush()
+            }
             Some((seconds, "s")) => {
                 self.talk.later(seconds.parse().unwrap());
                 self.talk.elapse()
