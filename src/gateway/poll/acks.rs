@@ -40,11 +40,19 @@ pub(super) struct Acknowledged {
     /// Deliveries that had ended before, by an earlier acknowledgement or otherwise.
     ended_before: u64,
     /// Events that wait once more, because their outcome was `later`, or `failed` with `retry`.
+    #[serde(skip_serializing_if = "is_zero")]
     put_off: u64,
     /// Events that require an outcome: an acknowledgement alone changes nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     outcome_wanted: Vec<String>,
     /// Ids that are no events of this device, or ended longer ago than states are kept.
     unknown: Vec<String>,
+}
+
+/// Only what happened is said of what few devices ask for.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a device acknowledges.
