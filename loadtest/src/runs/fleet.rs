@@ -34,6 +34,7 @@ pub struct Count {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
+    Earn { first: u64, last: u64, at_once: usize },
     LogIn { first: u64, last: u64, at_once: usize },
     Count,
 }
@@ -41,6 +42,7 @@ enum Order {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
+    Earned,
     Times(Vec<(u64, u64)>),
     Count(Count),
     Failed(String),
@@ -123,20 +125,41 @@ impl Fleet {
         Ok(Self { here: None, helpers })
     }
 
-    /// Logs in the devices of the range, at most `at_once` at the same time over all processes.
-    pub async fn log_in(&mut self, range: Range<u64>, at_once: usize) -> Result<Times, Error> {
+    /// The devices of the range earn a token each, for a login of the same range: only then is a device in the process that has
+    /// its token.
+    pub async fn earn(&mut self, range: Range<u64>, at_once: usize) -> Result<(), Error> {
         if let Some(share) = &mut self.here {
-            return share.crowd.log_in(range, at_once).await;
+            return share.crowd.earn(range, at_once).await;
         }
+        self.share_out(range, at_once, |first, last, at_once| Order::Earn { first, last, at_once })
+            .await?;
+        for helper in &mut self.helpers {
+            helper.reply().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives each process its part of the range.
+    async fn share_out(&mut self, range: Range<u64>, at_once: usize, order: impl Fn(u64, u64, usize) -> Order) -> Result<(), Error> {
         let parts = self.helpers.len() as u64;
         let each = (range.end - range.start).div_ceil(parts.max(1));
         let at_once = (at_once / self.helpers.len().max(1)).max(1);
         let mut first = range.start;
         for helper in &mut self.helpers {
             let last = (first + each).min(range.end);
-            helper.order(&Order::LogIn { first, last, at_once }).await?;
+            helper.order(&order(first, last, at_once)).await?;
             first = last;
         }
+        Ok(())
+    }
+
+    /// Logs in the devices of the range, at most `at_once` at the same time over all processes.
+    pub async fn log_in(&mut self, range: Range<u64>, at_once: usize) -> Result<Times, Error> {
+        if let Some(share) = &mut self.here {
+            return share.crowd.log_in(range, at_once).await;
+        }
+        self.share_out(range, at_once, |first, last, at_once| Order::LogIn { first, last, at_once })
+            .await?;
         let mut times = Times::default();
         for helper in &mut self.helpers {
             if let Reply::Times(counts) = helper.reply().await? {
@@ -201,6 +224,10 @@ pub async fn serve_parent() -> Result<(), Error> {
         let reply = match serde_json::from_str(&line).map_err(json)? {
             Order::LogIn { first, last, at_once } => match share.crowd.log_in(first..last, at_once).await {
                 Ok(times) => Reply::Times(times.counts()),
+                Err(reason) => Reply::Failed(reason.to_string()),
+            },
+            Order::Earn { first, last, at_once } => match share.crowd.earn(first..last, at_once).await {
+                Ok(()) => Reply::Earned,
                 Err(reason) => Reply::Failed(reason.to_string()),
             },
             Order::Count => Reply::Count(share.count()),
