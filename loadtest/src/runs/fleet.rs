@@ -3,19 +3,16 @@
 use std::{
     collections::HashSet,
     ops::Range,
-    process::Stdio,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use loadtest::{Error, crowd::Crowd, report::Times};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::mpsc,
-};
 
-use super::target::Recipe;
+use super::{
+    helper::{Helper, Parent},
+    target::Recipe,
+};
 
 /// What the devices have seen, over all processes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,7 +42,6 @@ enum Reply {
     Earned,
     Times(Vec<(u64, u64)>),
     Count(Count),
-    Failed(String),
 }
 
 /// Devices in this process.
@@ -82,12 +78,6 @@ impl Share {
     }
 }
 
-struct Helper {
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-    _process: Child,
-}
-
 /// All devices of a run.
 pub struct Fleet {
     here: Option<Share>,
@@ -105,22 +95,7 @@ impl Fleet {
         }
         let mut helpers = Vec::new();
         for _ in 0..processes {
-            let mut process = Command::new(std::env::current_exe()?)
-                .arg("crowd")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()?;
-            let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
-                return Err(Error::Machine("a child without pipes".into()));
-            };
-            let mut helper = Helper {
-                input,
-                output: BufReader::new(output).lines(),
-                _process: process,
-            };
-            helper.write(&serde_json::to_string(recipe).map_err(json)?).await?;
-            helpers.push(helper);
+            helpers.push(Helper::start("crowd", recipe).await?);
         }
         Ok(Self { here: None, helpers })
     }
@@ -134,7 +109,7 @@ impl Fleet {
         self.share_out(range, at_once, |first, last, at_once| Order::Earn { first, last, at_once })
             .await?;
         for helper in &mut self.helpers {
-            helper.reply().await?;
+            helper.reply::<Reply>().await?;
         }
         Ok(())
     }
@@ -190,67 +165,19 @@ impl Fleet {
     }
 }
 
-impl Helper {
-    async fn write(&mut self, line: &str) -> Result<(), Error> {
-        self.input.write_all(line.as_bytes()).await?;
-        self.input.write_all(b"\n").await?;
-        Ok(self.input.flush().await?)
-    }
-
-    async fn order(&mut self, order: &Order) -> Result<(), Error> {
-        self.write(&serde_json::to_string(order).map_err(json)?).await
-    }
-
-    async fn reply(&mut self) -> Result<Reply, Error> {
-        let line = self
-            .output
-            .next_line()
-            .await?
-            .ok_or_else(|| Error::Machine("a child process ended".into()))?;
-        match serde_json::from_str(&line).map_err(json)? {
-            Reply::Failed(reason) => Err(Error::Machine(format!("in a child process: {reason}"))),
-            reply => Ok(reply),
-        }
-    }
-}
-
-/// The life of a child process: takes the recipe and then orders from stdin, until stdin ends.
+/// The life of a child process: takes orders until stdin ends.
 pub async fn serve_parent() -> Result<(), Error> {
-    let mut lines = stdin_lines();
-    let recipe = lines.recv().await.ok_or_else(|| Error::Machine("no recipe".into()))?;
-    loadtest::process::allow_files(0)?;
-    let mut share = Share::new(&serde_json::from_str(&recipe).map_err(json)?)?;
-    while let Some(line) = lines.recv().await {
-        let reply = match serde_json::from_str(&line).map_err(json)? {
-            Order::LogIn { first, last, at_once } => match share.crowd.log_in(first..last, at_once).await {
-                Ok(times) => Reply::Times(times.counts()),
-                Err(reason) => Reply::Failed(reason.to_string()),
-            },
-            Order::Earn { first, last, at_once } => match share.crowd.earn(first..last, at_once).await {
-                Ok(()) => Reply::Earned,
-                Err(reason) => Reply::Failed(reason.to_string()),
-            },
-            Order::Count => Reply::Count(share.count()),
-        };
-        // Short, and the parent reads: it does not block the devices.
-        println!("{}", serde_json::to_string(&reply).map_err(json)?);
+    let mut parent = Parent::new();
+    let mut share = Share::new(&parent.recipe().await?)?;
+    while let Some(order) = parent.order().await? {
+        parent.reply(match order {
+            Order::Earn { first, last, at_once } => share.crowd.earn(first..last, at_once).await.map(|()| Reply::Earned),
+            Order::LogIn { first, last, at_once } => {
+                let times = share.crowd.log_in(first..last, at_once).await;
+                times.map(|times| Reply::Times(times.counts()))
+            }
+            Order::Count => Ok(Reply::Count(share.count())),
+        })?;
     }
     Ok(())
-}
-
-/// Lines of stdin, read by a thread of their own. Ends with stdin.
-fn stdin_lines() -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn json(error: serde_json::Error) -> Error {
-    Error::Machine(error.to_string())
 }
