@@ -22,28 +22,34 @@ use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presen
 struct Program {
     name: &'static str,
     direct_tls: bool,
+    /// The SASL mechanism by which it logs in for the first time.
+    mechanism: fn() -> &'static str,
     command: fn() -> Command,
 }
 
 const SLIXMPP: Program = Program {
     name: "slixmpp",
     direct_tls: true,
+    mechanism: || if python_binds() { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" },
     command: || with_argument(python(), clients().join("device.py")),
 };
 const XMPP_JS: Program = Program {
     name: "xmpp-js",
     direct_tls: true,
+    mechanism: || "SCRAM-SHA-1",
     command: || with_argument(Command::new("node"), node_program("device.mjs")),
 };
 const TOKIO_XMPP: Program = Program {
     name: "tokio-xmpp",
     direct_tls: false,
+    mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(example()),
 };
 
 const LIBSTROPHE: Program = Program {
     name: "libstrophe",
     direct_tls: false,
+    mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(&*COMPILED),
 };
 
@@ -123,6 +129,7 @@ fn is_a_device(program: &Program) {
     let journal = service.dir().join("events.jsonl");
     let mut device = Running::start(program, &service, &journal);
     wait_for_presence(&backend, program.name, "online");
+    proved(&service, (program.mechanism)());
 
     let unicode = json!({ "title": "Жалюзи & 電視 <b>\"'\u{1f4fa}\u{200d}</b> ]]>", "lines": "a\nb\tc" });
     let text = "0123456789 \u{96fb}\u{8996} & <".repeat(600);
@@ -155,6 +162,40 @@ fn is_a_device(program: &Program) {
     delivered(&backend, &ids);
     exactly_once(&journal, &ids);
     device.kill();
+}
+
+#[test]
+fn xmpp_js_comes_back_by_the_token_that_its_first_login_earned() {
+    let mut service = Service::start();
+    let backend = service.backend();
+    backend.add_device(XMPP_JS.name, "secret");
+    let _device = Running::start(&XMPP_JS, &service, &service.dir().join("events.jsonl"));
+    wait_for_presence(&backend, XMPP_JS.name, "online");
+    proved(&service, (XMPP_JS.mechanism)());
+    service.kill();
+    service.run();
+    proved(&service, "HT-SHA-256-NONE");
+}
+
+/// There was one login since the service started, by that mechanism.
+#[track_caller]
+fn proved(service: &Service, mechanism: &str) {
+    const ALL: [&str; 5] = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN", "HT-SHA-256-NONE"];
+    let count = |name: &str| service.metric(&format!("unpoll_login_proofs_total{{mechanism=\"{name}\"}}"));
+    let logins = wait_for("a login", SOON * 3, || {
+        let logins: Vec<&str> = ALL.into_iter().filter(|name| count(name) != Some(0.0)).collect();
+        (!logins.is_empty()).then_some(logins)
+    });
+    assert_eq!((logins.as_slice(), count(mechanism)), (&[mechanism][..], Some(1.0)));
+}
+
+/// Whether this Python knows a channel binding of TLS 1.3: without one slixmpp cannot use the mechanisms that have it.
+fn python_binds() -> bool {
+    let output = python()
+        .args(["-c", "import ssl; print('tls-exporter' in ssl.CHANNEL_BINDING_TYPES)"])
+        .output()
+        .expect("tests/all installs what it needs");
+    output.stdout.starts_with(b"True")
 }
 
 #[track_caller]

@@ -226,6 +226,7 @@ pub struct GatewayMetrics {
     xmpps: IntGauge,
     events: IntCounterVec,
     logins: IntCounterVec,
+    proofs: IntCounterVec,
     refused: IntCounterVec,
     misbehaved: IntCounterVec,
     reports: IntCounterVec,
@@ -270,6 +271,17 @@ impl GatewayMetrics {
         for login in Login::ALL {
             logins.get_metric_with_label_values(&[login.as_str()])?;
         }
+        let proofs = IntCounterVec::new(
+            Opts::new(
+                "unpoll_login_proofs_total",
+                "Logins that led to a session, by the SASL mechanism that proved who it is.",
+            ),
+            &["mechanism"],
+        )?;
+        for mechanism in crate::xmpp::mechanisms() {
+            proofs.get_metric_with_label_values(&[mechanism])?;
+        }
+        registry.register(Box::new(proofs.clone()))?;
         let refused = IntCounterVec::new(
             Opts::new("unpoll_connections_refused_total", "Connections of devices that were not served."),
             &["reason"],
@@ -328,6 +340,7 @@ impl GatewayMetrics {
             xmpps: sessions.get_metric_with_label_values(&[Transport::Xmpps.as_str(), node])?,
             events,
             logins,
+            proofs,
             refused,
             misbehaved,
             reports,
@@ -355,6 +368,11 @@ impl GatewayMetrics {
     /// Counts a login.
     pub fn login(&self, login: Login) {
         count(&self.logins, &[login.as_str()]);
+    }
+
+    /// Counts a login that led to a session, by the name of its SASL mechanism.
+    pub fn proved(&self, mechanism: &str) {
+        count(&self.proofs, &[mechanism]);
     }
 
     /// Counts what a device did.
@@ -393,6 +411,8 @@ mod tests {
             r#"unpoll_session_events_total{event="close",reason="silent"} 0"#,
             r#"unpoll_session_events_total{event="resume",reason="hibernating"} 0"#,
             r#"unpoll_logins_total{result="failed"} 0"#,
+            r#"unpoll_login_proofs_total{mechanism="HT-SHA-256-EXPR"} 0"#,
+            r#"unpoll_login_proofs_total{mechanism="EXTERNAL"} 0"#,
             r#"unpoll_connections_refused_total{reason="files"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

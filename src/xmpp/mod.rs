@@ -51,3 +51,8 @@ pub use sasl::binding::Bindings;
 pub use session::Session;
 pub use stream::ServerStream;
 pub use traffic::{LifeSign, Traffic};
+
+/// The names of all SASL mechanisms that a device can log in by, the safest first.
+pub fn mechanisms() -> impl Iterator<Item = &'static str> {
+    sasl::Mechanism::all().map(sasl::Mechanism::name)
+}
