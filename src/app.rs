@@ -208,7 +208,12 @@ impl App {
                 stop: end_waits.clone(),
             },
         )?;
-        let routes = http::mount_beside(routes, poll::routes(door), keys(parts.clone()), http_metrics.clone());
+        let routes = http::mount_beside(
+            routes,
+            poll::routes(door).merge(gateway.routes()),
+            keys(parts.clone()),
+            http_metrics.clone(),
+        );
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();

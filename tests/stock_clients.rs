@@ -18,10 +18,17 @@ use std::{
 use serde_json::{Value, json};
 use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
-/// A device program: how to run it, and on which port it starts TLS.
+/// Where a program comes in.
+enum Door {
+    StartTls,
+    DirectTls,
+    WebSocket,
+}
+
+/// A device program: how to run it, and where it comes in.
 struct Program {
     name: &'static str,
-    direct_tls: bool,
+    door: Door,
     /// The SASL mechanism by which it logs in for the first time.
     mechanism: fn() -> &'static str,
     command: fn() -> Command,
@@ -29,27 +36,33 @@ struct Program {
 
 const SLIXMPP: Program = Program {
     name: "slixmpp",
-    direct_tls: true,
+    door: Door::DirectTls,
     mechanism: || if python_binds() { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" },
     command: || with_argument(python(), clients().join("device.py")),
 };
 const XMPP_JS: Program = Program {
     name: "xmpp-js",
-    direct_tls: true,
+    door: Door::DirectTls,
     mechanism: || "SCRAM-SHA-1",
     command: || with_argument(Command::new("node"), node_program("device.mjs")),
 };
+/// The same program over WebSocket.
+const XMPP_JS_WEB: Program = Program {
+    name: "xmpp-js-web",
+    door: Door::WebSocket,
+    ..XMPP_JS
+};
 const TOKIO_XMPP: Program = Program {
     name: "tokio-xmpp",
-    direct_tls: false,
+    door: Door::StartTls,
     mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(example()),
 };
 
 const LIBSTROPHE: Program = Program {
     name: "libstrophe",
-    direct_tls: false,
-    mechanism: || "SCRAM-SHA-256-PLUS",
+    door: Door::StartTls,
+    mechanism: || "SCRAM-SHA-256",
     command: || Command::new(&*COMPILED),
 };
 
@@ -82,6 +95,11 @@ fn slixmpp_is_a_device() {
 #[test]
 fn xmpp_js_is_a_device() {
     is_a_device(&XMPP_JS);
+}
+
+#[test]
+fn xmpp_js_is_a_device_over_websocket() {
+    is_a_device(&XMPP_JS_WEB);
 }
 
 #[test]
@@ -236,15 +254,15 @@ struct Running {
 
 impl Running {
     fn start(program: &Program, service: &Service, journal: &Path) -> Self {
-        let port = if program.direct_tls {
-            service.xmpps.port()
-        } else {
-            service.xmpp.port()
+        let place = match program.door {
+            Door::StartTls => format!("localhost:{}", service.xmpp.port()),
+            Door::DirectTls => format!("localhost:{}", service.xmpps.port()),
+            Door::WebSocket => format!("wss://localhost:{}/xmpp-websocket", service.https.port()),
         };
         let log_path = service.dir().join("device.log");
         let log = fs::File::options().create(true).append(true).open(&log_path).unwrap();
         let child = (program.command)()
-            .args([format!("{}@localhost", program.name), format!("localhost:{port}")])
+            .args([format!("{}@localhost", program.name), place])
             .arg(journal)
             .env("UNPOLL_PASSWORD", "secret")
             .env("SSL_CERT_FILE", service.ca())

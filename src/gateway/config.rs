@@ -32,6 +32,12 @@ pub struct Config {
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
+    /// Origins of pages in browsers that may connect to `/xmpp-websocket`, such as "https://ui.example.com". Default: [], which means
+    /// all of them: a page has no more than the password that it shows. Who is no browser sends no origin and is not asked for one.
+    pub websocket_origins: Vec<String>,
+    /// What `/.well-known/host-meta` tells of the WebSocket door, such as "wss://push.example.com/xmpp-websocket". Default: "", which
+    /// means the host that was asked.
+    pub websocket_url: String,
     /// Where a client certificate without an XMPP address (`id-on-xmppAddr`) names its device: "san-uri", "cn", or "xmpp-addr", which
     /// means nowhere else. Such names are of the default tenant. Default: "xmpp-addr".
     pub certificate_identity: CertificateIdentity,
@@ -130,6 +136,8 @@ impl Default for Config {
             listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
             proxy_from: Vec::new(),
             require_tls: true,
+            websocket_origins: Vec::new(),
+            websocket_url: String::new(),
             certificate_identity: CertificateIdentity::default(),
             certificate_pattern: "{device}".into(),
             keepalive_secs: 300,

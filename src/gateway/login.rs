@@ -102,6 +102,9 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
     connection.guarded(|connection, state| {
         // What was sent ahead of the session was read just now, with a parser that an idle session does not need.
         connection.rest(state);
+        if seated {
+            state.wire.allow(shared.config.stanza_max_bytes);
+        }
         state.tally.report_login(&*shared.meter, kind);
         if seated {
             // What the stream counted as login is in the socket's count.

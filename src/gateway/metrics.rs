@@ -224,6 +224,7 @@ impl Reporting {
 pub struct GatewayMetrics {
     xmpp: IntGauge,
     xmpps: IntGauge,
+    websocket: IntGauge,
     events: IntCounterVec,
     logins: IntCounterVec,
     proofs: IntCounterVec,
@@ -338,6 +339,7 @@ impl GatewayMetrics {
         Ok(Self {
             xmpp: sessions.get_metric_with_label_values(&[Transport::Xmpp.as_str(), node])?,
             xmpps: sessions.get_metric_with_label_values(&[Transport::Xmpps.as_str(), node])?,
+            websocket: sessions.get_metric_with_label_values(&[Transport::WebSocket.as_str(), node])?,
             events,
             logins,
             proofs,
@@ -357,6 +359,7 @@ impl GatewayMetrics {
         match transport {
             Transport::Xmpp => &self.xmpp,
             Transport::Xmpps => &self.xmpps,
+            Transport::WebSocket => &self.websocket,
         }
     }
 
@@ -408,6 +411,7 @@ mod tests {
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"unpoll_sessions{node="n1",transport="xmpps"} 0"#,
+            r#"unpoll_sessions{node="n1",transport="websocket"} 0"#,
             r#"unpoll_session_events_total{event="close",reason="silent"} 0"#,
             r#"unpoll_session_events_total{event="resume",reason="hibernating"} 0"#,
             r#"unpoll_logins_total{result="failed"} 0"#,

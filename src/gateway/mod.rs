@@ -1,6 +1,7 @@
 //! Doors to devices: sockets, TLS, sessions.
 //!
-//! [`Gateway`] listens for devices that speak XMPP over TCP, with STARTTLS or direct TLS. Each connection is one small task
+//! [`Gateway`] listens for devices that speak XMPP over TCP, with STARTTLS or direct TLS, and takes those over that come to the
+//! HTTPS listener with a WebSocket. Each connection is one small task
 //! around a pure stream (`xmpp`). The dispatcher writes to a session at once through its [`Link`]; only what the socket does
 //! not take waits, in a bounded queue of the session. What must outlive a connection is in the store, or waits in the table
 //! of sessions to be resumed. [`poll`] is the door for devices that still poll.
@@ -32,6 +33,7 @@ mod tally;
 mod timers;
 mod tokens;
 mod turns;
+mod websocket;
 mod wire;
 
 #[cfg(test)]
@@ -44,6 +46,7 @@ use std::{
     time::Instant,
 };
 
+use axum::Router;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -201,6 +204,11 @@ impl Gateway {
     /// Where it listens; the ports are known even if the settings said 0.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// The door for WebSocket (RFC 7395), to be mounted beside the gate of HTTP.
+    pub fn routes(&self) -> Router {
+        websocket::routes(self.shared.clone())
     }
 
     /// The sessions of this node, for the dispatcher.

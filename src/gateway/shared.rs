@@ -107,7 +107,7 @@ impl Shared {
 
     /// Whether there are as many sessions as there may be.
     pub(super) fn full(&self) -> bool {
-        let live = self.metrics.sessions(Transport::Xmpp).get() + self.metrics.sessions(Transport::Xmpps).get();
+        let live: i64 = Transport::ALL.map(|transport| self.metrics.sessions(transport).get()).iter().sum();
         usize::try_from(live).unwrap_or(0) >= self.config.sessions_max
     }
 

@@ -141,14 +141,20 @@ pub enum Transport {
     Xmpp,
     /// XMPP over direct TLS.
     Xmpps,
+    /// XMPP over WebSocket (RFC 7395).
+    WebSocket,
 }
 
 impl Transport {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Xmpp, Self::Xmpps, Self::WebSocket];
+
     /// The word in API and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Xmpp => "xmpp",
             Self::Xmpps => "xmpps",
+            Self::WebSocket => "websocket",
         }
     }
 }

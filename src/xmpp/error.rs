@@ -88,7 +88,7 @@ impl Condition {
         })
     }
 
-    /// Appends the error and the end of the stream.
+    /// Appends the error; the end of the stream follows it.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let mut xml = format!("<stream:error><{} xmlns='{}'/>", self.name(), ns::STREAM_ERRORS);
         // Writing to a String cannot fail.
@@ -109,7 +109,7 @@ impl Condition {
             }
             _ => {}
         }
-        xml.push_str("</stream:error></stream:stream>");
+        xml.push_str("</stream:error>");
         out.extend_from_slice(xml.as_bytes());
     }
 }

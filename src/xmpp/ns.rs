@@ -4,6 +4,8 @@
 pub(super) const CLIENT: &str = "jabber:client";
 /// RFC 6120 §4.8.1: the stream itself.
 pub(super) const STREAM: &str = "http://etherx.jabber.org/streams";
+/// RFC 7395 §3.4.
+pub(super) const FRAMING: &str = "urn:ietf:params:xml:ns:xmpp-framing";
 /// RFC 6120 §4.9.
 pub(super) const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
 /// RFC 6120 §8.3.

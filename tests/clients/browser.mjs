@@ -11,12 +11,13 @@ let complaints = [];
 let requests = [];
 
 const commands = {
-  async open({ url, width, height, scheme, password }) {
+  async open({ url, width, height, scheme, password, trusting }) {
     await page?.context().close();
     const context = await browser.newContext({
       viewport: { width, height },
       colorScheme: scheme,
       locale: "en-GB",
+      ignoreHTTPSErrors: trusting ?? false,
       ...(password && { httpCredentials: { username: "anyone", password } }),
     });
     page = await context.newPage();
