@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Backend, Event, SOON, Service, wait_for, wait_for_presence};
+use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
 /// Where a program comes in.
 enum Door {
@@ -29,17 +29,21 @@ enum Door {
 struct Program {
     name: &'static str,
     door: Door,
+    /// The SASL mechanism by which it logs in for the first time.
+    mechanism: fn() -> &'static str,
     command: fn() -> Command,
 }
 
 const SLIXMPP: Program = Program {
     name: "slixmpp",
     door: Door::DirectTls,
+    mechanism: || if python_binds() { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" },
     command: || with_argument(python(), clients().join("device.py")),
 };
 const XMPP_JS: Program = Program {
     name: "xmpp-js",
     door: Door::DirectTls,
+    mechanism: || "SCRAM-SHA-1",
     command: || with_argument(Command::new("node"), node_program("device.mjs")),
 };
 /// The same program over WebSocket.
@@ -51,12 +55,14 @@ const XMPP_JS_WEB: Program = Program {
 const TOKIO_XMPP: Program = Program {
     name: "tokio-xmpp",
     door: Door::StartTls,
+    mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(example()),
 };
 
 const LIBSTROPHE: Program = Program {
     name: "libstrophe",
     door: Door::StartTls,
+    mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(&*COMPILED),
 };
 
@@ -101,6 +107,37 @@ fn tokio_xmpp_is_a_device() {
     is_a_device(&TOKIO_XMPP);
 }
 
+/// slixmpp finds the service, checks its digest, and its plugins report what a backend then reads.
+#[test]
+fn slixmpp_reports_what_it_is_and_where() {
+    let service = Service::start_with(Settings::default().set("UNPOLL_XMPP_LOCATION", "true"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let mut child = python()
+        .arg(clients().join("reports.py"))
+        .args(["box@localhost", &service.xmpps.to_string()])
+        .env("UNPOLL_PASSWORD", "secret")
+        .env("SSL_CERT_FILE", service.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tests/all installs slixmpp");
+    let reads = |expected: Value| {
+        wait_for(&format!("the backend reads {expected}"), SOON, || {
+            let shown = backend.get("/v1/devices/box").expect(200).json();
+            (shown["reported"] == expected).then_some(())
+        });
+    };
+    reads(json!({ "fw": "7.1", "title": "Жалюзи", "location": { "lat": 52.52, "lon": 13.4, "accuracy": 20.0 } }));
+    child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "asked unpoll\nreported\npublished\ntaken back\n"
+    );
+    reads(json!({ "fw": "7.1", "title": "Жалюзи" }));
+}
+
 /// TLS, login, an event with unicode, one of 10 KB byte for byte, acknowledgements; killed, and back to what it missed once;
 /// and the same again when the connection breaks instead of the device.
 fn is_a_device(program: &Program) {
@@ -110,6 +147,7 @@ fn is_a_device(program: &Program) {
     let journal = service.dir().join("events.jsonl");
     let mut device = Running::start(program, &service, &journal);
     wait_for_presence(&backend, program.name, "online");
+    proved(&service, (program.mechanism)());
 
     let unicode = json!({ "title": "Жалюзи & 電視 <b>\"'\u{1f4fa}\u{200d}</b> ]]>", "lines": "a\nb\tc" });
     let text = "0123456789 \u{96fb}\u{8996} & <".repeat(600);
@@ -142,6 +180,40 @@ fn is_a_device(program: &Program) {
     delivered(&backend, &ids);
     exactly_once(&journal, &ids);
     device.kill();
+}
+
+#[test]
+fn xmpp_js_comes_back_by_the_token_that_its_first_login_earned() {
+    let mut service = Service::start();
+    let backend = service.backend();
+    backend.add_device(XMPP_JS.name, "secret");
+    let _device = Running::start(&XMPP_JS, &service, &service.dir().join("events.jsonl"));
+    wait_for_presence(&backend, XMPP_JS.name, "online");
+    proved(&service, (XMPP_JS.mechanism)());
+    service.kill();
+    service.run();
+    proved(&service, "HT-SHA-256-NONE");
+}
+
+/// There was one login since the service started, by that mechanism.
+#[track_caller]
+fn proved(service: &Service, mechanism: &str) {
+    const ALL: [&str; 5] = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN", "HT-SHA-256-NONE"];
+    let count = |name: &str| service.metric(&format!("unpoll_login_proofs_total{{mechanism=\"{name}\"}}"));
+    let logins = wait_for("a login", SOON * 3, || {
+        let logins: Vec<&str> = ALL.into_iter().filter(|name| count(name) != Some(0.0)).collect();
+        (!logins.is_empty()).then_some(logins)
+    });
+    assert_eq!((logins.as_slice(), count(mechanism)), (&[mechanism][..], Some(1.0)));
+}
+
+/// Whether this Python knows a channel binding of TLS 1.3: without one slixmpp cannot use the mechanisms that have it.
+fn python_binds() -> bool {
+    let output = python()
+        .args(["-c", "import ssl; print('tls-exporter' in ssl.CHANNEL_BINDING_TYPES)"])
+        .output()
+        .expect("tests/all installs what it needs");
+    output.stdout.starts_with(b"True")
 }
 
 #[track_caller]

@@ -102,3 +102,30 @@ fn boxes_that_lose_their_connections_at_once_all_resume() {
     drop(returned);
     assert_eq!(service.metric("unpoll_sessions_hibernating"), Some(0.0));
 }
+
+#[test]
+fn boxes_come_back_by_the_token_that_their_first_login_earned() {
+    const BOXES: u64 = 20;
+    let service = Service::start();
+    for number in 0..BOXES {
+        service.backend().add_device(&format!("box-{number}"), "secret");
+    }
+    let template = support::Options {
+        login: loadtest::Login::Sasl2,
+        ..Device::options(&service, "", "secret")
+    };
+    let coming_back = Return {
+        pause: Duration::from_millis(100),
+        jitter: true,
+        resume: true,
+    };
+    let storm = support::block_on(Storm::log_in(&template, "box-", 0..BOXES, 16, coming_back)).unwrap();
+    storm.cut();
+    wait_for("all are back", support::SOON, || {
+        let returned = storm.returned();
+        (returned.back.count() == BOXES && returned.up == BOXES).then_some(())
+    });
+    assert_eq!(storm.returned().resumed, BOXES, "{:?}", storm.returned().failed);
+    let by_token = service.metric("unpoll_login_proofs_total{mechanism=\"HT-SHA-256-EXPR\"}");
+    assert_eq!(by_token, Some(BOXES as f64));
+}

@@ -16,7 +16,8 @@ use crate::{
     Error,
     event::{Incoming, Pushed, Reading},
     report::Times,
-    session::{Options, Session},
+    sasl2::Token,
+    session::{Login, Options, Session},
 };
 
 /// Called with the device's number and each event it applied, repeats left out.
@@ -46,6 +47,8 @@ pub struct Crowd {
     on_event: Arc<OnEvent>,
     seen: Arc<Seen>,
     tasks: JoinSet<()>,
+    /// For the next login of a device, by its number.
+    tokens: HashMap<u64, Token>,
 }
 
 impl Crowd {
@@ -61,12 +64,41 @@ impl Crowd {
             on_event,
             seen: Arc::default(),
             tasks: JoinSet::new(),
+            tokens: HashMap::new(),
         }
     }
 
     /// What it has seen so far.
     pub fn seen(&self) -> &Arc<Seen> {
         &self.seen
+    }
+
+    /// Logs in each device of the range with its password for a token (XEP-0484), and ends the session: the next login is by token.
+    ///
+    /// # Errors
+    /// The first login that fails; [`Error::NotOffered`] when the server gives no token.
+    pub async fn earn(&mut self, range: std::ops::Range<u64>, at_once: usize) -> Result<(), Error> {
+        let gate = Arc::new(Semaphore::new(at_once.max(1)));
+        let mut logins: JoinSet<Result<(u64, Token), Error>> = JoinSet::new();
+        for number in range {
+            let ticket = gate.clone().acquire_owned().await.map_err(|e| Error::Machine(e.to_string()))?;
+            let options = Options {
+                login: Login::Sasl2,
+                ..self.options(number)
+            };
+            logins.spawn(async move {
+                let _ticket = ticket;
+                let session = Session::log_in(Arc::new(options)).await?;
+                let token = session.token().cloned().ok_or(Error::NotOffered("a FAST token"))?;
+                session.end().await?;
+                Ok((number, token))
+            });
+        }
+        while let Some(done) = logins.join_next().await {
+            let (number, token) = done.map_err(|e| Error::Machine(e.to_string()))??;
+            self.tokens.insert(number, token);
+        }
+        Ok(())
     }
 
     /// Logs in the devices of the range, at most `at_once` of them at the same time; they then stay in the crowd. The times are
@@ -98,9 +130,14 @@ impl Crowd {
 
     fn options(&self, number: u64) -> Options {
         let user = format!("{}{number}", self.prefix);
+        let login = match self.tokens.get(&number) {
+            Some(token) => Login::Fast(token.clone()),
+            None => self.template.login.clone(),
+        };
         let source = self.template.server.ip().is_loopback() && self.template.server.is_ipv4();
         Options {
             user,
+            login,
             source: source.then(|| spread(number)),
             ..self.template.clone()
         }

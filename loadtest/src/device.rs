@@ -1,29 +1,21 @@
 //! A device as a test holds it: it keeps its record while connections come and go.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::Instant,
 };
 
 use crate::{
     Error,
-    error::in_time,
-    event::{Incoming, NS_EVENT, Pushed},
-    record::{Applied, Record, Verdict},
-    session::{Acks, Managed, Options, Session},
+    attendant::{Command, Inbox, attend},
+    event::{NS_EVENT, Pushed},
+    record::{Applied, Record},
+    session::{Managed, Options, Session},
     transport::Transport,
     xml::{Element, escape},
 };
-
-/// Most events and stanzas that wait for the test to look at them; the session ends beyond it.
-const UNREAD_MAX: usize = 200_000;
 
 /// How a connection dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,27 +52,6 @@ struct Live {
     commands: mpsc::Sender<Command>,
     task: JoinHandle<(Session, Error)>,
     jid: String,
-}
-
-enum Command {
-    Stanza(String),
-    Bytes(Vec<u8>),
-    Acknowledge,
-    Managed(oneshot::Sender<Option<Managed>>),
-    Stop,
-}
-
-#[derive(Default)]
-struct Inbox {
-    waiting: Mutex<Waiting>,
-    arrived: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    events: VecDeque<Pushed>,
-    others: VecDeque<Element>,
-    acks_requested: u64,
 }
 
 impl Device {
@@ -210,7 +181,7 @@ impl Device {
     /// # Errors
     /// [`Error::Timeout`]. The end of the session is no error here, for the device may come back; ask [`Device::ended`].
     pub async fn next_event(&self, within: Duration) -> Result<Pushed, Error> {
-        self.wait("an event", within, |waiting| waiting.events.pop_front()).await
+        self.inbox.wait("an event", within, |waiting| waiting.events.pop_front()).await
     }
 
     /// The next stanza that is no event, ping or acknowledgement.
@@ -218,7 +189,7 @@ impl Device {
     /// # Errors
     /// [`Error::Timeout`].
     pub async fn next_stanza(&self, within: Duration) -> Result<Element, Error> {
-        self.wait("a stanza", within, |waiting| waiting.others.pop_front()).await
+        self.inbox.wait("a stanza", within, |waiting| waiting.others.pop_front()).await
     }
 
     /// Waits until the server has asked for an acknowledgement at least `times` times since the record began.
@@ -226,7 +197,8 @@ impl Device {
     /// # Errors
     /// [`Error::Timeout`].
     pub async fn asked_to_acknowledge(&self, times: u64, within: Duration) -> Result<(), Error> {
-        self.wait("<r/>", within, |waiting| (waiting.acks_requested >= times).then_some(()))
+        self.inbox
+            .wait("<r/>", within, |waiting| (waiting.acks_requested >= times).then_some(()))
             .await
     }
 
@@ -286,14 +258,15 @@ impl Device {
             escape(&self.options.domain)
         ))
         .await?;
-        self.wait("the answer to an IQ", within, |waiting| {
-            let at = waiting
-                .others
-                .iter()
-                .position(|other| other.name == "iq" && other.attribute("id") == Some(&id))?;
-            waiting.others.remove(at)
-        })
-        .await
+        self.inbox
+            .wait("the answer to an IQ", within, |waiting| {
+                let at = waiting
+                    .others
+                    .iter()
+                    .position(|other| other.name == "iq" && other.attribute("id") == Some(&id))?;
+                waiting.others.remove(at)
+            })
+            .await
     }
 
     /// Pings the service and waits for the answer: what was sent before has then been read by it.
@@ -343,129 +316,4 @@ impl Device {
         let live = self.live.as_ref().ok_or(Error::NotConnected)?;
         live.commands.send(command).await.map_err(|_| Error::NotConnected)
     }
-
-    async fn wait<T>(&self, what: &'static str, within: Duration, mut look: impl FnMut(&mut Waiting) -> Option<T>) -> Result<T, Error> {
-        in_time(what, within, async {
-            loop {
-                let arrived = self.inbox.arrived.notified();
-                if let Some(found) = look(&mut self.inbox.waiting.lock().unwrap_or_else(PoisonError::into_inner)) {
-                    return Ok(found);
-                }
-                arrived.await;
-            }
-        })
-        .await
-    }
-}
-
-impl Inbox {
-    fn put(&self, put: impl FnOnce(&mut Waiting)) -> Result<(), Error> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        put(&mut waiting);
-        let unread = waiting.events.len() + waiting.others.len();
-        drop(waiting);
-        self.arrived.notify_waiters();
-        if unread > UNREAD_MAX {
-            Err(Error::Machine(format!("more than {UNREAD_MAX} unread stanzas")))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Reads and answers until the stream ends or the test says stop; gives the session back with the reason.
-async fn attend(
-    mut session: Session,
-    options: Arc<Options>,
-    record: Arc<Record>,
-    inbox: Arc<Inbox>,
-    mut orders: mpsc::Receiver<Command>,
-) -> (Session, Error) {
-    let mut late: VecDeque<Instant> = VecDeque::new();
-    // What came in one read with the end of the login: after a resumption the server sends at once what was missed.
-    if let Err(reason) = handle(&mut session, &options, &record, &inbox, &mut late).await {
-        inbox.arrived.notify_waiters();
-        return (session, reason);
-    }
-    loop {
-        let end = tokio::select! {
-            biased;
-            order = orders.recv() => match order {
-                None | Some(Command::Stop) => Err(Error::NotConnected),
-                Some(Command::Stanza(stanza)) => session.send_stanza(stanza).await,
-                Some(Command::Bytes(bytes)) => session.send_bytes(&bytes).await,
-                Some(Command::Acknowledge) => acknowledge(&mut session).await,
-                Some(Command::Managed(answer)) => {
-                    // The asker may have given up.
-                    let _ = answer.send(session.managed().cloned());
-                    Ok(())
-                }
-            },
-            () = until(late.front().copied()) => {
-                late.pop_front();
-                acknowledge(&mut session).await
-            }
-            read = session.fill() => match read {
-                Ok(()) => handle(&mut session, &options, &record, &inbox, &mut late).await,
-                Err(error) => Err(error),
-            },
-        };
-        if let Err(reason) = end {
-            inbox.arrived.notify_waiters();
-            return (session, reason);
-        }
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn acknowledge(session: &mut Session) -> Result<(), Error> {
-    let mut out = String::new();
-    session.acknowledge(&mut out);
-    session.send(&out).await
-}
-
-async fn handle(
-    session: &mut Session,
-    options: &Options,
-    record: &Record,
-    inbox: &Inbox,
-    late: &mut VecDeque<Instant>,
-) -> Result<(), Error> {
-    let mut out = String::new();
-    let end = loop {
-        let incoming = match session.take() {
-            Ok(Some(incoming)) => incoming,
-            Ok(None) => break Ok(()),
-            Err(reason) => break Err(reason),
-        };
-        session.answer(&incoming, &mut out);
-        let put = match incoming {
-            Incoming::Event(event) => match record.judge(&event) {
-                Verdict::Apply => inbox.put(|waiting| waiting.events.push_back(*event)),
-                Verdict::Repeat | Verdict::OutOfOrder => Ok(()),
-            },
-            Incoming::AckRequested => {
-                if let Acks::Late(delay) = options.acks {
-                    late.push_back(Instant::now() + delay);
-                }
-                inbox.put(|waiting| waiting.acks_requested += 1)
-            }
-            Incoming::Other(element) => inbox.put(|waiting| waiting.others.push_back(*element)),
-            Incoming::Acked(_) | Incoming::Ping { .. } => Ok(()),
-        };
-        if let Err(full) = put {
-            break Err(full);
-        }
-    };
-    if !out.is_empty() {
-        let sent = session.send(&out).await;
-        return end.and(sent);
-    }
-    end
 }

@@ -31,6 +31,9 @@ enum Run {
     /// A share of the devices of `connect --processes`, driven over stdin.
     #[command(hide = true)]
     Crowd,
+    /// A share of the boxes of `storm`, driven over stdin.
+    #[command(hide = true)]
+    Boxes,
 }
 
 fn main() -> ExitCode {
@@ -52,7 +55,7 @@ fn perform(run: Run) -> Result<bool, Error> {
         Run::Push(arguments) => Some(&arguments.place),
         Run::Poll(arguments) => Some(&arguments.place),
         Run::Storm(arguments) => Some(&arguments.place),
-        Run::Crowd => None,
+        Run::Crowd | Run::Boxes => None,
     };
     if place.is_some_and(|place| place.pin) {
         loadtest::process::pin(runs::DRIVER_CORE)?;
@@ -66,6 +69,7 @@ fn perform(run: Run) -> Result<bool, Error> {
             Run::Poll(arguments) => runs::poll::run(arguments).await,
             Run::Storm(arguments) => runs::storm::run(arguments).await,
             Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
+            Run::Boxes => runs::boxes::serve_parent().await.map(|()| true),
         }
     })
 }

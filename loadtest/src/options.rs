@@ -9,9 +9,11 @@ use std::{
 
 use crate::{
     Error,
-    event::Reading,
+    event::{NS_SM, Reading},
     sasl::{Mechanism, Password},
+    sasl2::Token,
     transport::Security,
+    xml::{Element, escape},
 };
 
 /// When `<r/>` is answered.
@@ -24,6 +26,18 @@ pub enum Acks {
     Late(Duration),
     /// Never, as a device whose application hangs.
     Never,
+}
+
+/// How a device logs in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Login {
+    /// SASL, then the resource and stream management, each in a round trip of its own (RFC 6120 §6 and §7).
+    #[default]
+    Sasl,
+    /// SASL2 with all the rest inside (XEP-0388, XEP-0386), and a token for the next time where the server has them.
+    Sasl2,
+    /// The same with a token instead of the password, in one round trip (XEP-0484).
+    Fast(Token),
 }
 
 /// What a device is like.
@@ -39,6 +53,8 @@ pub struct Options {
     pub user: String,
     /// Its password.
     pub password: Arc<Password>,
+    /// How it logs in. Default: SASL.
+    pub login: Login,
     /// The mechanism to use; the strongest that is offered when absent.
     pub mechanism: Option<Mechanism>,
     /// The resource to ask for; the server's choice when absent.
@@ -72,6 +88,7 @@ impl Options {
             domain: domain.into(),
             user: user.into(),
             password,
+            login: Login::Sasl,
             mechanism: None,
             resource: None,
             managed: true,
@@ -89,6 +106,28 @@ impl Options {
     /// The bare JID.
     pub fn bare_jid(&self) -> String {
         format!("{}@{}", self.user, self.domain)
+    }
+
+    /// The mechanism to use, of those that the element offers.
+    pub(crate) fn choose(&self, offered: Option<&Element>) -> Result<Mechanism, Error> {
+        let offers = |mechanism: &Mechanism| {
+            let mut children = offered.iter().flat_map(|offered| &offered.children);
+            children.any(|child| child.name == "mechanism" && child.text.trim() == mechanism.name())
+        };
+        match self.mechanism {
+            Some(wanted) if offers(&wanted) => Ok(wanted),
+            Some(_) => Err(Error::NotOffered("the SASL mechanism")),
+            None => Mechanism::ALL
+                .into_iter()
+                .find(offers)
+                .ok_or(Error::NotOffered("a SASL mechanism of ours")),
+        }
+    }
+
+    /// `<enable/>` as the options say.
+    pub(crate) fn enable(&self) -> String {
+        let resume = if self.resumable { " resume='true'" } else { "" };
+        format!("<enable xmlns='{NS_SM}'{resume}/>")
     }
 }
 
@@ -108,6 +147,26 @@ pub struct Managed {
 }
 
 impl Managed {
+    /// What `<enabled/>` begins.
+    pub(crate) fn begun(enabled: &Element) -> Self {
+        let allowed = matches!(enabled.attribute("resume"), Some("true" | "1"));
+        Self {
+            id: enabled.attribute("id").filter(|_| allowed).map(str::to_owned),
+            max_secs: enabled.attribute("max").and_then(|max| max.parse().ok()),
+            ..Self::default()
+        }
+    }
+
+    /// `<resume/>` of this session; `None` when the server does not allow it.
+    pub(crate) fn request(&self) -> Option<String> {
+        let previd = self.id.as_ref()?;
+        Some(format!(
+            "<resume xmlns='{NS_SM}' h='{}' previd='{}'/>",
+            self.handled,
+            escape(previd)
+        ))
+    }
+
     /// Takes the server's count of handled stanzas.
     ///
     /// # Errors

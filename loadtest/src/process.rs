@@ -76,6 +76,16 @@ pub fn pin(core: usize) -> Result<(), Error> {
     sched_setaffinity(None, &cores).map_err(|e| Error::Machine(format!("core {core}: {e}")))
 }
 
+/// Everything else on its core goes before this thread, and those it starts later.
+///
+/// # Errors
+/// The system refuses.
+pub fn stand_back() -> Result<(), Error> {
+    rustix::process::nice(10)
+        .map(drop)
+        .map_err(|e| Error::Machine(format!("the priority cannot be lowered: {e}")))
+}
+
 /// The machine a figure was measured on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {

@@ -58,6 +58,11 @@ impl Times {
         }
     }
 
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.0.as_ref().map_or(0, Histogram::len)
+    }
+
     /// The percentiles.
     pub fn summary(&self) -> Summary {
         let Some(histogram) = &self.0 else { return Summary::default() };

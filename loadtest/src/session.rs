@@ -8,28 +8,26 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use crate::{
     Error,
     error::in_time,
-    event::{Incoming, NS_CLIENT, NS_SM, NS_STREAMS, stream_error, understand},
+    event::{Incoming, NS_CLIENT, NS_SM, stream_error, understand},
     frame::{Frame, Framer},
-    sasl::{self, Mechanism, Scram},
-    transport::{Security, Transport},
+    login::unexpected,
+    sasl2::Token,
+    transport::Transport,
     xml::{Element, escape, shorten},
 };
 
-pub use crate::options::{Acks, Managed, Options};
-
-const NS_SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
-const NS_BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
-const NS_TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+pub use crate::options::{Acks, Login, Managed, Options};
 
 /// An open stream.
 pub struct Session {
-    io: Transport,
-    framer: Framer,
-    header: Bytes,
-    features: Option<Box<Element>>,
-    options: Arc<Options>,
-    jid: String,
-    managed: Option<Managed>,
+    pub(crate) io: Transport,
+    pub(crate) framer: Framer,
+    pub(crate) header: Bytes,
+    pub(crate) features: Option<Box<Element>>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) jid: String,
+    pub(crate) managed: Option<Managed>,
+    pub(crate) token: Option<Token>,
 }
 
 impl Session {
@@ -38,6 +36,9 @@ impl Session {
     /// # Errors
     /// Whatever step fails.
     pub async fn log_in(options: Arc<Options>) -> Result<Self, Error> {
+        if options.login != Login::Sasl {
+            return Self::at_once(options, None).await.map(|(session, _)| session);
+        }
         let mut session = Self::authenticate(options).await?;
         session.bind().await?;
         session.enable().await?;
@@ -51,15 +52,12 @@ impl Session {
     /// # Errors
     /// Whatever step fails; [`Error::NothingToResume`] without an id.
     pub async fn resume(options: Arc<Options>, managed: Managed, jid: String) -> Result<(Self, bool), Error> {
-        let previd = managed.id.clone().ok_or(Error::NothingToResume)?;
+        let resume = managed.request().ok_or(Error::NothingToResume)?;
+        if options.login != Login::Sasl {
+            return Self::at_once(options, Some((managed, jid))).await;
+        }
         let mut session = Self::authenticate(options).await?;
-        session
-            .send(&format!(
-                "<resume xmlns='{NS_SM}' h='{}' previd='{}'/>",
-                managed.handled,
-                escape(&previd)
-            ))
-            .await?;
+        session.send(&resume).await?;
         let answer = session.step("<resumed/> or <failed/>").await?;
         if answer.is("failed", NS_SM) {
             session.bind().await?;
@@ -67,227 +65,23 @@ impl Session {
             session.announce().await?;
             return Ok((session, false));
         }
-        if !answer.is("resumed", NS_SM) || answer.attribute("previd") != Some(&previd) {
-            return Err(unexpected("<resumed/> of our session", &answer));
-        }
-        let mut managed = managed;
-        let h = answer
-            .attribute("h")
-            .and_then(|h| h.parse().ok())
-            .ok_or_else(|| unexpected("<resumed h/>", &answer))?;
-        managed.acknowledge(h)?;
-        let again: String = managed.unacked.iter().map(String::as_str).collect();
-        (session.managed, session.jid) = (Some(managed), jid);
-        if !again.is_empty() {
-            session.send(&again).await?;
-        }
+        session.go_on(managed, jid, &answer).await?;
         Ok((session, true))
     }
 
-    /// Connects, encrypts, authenticates and reads the features that follow. Nothing is bound.
-    ///
-    /// # Errors
-    /// Whatever step fails.
-    pub async fn authenticate(options: Arc<Options>) -> Result<Self, Error> {
-        let mut session = Self::open(options).await?;
-        session.prove().await?;
-        session.open_stream().await?;
-        Ok(session)
-    }
-
-    /// Connects and encrypts; the stream is open, its features are read, nobody is authenticated.
-    ///
-    /// # Errors
-    /// Whatever step fails.
-    pub async fn open(options: Arc<Options>) -> Result<Self, Error> {
-        let within = options.step_within;
-        let mut io = in_time("connect", within, Transport::tcp(options.server, options.source)).await?;
-        if let Security::Tls(trust) = &options.security {
-            io = in_time("TLS handshake", within, io.encrypt(trust, &options.domain)).await?;
+    /// Goes on with the session that `resumed` names, and repeats what the server did not get.
+    pub(crate) async fn go_on(&mut self, mut managed: Managed, jid: String, resumed: &Element) -> Result<(), Error> {
+        if !resumed.is("resumed", NS_SM) || resumed.attribute("previd") != managed.id.as_deref() {
+            return Err(unexpected("<resumed/> of our session", resumed));
         }
-        let (framer, header) = (Framer::default(), Bytes::new());
-        let mut session = Self {
-            io,
-            framer,
-            header,
-            features: None,
-            options,
-            jid: String::new(),
-            managed: None,
-        };
-        session.open_stream().await?;
-        if let Security::StartTls(trust) = &session.options.security {
-            let trust = trust.clone();
-            session = session.start_tls(&trust).await?;
-        }
-        Ok(session)
-    }
-
-    async fn start_tls(mut self, trust: &crate::Trust) -> Result<Self, Error> {
-        if self
-            .features
-            .as_ref()
-            .is_none_or(|features| features.child("starttls", NS_TLS).is_none())
-        {
-            return Err(Error::NotOffered("STARTTLS"));
-        }
-        self.send(&format!("<starttls xmlns='{NS_TLS}'/>")).await?;
-        let answer = self.step("<proceed/>").await?;
-        if !answer.is("proceed", NS_TLS) || !self.framer.is_empty() {
-            return Err(unexpected("<proceed/> and nothing behind it", &answer));
-        }
-        let io = in_time(
-            "TLS handshake",
-            self.options.step_within,
-            self.io.encrypt(trust, &self.options.domain),
-        )
-        .await?;
-        let mut session = Self { io, ..self };
-        session.open_stream().await?;
-        Ok(session)
-    }
-
-    /// Sends the header and reads the server's, and its features.
-    async fn open_stream(&mut self) -> Result<(), Error> {
-        self.framer.restart();
-        let domain = escape(&self.options.domain).into_owned();
-        self.send(&format!(
-            "<?xml version='1.0'?><stream:stream xmlns='{NS_CLIENT}' xmlns:stream='{NS_STREAMS}' to='{domain}' version='1.0' xml:lang='en'>"
-        ))
-        .await?;
-        match self.frame_in_time("a stream header").await? {
-            Frame::Header(header) => {
-                let root = Element::header(&header)?;
-                if !root.is("stream", NS_STREAMS) || root.attribute("version") != Some("1.0") || root.attribute("id").is_none() {
-                    return Err(unexpected("a stream header with id and version", &root));
-                }
-                // Copied: a slice would keep the whole read buffer alive for as long as the session.
-                self.header = Bytes::copy_from_slice(&header);
-            }
-            other => {
-                return Err(Error::Unexpected {
-                    wanted: "a stream header",
-                    got: format!("{other:?}"),
-                });
-            }
-        }
-        let features = self.step("<stream:features/>").await?;
-        if !features.is("features", NS_STREAMS) {
-            return Err(unexpected("<stream:features/>", &features));
-        }
-        self.features = Some(Box::new(features));
-        Ok(())
-    }
-
-    async fn prove(&mut self) -> Result<(), Error> {
-        let offered: Vec<String> = self
-            .features
-            .as_ref()
-            .and_then(|features| features.child("mechanisms", NS_SASL))
-            .map(|mechanisms| mechanisms.children.iter().map(|child| child.text.trim().to_owned()).collect())
-            .unwrap_or_default();
-        let offers = |mechanism: &Mechanism| offered.iter().any(|name| name == mechanism.name());
-        let mechanism = match self.options.mechanism {
-            Some(wanted) if offers(&wanted) => wanted,
-            Some(_) => return Err(Error::NotOffered("the SASL mechanism")),
-            None => Mechanism::ALL
-                .into_iter()
-                .find(offers)
-                .ok_or(Error::NotOffered("a SASL mechanism of ours"))?,
-        };
-        let (user, password) = (self.options.user.clone(), self.options.password.clone());
-        let begun = Scram::begin(mechanism, &user)?;
-        let first = begun
-            .as_ref()
-            .map_or_else(|| sasl::plain(&user, &password), |(_, first)| first.clone());
-        self.send(&format!("<auth xmlns='{NS_SASL}' mechanism='{}'>{first}</auth>", mechanism.name()))
-            .await?;
-        if let Some((mut scram, _)) = begun {
-            let challenge = refused(self.step("<challenge/>").await?)?;
-            if !challenge.is("challenge", NS_SASL) {
-                return Err(unexpected("<challenge/>", &challenge));
-            }
-            let answer = scram.answer(&challenge.text, &password)?;
-            self.send(&format!("<response xmlns='{NS_SASL}'>{answer}</response>")).await?;
-            let success = self.success().await?;
-            return scram.verify(&success.text);
-        }
-        self.success().await.map(drop)
-    }
-
-    async fn success(&mut self) -> Result<Element, Error> {
-        let answer = refused(self.step("<success/>").await?)?;
-        if answer.is("success", NS_SASL) {
-            Ok(answer)
-        } else {
-            Err(unexpected("<success/>", &answer))
-        }
-    }
-
-    /// Binds the resource of the options (RFC 6120 §7).
-    ///
-    /// # Errors
-    /// A refusal, or a JID that is not of this account.
-    pub async fn bind(&mut self) -> Result<(), Error> {
-        let resource = self
-            .options
-            .resource
-            .as_ref()
-            .map(|name| format!("<resource>{}</resource>", escape(name)));
-        let resource = resource.unwrap_or_default();
-        self.send(&format!("<iq type='set' id='bind'><bind xmlns='{NS_BIND}'>{resource}</bind></iq>"))
-            .await?;
-        let answer = self.step("the result of bind").await?;
-        let jid = answer
-            .child("bind", NS_BIND)
-            .and_then(|bind| bind.child("jid", NS_BIND))
-            .map(|jid| jid.text.clone());
-        match jid {
-            Some(jid) if answer.attribute("type") == Some("result") && jid.starts_with(&format!("{}/", self.options.bare_jid())) => {
-                self.jid = jid;
-                self.features = None;
-                Ok(())
-            }
-            _ => Err(unexpected("the result of bind", &answer)),
-        }
-    }
-
-    /// Enables stream management when the options ask for it (XEP-0198 §3).
-    ///
-    /// # Errors
-    /// A refusal.
-    pub async fn enable(&mut self) -> Result<(), Error> {
-        if !self.options.managed {
-            return Ok(());
-        }
-        let resume = if self.options.resumable { " resume='true'" } else { "" };
-        self.send(&format!("<enable xmlns='{NS_SM}'{resume}/>")).await?;
-        let answer = self.step("<enabled/>").await?;
-        if !answer.is("enabled", NS_SM) {
-            return Err(unexpected("<enabled/>", &answer));
-        }
-        let allowed = matches!(answer.attribute("resume"), Some("true" | "1"));
-        self.managed = Some(Managed {
-            id: answer.attribute("id").filter(|_| allowed).map(str::to_owned),
-            max_secs: answer.attribute("max").and_then(|max| max.parse().ok()),
-            ..Managed::default()
-        });
-        Ok(())
-    }
-
-    /// Sends the initial presence of the options.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn announce(&mut self) -> Result<(), Error> {
-        match self.options.presence {
-            None => Ok(()),
-            Some(0) => self.send_stanza("<presence/>".into()).await,
-            Some(priority) => {
-                self.send_stanza(format!("<presence><priority>{priority}</priority></presence>"))
-                    .await
-            }
-        }
+        let h = resumed
+            .attribute("h")
+            .and_then(|h| h.parse().ok())
+            .ok_or_else(|| unexpected("<resumed h/>", resumed))?;
+        managed.acknowledge(h)?;
+        let again: String = managed.unacked.iter().map(String::as_str).collect();
+        (self.managed, self.jid) = (Some(managed), jid);
+        if again.is_empty() { Ok(()) } else { self.send(&again).await }
     }
 
     /// The full JID, once bound.
@@ -303,6 +97,11 @@ impl Session {
     /// Stream management, once enabled.
     pub fn managed(&self) -> Option<&Managed> {
         self.managed.as_ref()
+    }
+
+    /// The token for the next login, if the server gave one with this (XEP-0484).
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
     }
 
     /// Writes bytes as they are; nothing is counted.
@@ -438,12 +237,30 @@ impl Session {
         }
     }
 
+    /// Ends the stream cleanly, and waits until the server has ended its side (RFC 6120 §4.4).
+    ///
+    /// # Errors
+    /// Whatever ends it otherwise.
+    pub async fn end(mut self) -> Result<(), Error> {
+        self.send("</stream:stream>").await?;
+        in_time("the end of the stream", self.options.step_within, async {
+            loop {
+                match self.next().await {
+                    Ok(_) => {}
+                    Err(Error::Ended | Error::Closed) => return Ok(()),
+                    Err(other) => return Err(other),
+                }
+            }
+        })
+        .await
+    }
+
     /// Gives up the stream: the transport, and stream management for a later resumption.
     pub fn part(self) -> (Transport, Option<Managed>, String) {
         (self.io, self.managed, self.jid)
     }
 
-    async fn frame_in_time(&mut self, what: &'static str) -> Result<Frame, Error> {
+    pub(crate) async fn frame_in_time(&mut self, what: &'static str) -> Result<Frame, Error> {
         in_time(what, self.options.step_within, async {
             loop {
                 if let Some(frame) = self.framer.take()? {
@@ -455,7 +272,7 @@ impl Session {
         .await
     }
 
-    async fn step(&mut self, wanted: &'static str) -> Result<Element, Error> {
+    pub(crate) async fn step(&mut self, wanted: &'static str) -> Result<Element, Error> {
         match self.frame_in_time(wanted).await? {
             Frame::Stanza(stanza) => {
                 let element = Element::parse(&self.header, &stanza)?;
@@ -467,29 +284,6 @@ impl Session {
                 got: shorten(&header),
             }),
         }
-    }
-}
-
-fn refused(element: Element) -> Result<Element, Error> {
-    if !element.is("failure", NS_SASL) {
-        return Ok(element);
-    }
-    let condition = element
-        .children
-        .iter()
-        .find(|child| child.name != "text")
-        .map(|child| child.name.clone())
-        .unwrap_or_default();
-    Err(Error::Refused {
-        condition,
-        text: element.child("text", NS_SASL).map(|text| text.text.clone()).unwrap_or_default(),
-    })
-}
-
-fn unexpected(wanted: &'static str, got: &Element) -> Error {
-    Error::Unexpected {
-        wanted,
-        got: shorten(format!("{got:?}").as_bytes()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_lc_rs::rand;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -17,14 +18,14 @@ use crate::{
     crowd::spread,
     event::Reading,
     report::Times,
-    session::{Managed, Options, Session},
+    session::{Login, Managed, Options, Session},
 };
 
 /// Steps of a login that fail lead to another try; this many steps double the pause.
 const DOUBLINGS_MAX: u32 = 6;
 
 /// How boxes come back.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Return {
     /// The first pause; it doubles with each failure. Zero: at once, and a tenth of a second after each failure.
     pub pause: Duration,
@@ -159,12 +160,15 @@ impl Station {
 
     async fn return_since(self, since: Instant) -> Self {
         let Self {
-            options,
+            mut options,
             coming_back,
             cut,
             returned,
             session,
         } = self;
+        if let Some(token) = session.token().cloned() {
+            Arc::make_mut(&mut options).login = Login::Fast(token);
+        }
         let (transport, managed, jid) = session.part();
         transport.reset();
         let mut past = managed.filter(|managed| coming_back.resume && managed.id.is_some());
@@ -197,6 +201,10 @@ impl Station {
                         *seen.failed.entry(error.to_string()).or_default() += 1;
                     }
                     failures += 1;
+                    if error.refusal().is_some() && options.login != Login::Sasl {
+                        // The token is no longer good: the password earns another.
+                        Arc::make_mut(&mut options).login = Login::Sasl2;
+                    }
                     past = past.filter(|_: &Managed| !matches!(error, Error::NothingToResume));
                 }
             }

@@ -30,6 +30,18 @@ impl Trust {
     /// # Errors
     /// A file that cannot be read or holds no certificate.
     pub fn ca_file(path: &Path) -> Result<Self, Error> {
+        Self::new(path, rustls::client::Resumption::disabled())
+    }
+
+    /// The same, with tickets kept: after the first connections, handshakes are short ones.
+    ///
+    /// # Errors
+    /// As [`Trust::ca_file`].
+    pub fn ca_file_with_tickets(path: &Path) -> Result<Self, Error> {
+        Self::new(path, rustls::client::Resumption::default())
+    }
+
+    fn new(path: &Path, resumption: rustls::client::Resumption) -> Result<Self, Error> {
         let roots = roots(path)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -38,7 +50,7 @@ impl Trust {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"xmpp-client".to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
+        config.resumption = resumption;
         Ok(Self(Arc::new(config)))
     }
 }
@@ -116,6 +128,16 @@ impl Transport {
     /// Whether TLS is on.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// What binds a login to this connection: `tls-exporter` (RFC 9266). `None` before TLS 1.3, where it would need more.
+    pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
+        let Self::Tls(stream) = self else { return None };
+        let tls = stream.get_ref().1;
+        if tls.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None).ok()
     }
 
     /// Our own address.

@@ -65,6 +65,12 @@ pub struct Config {
     pub window_max_bytes: usize,
     /// What XEP-0478 tells devices about silence after login. Default: 600.
     pub idle_secs: u32,
+    /// What a device may report of itself in its presence, in bytes of JSON. Default: 8192.
+    pub reported_max_bytes: usize,
+    /// A device that reports something new is written down at most this often. Default: 60.
+    pub reported_every_secs: u64,
+    /// Where a device is (XEP-0080) is written down when it says so. Default: false: it is read over, and nobody learns it.
+    pub location: bool,
     /// Tries to log in on one connection. Default: 3.
     pub login_tries_max: u8,
     /// Days for which a FAST token (XEP-0484) lets a device log in without its password. It gets a new one every day that it
@@ -145,6 +151,9 @@ impl Default for Config {
             window_max_events: 32,
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
+            reported_max_bytes: 8 * 1024,
+            reported_every_secs: 60,
+            location: false,
             login_tries_max: 3,
             fast_token_days: 14,
             fast_agents_max: 4,
@@ -191,6 +200,8 @@ impl Config {
             window_max_events: self.window_max_events,
             window_max_bytes: self.window_max_bytes,
             idle_secs: self.idle_secs,
+            reported_max_bytes: self.reported_max_bytes,
+            location: self.location,
             login_tries_max: self.login_tries_max,
             keepalive_min: Duration::from_secs(self.keepalive_min_secs.max(1)),
             keepalive_max: Duration::from_secs(self.keepalive_max_secs.max(1)),
@@ -239,6 +250,8 @@ impl Config {
             flood_stanzas_burst: self.flood_stanzas_burst,
             flood_bytes_per_second: self.flood_bytes_per_second,
             flood_bytes_burst: self.flood_bytes_burst,
+            reported_max_bytes: self.reported_max_bytes,
+            reported_every_secs: self.reported_every_secs,
             seat_changes_max: self.seat_changes_max,
             login_tries_max: self.login_tries_max,
             login_failures_max: self.login_failures_max,

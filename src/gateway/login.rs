@@ -73,6 +73,7 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
         },
         handshake: None,
         tries: None,
+        mechanism: None,
         seated: None,
     };
     let seated = login.run().await;
@@ -95,6 +96,9 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
         None => Login::Failed,
     };
     shared.metrics.login(result);
+    if let Some(mechanism) = login.mechanism.filter(|_| seated) {
+        shared.metrics.proved(mechanism);
+    }
     connection.guarded(|connection, state| {
         // What was sent ahead of the session was read just now, with a parser that an idle session does not need.
         connection.rest(state);
@@ -116,6 +120,8 @@ pub(super) struct Progress<'a> {
     pub(super) handshake: Option<SemaphorePermit<'a>>,
     /// Whose credentials were looked up, and how many times.
     pub(super) tries: Option<(DeviceKey, u32)>,
+    /// The SASL mechanism that was tried last.
+    mechanism: Option<&'static str>,
     pub(super) seated: Option<Login>,
 }
 
@@ -140,7 +146,11 @@ impl<'a> Progress<'a> {
                 None | Some(Next::Close) => return false,
                 Some(Next::Deliver) => deliver(connection).await,
                 Some(Next::Ask) => {
-                    let asked = connection.state.lock().asked.take();
+                    let (asked, mechanism) = {
+                        let mut state = connection.state.lock();
+                        (state.asked.take(), state.stream.mechanism())
+                    };
+                    self.mechanism = mechanism.or(self.mechanism);
                     if let Some(asked) = asked {
                         self.answer(*asked).await;
                     }
@@ -232,7 +242,14 @@ impl<'a> Progress<'a> {
             } => self.change_tokens(&DeviceKey { tenant, device }, generation, *change).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_)
+            | Action::Told(_)
+            | Action::Ready
+            | Action::Reported(_)
+            | Action::Polls(_)
+            | Action::Keepalive(_)
+            | Action::Unavailable
+            | Action::Close(_) => {}
         }
     }
 

@@ -196,6 +196,29 @@ impl Misbehaved {
     }
 }
 
+/// What became of a report of a device; the label of `unpoll_device_reports_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reporting {
+    /// It said something new, and is stored.
+    Stored,
+    /// It said nothing new.
+    Unchanged,
+    /// There was no room for it, or no such device any more.
+    Dropped,
+}
+
+impl Reporting {
+    const ALL: [Self; 3] = [Self::Stored, Self::Unchanged, Self::Dropped];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Unchanged => "unchanged",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// Handles of the gateway's metrics.
 #[derive(Clone, Debug)]
 pub struct GatewayMetrics {
@@ -204,8 +227,10 @@ pub struct GatewayMetrics {
     websocket: IntGauge,
     events: IntCounterVec,
     logins: IntCounterVec,
+    proofs: IntCounterVec,
     refused: IntCounterVec,
     misbehaved: IntCounterVec,
+    reports: IntCounterVec,
     /// Sessions that wait to be resumed.
     pub hibernating: IntGauge,
     /// Connections that have not logged in.
@@ -247,6 +272,17 @@ impl GatewayMetrics {
         for login in Login::ALL {
             logins.get_metric_with_label_values(&[login.as_str()])?;
         }
+        let proofs = IntCounterVec::new(
+            Opts::new(
+                "unpoll_login_proofs_total",
+                "Logins that led to a session, by the SASL mechanism that proved who it is.",
+            ),
+            &["mechanism"],
+        )?;
+        for mechanism in crate::xmpp::mechanisms() {
+            proofs.get_metric_with_label_values(&[mechanism])?;
+        }
+        registry.register(Box::new(proofs.clone()))?;
         let refused = IntCounterVec::new(
             Opts::new("unpoll_connections_refused_total", "Connections of devices that were not served."),
             &["reason"],
@@ -264,6 +300,17 @@ impl GatewayMetrics {
         for what in Misbehaved::ALL {
             misbehaved.get_metric_with_label_values(&[what.as_str()])?;
         }
+        let reports = IntCounterVec::new(
+            Opts::new(
+                "unpoll_device_reports_total",
+                "What devices reported of themselves, by what became of it; several at short notice count as one.",
+            ),
+            &["result"],
+        )?;
+        for result in Reporting::ALL {
+            reports.get_metric_with_label_values(&[result.as_str()])?;
+        }
+        registry.register(Box::new(reports.clone()))?;
         registry.register(Box::new(misbehaved.clone()))?;
         let bytes = IntCounterVec::new(
             Opts::new(
@@ -295,8 +342,10 @@ impl GatewayMetrics {
             websocket: sessions.get_metric_with_label_values(&[Transport::WebSocket.as_str(), node])?,
             events,
             logins,
+            proofs,
             refused,
             misbehaved,
+            reports,
             hibernating,
             unauthenticated,
             bytes_in: bytes.get_metric_with_label_values(&["in"])?,
@@ -324,9 +373,19 @@ impl GatewayMetrics {
         count(&self.logins, &[login.as_str()]);
     }
 
+    /// Counts a login that led to a session, by the name of its SASL mechanism.
+    pub fn proved(&self, mechanism: &str) {
+        count(&self.proofs, &[mechanism]);
+    }
+
     /// Counts what a device did.
     pub fn misbehaved(&self, what: Misbehaved) {
         count(&self.misbehaved, &[what.as_str()]);
+    }
+
+    /// Counts a report.
+    pub fn reported(&self, result: Reporting) {
+        count(&self.reports, &[result.as_str()]);
     }
 
     /// Counts a connection that was not served.
@@ -356,6 +415,8 @@ mod tests {
             r#"unpoll_session_events_total{event="close",reason="silent"} 0"#,
             r#"unpoll_session_events_total{event="resume",reason="hibernating"} 0"#,
             r#"unpoll_logins_total{result="failed"} 0"#,
+            r#"unpoll_login_proofs_total{mechanism="HT-SHA-256-EXPR"} 0"#,
+            r#"unpoll_login_proofs_total{mechanism="EXTERNAL"} 0"#,
             r#"unpoll_connections_refused_total{reason="files"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -24,6 +24,7 @@ mod metrics;
 pub mod poll;
 mod proof;
 mod recent;
+mod reports;
 mod session;
 mod sessions;
 mod shared;
@@ -68,6 +69,7 @@ use entrance::Entrance;
 use listener::Listening;
 use metrics::Reason;
 use recent::Recent;
+use reports::Reports;
 use sessions::{Entry, Table};
 use shared::Shared;
 use timers::Timers;
@@ -168,6 +170,7 @@ impl Gateway {
             failures: Recent::new(FAILURES_MAX),
             sessions: Table::new(),
             closes: Recent::new(CLOSES_MAX),
+            reports: Reports::default(),
             timers: Timers::new(Instant::now()),
             crew: OnceLock::new(),
             unauthenticated: Arc::new(Semaphore::new(config.unauthenticated_max.min(Semaphore::MAX_PERMITS))),
@@ -225,6 +228,8 @@ impl Gateway {
         }
         let shared = self.shared.clone();
         crew.spawn_vital(|stop| async move { shared.timers.run(stop).await });
+        let shared = self.shared.clone();
+        crew.spawn_vital(|stop| reports::run(shared, stop));
         let shared = self.shared.clone();
         crew.spawn_vital(|stop| drain::drain(shared, stop));
     }

@@ -25,6 +25,8 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 /// Devices whose changes of seat are watched at once.
 const WATCHED: usize = 16_384;
 const MINUTE: Duration = Duration::from_secs(60);
+/// Looking through all of them is dear when a million devices come back.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// A session in the table.
 #[derive(Clone)]
@@ -60,7 +62,14 @@ pub(super) struct Table {
     hasher: RandomState,
     shards: Box<[Shard]>,
     ended: Mutex<Ended>,
-    changes: Mutex<HashMap<DeviceKey, (Instant, u32)>>,
+    changes: Mutex<Changes>,
+}
+
+/// How many times seats changed hands, each since when.
+#[derive(Default)]
+struct Changes {
+    counts: HashMap<DeviceKey, (Instant, u32)>,
+    swept_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -170,13 +179,15 @@ impl Table {
     /// change is not noted.
     pub(super) fn changed(&self, key: &DeviceKey, now: Instant) -> u32 {
         let mut changes = self.changes.lock();
-        if changes.len() >= WATCHED {
-            changes.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+        let swept = changes.swept_at.is_some_and(|at| now.duration_since(at) < SWEEP_EVERY);
+        if changes.counts.len() >= WATCHED && !swept {
+            changes.counts.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+            changes.swept_at = Some(now);
         }
-        if changes.len() >= WATCHED && !changes.contains_key(key) {
+        if changes.counts.len() >= WATCHED && !changes.counts.contains_key(key) {
             return 0;
         }
-        let (since, count) = changes.entry(key.clone()).or_insert((now, 0));
+        let (since, count) = changes.counts.entry(key.clone()).or_insert((now, 0));
         if now.duration_since(*since) >= MINUTE {
             (*since, *count) = (now, 0);
         }
@@ -187,7 +198,7 @@ impl Table {
     /// How many times a device's seat changed hands in this minute.
     pub(super) fn changes(&self, key: &DeviceKey, now: Instant) -> u32 {
         let changes = self.changes.lock();
-        match changes.get(key) {
+        match changes.counts.get(key) {
             Some((since, count)) if now.duration_since(*since) < MINUTE => *count,
             _ => 0,
         }

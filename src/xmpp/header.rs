@@ -3,6 +3,7 @@
 use std::{io::Write as _, sync::Arc};
 
 use super::{
+    disco,
     element::Tag,
     error::Condition,
     framing::Framing,
@@ -57,6 +58,7 @@ impl ServerStream {
                 out.extend_from_slice(b"<sm xmlns='urn:xmpp:sm:3'/>");
             }
             out.extend_from_slice(b"<csi xmlns='urn:xmpp:csi:0'/>");
+            out.extend_from_slice(disco::caps().as_bytes());
             write_limits(out, bytes, seconds);
             out.extend_from_slice(b"</stream:features>");
         });
@@ -117,6 +119,7 @@ impl ServerStream {
                       <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
                       <sm xmlns='urn:xmpp:sm:3'/><csi xmlns='urn:xmpp:csi:0'/>",
                 );
+                out.extend_from_slice(disco::caps().as_bytes());
                 limits = Some((config.stanza_max_bytes, u64::from(config.idle_secs)));
             } else if secured || config.allow_plaintext {
                 write_mechanisms(out, &bindings, certified);

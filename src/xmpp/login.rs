@@ -77,6 +77,8 @@ pub(super) struct Login {
     pub(super) time: Timestamp,
     /// The login came in one piece with what follows it (XEP-0388). `None`: as in RFC 6120.
     pub(super) inline: Option<Box<Inline>>,
+    /// What it is tried by.
+    mechanism: Option<Mechanism>,
     /// A bind that waits for the seat.
     pub(super) binding: Option<Binding>,
     /// `h` of a resumption that waits for its session.
@@ -100,6 +102,7 @@ impl Login {
             bindings: Bindings::default(),
             time: Timestamp(0),
             inline: None,
+            mechanism: None,
             binding: None,
             resuming: None,
             exchange: None,
@@ -172,6 +175,11 @@ impl ServerStream {
         self.begin(tag, (!text.is_empty()).then_some(text));
     }
 
+    /// The name of the SASL mechanism by which the device logs in, until there is a session.
+    pub fn mechanism(&self) -> Option<&'static str> {
+        self.login.as_ref()?.mechanism.map(Mechanism::name)
+    }
+
     /// A login begins: with a mechanism and, perhaps, its first message.
     pub(super) fn begin(&mut self, tag: Tag<'_>, first: Option<&str>) {
         let Some(login) = &mut self.login else { return };
@@ -184,6 +192,7 @@ impl ServerStream {
         let Some(mechanism) = Mechanism::find(name, &login.bindings, login.certificate.is_some(), fast) else {
             return self.login_failed(LoginFailure::InvalidMechanism);
         };
+        login.mechanism = Some(mechanism);
         let Some(first) = first else {
             // RFC 4422 §3: an empty challenge asks for what the client has to say first.
             login.exchange = Some(Exchange::First(mechanism));

@@ -10,6 +10,7 @@ mod action;
 mod bind;
 mod bind2;
 mod config;
+mod disco;
 mod element;
 mod error;
 mod event;
@@ -25,7 +26,9 @@ mod login;
 mod management;
 mod namespaces;
 mod ns;
+mod outcome;
 mod push;
+mod reported;
 mod sasl;
 mod sasl2;
 mod session;
@@ -39,7 +42,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Credentials, Ended, Pinned, SessionEnd};
+pub use action::{Action, Credentials, Ended, Pinned, SessionEnd, Telling};
 pub use config::{Hosts, StreamConfig};
 pub use error::StreamError;
 pub use external::PeerCertificate;
@@ -50,3 +53,8 @@ pub use sasl::binding::Bindings;
 pub use session::Session;
 pub use stream::ServerStream;
 pub use traffic::{LifeSign, Traffic};
+
+/// The names of all SASL mechanisms that a device can log in by, the safest first.
+pub fn mechanisms() -> impl Iterator<Item = &'static str> {
+    sasl::Mechanism::all().map(sasl::Mechanism::name)
+}

@@ -40,6 +40,14 @@ pub(super) const RECEIPTS: &str = "urn:xmpp:receipts";
 pub(super) const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// XEP-0030.
 pub(super) const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// XEP-0115.
+pub(super) const CAPS: &str = "http://jabber.org/protocol/caps";
+/// XEP-0080.
+pub(super) const GEOLOC: &str = "http://jabber.org/protocol/geoloc";
+/// XEP-0060.
+pub(super) const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+/// XEP-0060 §10: one may publish.
+pub(super) const PUBSUB_PUBLISH: &str = "http://jabber.org/protocol/pubsub#publish";
 /// XEP-0092.
 pub(super) const VERSION: &str = "jabber:iq:version";
 /// RFC 6121 §2.

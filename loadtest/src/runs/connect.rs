@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     fleet::{Count, Fleet},
-    target::{Place, Protection, Target},
+    target::{Manner, Place, Protection, Target, Way},
 };
 
 /// How long a pushed event may take to its device.
@@ -22,6 +22,8 @@ const PUSH_WITHIN: Duration = Duration::from_secs(30);
 pub struct Arguments {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    manner: Manner,
     /// How many devices.
     #[arg(long, default_value_t = 5000)]
     devices: u64,
@@ -72,6 +74,8 @@ struct Report {
 struct Asked {
     devices: u64,
     transport: Protection,
+    login: Way,
+    tickets: bool,
     at_once: usize,
     processes: u64,
     pinned: bool,
@@ -96,9 +100,16 @@ struct Pushed {
 pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     let steps = steps(&arguments);
     process::allow_files(arguments.devices.div_ceil(arguments.processes.max(1)))?;
-    let target = arguments.place.target().await?;
+    let target = arguments.place.target().await?.with(arguments.manner);
     target.provision(arguments.devices).await?;
     let mut fleet = Fleet::new(&target.recipe, arguments.processes).await?;
+    if arguments.manner.login == Way::Fast {
+        let mut first = 0;
+        for last in &steps {
+            fleet.earn(first..*last, arguments.place.at_once).await?;
+            first = *last;
+        }
+    }
     tokio::time::sleep(Duration::from_secs(arguments.rest)).await;
     let idle_memory_bytes = process::memory(target.pid)?;
 
@@ -127,6 +138,8 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
         asked: Asked {
             devices: arguments.devices,
             transport,
+            login: arguments.manner.login,
+            tickets: arguments.manner.tickets,
             at_once: arguments.place.at_once,
             processes: arguments.processes,
             pinned: arguments.place.pin,
@@ -230,9 +243,11 @@ impl Report {
         }
         let (asked, machine) = (&self.asked, &self.machine);
         println!(
-            "asked     {} devices, {:?}, {} logins at once, {} process(es){}",
+            "asked     {} devices, {:?}{}, {:?}, {} logins at once, {} process(es){}",
             asked.devices,
             asked.transport,
+            if asked.tickets { " with tickets" } else { "" },
+            asked.login,
             asked.at_once,
             asked.processes,
             report::placement(asked.pinned)

@@ -3,19 +3,16 @@
 use std::{
     collections::HashSet,
     ops::Range,
-    process::Stdio,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use loadtest::{Error, crowd::Crowd, report::Times};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::mpsc,
-};
 
-use super::target::Recipe;
+use super::{
+    helper::{Helper, Parent},
+    target::Recipe,
+};
 
 /// What the devices have seen, over all processes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +31,7 @@ pub struct Count {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
+    Earn { first: u64, last: u64, at_once: usize },
     LogIn { first: u64, last: u64, at_once: usize },
     Count,
 }
@@ -41,9 +39,9 @@ enum Order {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
+    Earned,
     Times(Vec<(u64, u64)>),
     Count(Count),
-    Failed(String),
 }
 
 /// Devices in this process.
@@ -80,12 +78,6 @@ impl Share {
     }
 }
 
-struct Helper {
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-    _process: Child,
-}
-
 /// All devices of a run.
 pub struct Fleet {
     here: Option<Share>,
@@ -103,24 +95,37 @@ impl Fleet {
         }
         let mut helpers = Vec::new();
         for _ in 0..processes {
-            let mut process = Command::new(std::env::current_exe()?)
-                .arg("crowd")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()?;
-            let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
-                return Err(Error::Machine("a child without pipes".into()));
-            };
-            let mut helper = Helper {
-                input,
-                output: BufReader::new(output).lines(),
-                _process: process,
-            };
-            helper.write(&serde_json::to_string(recipe).map_err(json)?).await?;
-            helpers.push(helper);
+            helpers.push(Helper::start("crowd", recipe).await?);
         }
         Ok(Self { here: None, helpers })
+    }
+
+    /// The devices of the range earn a token each, for a login of the same range: only then is a device in the process that has
+    /// its token.
+    pub async fn earn(&mut self, range: Range<u64>, at_once: usize) -> Result<(), Error> {
+        if let Some(share) = &mut self.here {
+            return share.crowd.earn(range, at_once).await;
+        }
+        self.share_out(range, at_once, |first, last, at_once| Order::Earn { first, last, at_once })
+            .await?;
+        for helper in &mut self.helpers {
+            helper.reply::<Reply>().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives each process its part of the range.
+    async fn share_out(&mut self, range: Range<u64>, at_once: usize, order: impl Fn(u64, u64, usize) -> Order) -> Result<(), Error> {
+        let parts = self.helpers.len() as u64;
+        let each = (range.end - range.start).div_ceil(parts.max(1));
+        let at_once = (at_once / self.helpers.len().max(1)).max(1);
+        let mut first = range.start;
+        for helper in &mut self.helpers {
+            let last = (first + each).min(range.end);
+            helper.order(&order(first, last, at_once)).await?;
+            first = last;
+        }
+        Ok(())
     }
 
     /// Logs in the devices of the range, at most `at_once` at the same time over all processes.
@@ -128,15 +133,8 @@ impl Fleet {
         if let Some(share) = &mut self.here {
             return share.crowd.log_in(range, at_once).await;
         }
-        let parts = self.helpers.len() as u64;
-        let each = (range.end - range.start).div_ceil(parts.max(1));
-        let at_once = (at_once / self.helpers.len().max(1)).max(1);
-        let mut first = range.start;
-        for helper in &mut self.helpers {
-            let last = (first + each).min(range.end);
-            helper.order(&Order::LogIn { first, last, at_once }).await?;
-            first = last;
-        }
+        self.share_out(range, at_once, |first, last, at_once| Order::LogIn { first, last, at_once })
+            .await?;
         let mut times = Times::default();
         for helper in &mut self.helpers {
             if let Reply::Times(counts) = helper.reply().await? {
@@ -167,63 +165,19 @@ impl Fleet {
     }
 }
 
-impl Helper {
-    async fn write(&mut self, line: &str) -> Result<(), Error> {
-        self.input.write_all(line.as_bytes()).await?;
-        self.input.write_all(b"\n").await?;
-        Ok(self.input.flush().await?)
-    }
-
-    async fn order(&mut self, order: &Order) -> Result<(), Error> {
-        self.write(&serde_json::to_string(order).map_err(json)?).await
-    }
-
-    async fn reply(&mut self) -> Result<Reply, Error> {
-        let line = self
-            .output
-            .next_line()
-            .await?
-            .ok_or_else(|| Error::Machine("a child process ended".into()))?;
-        match serde_json::from_str(&line).map_err(json)? {
-            Reply::Failed(reason) => Err(Error::Machine(format!("in a child process: {reason}"))),
-            reply => Ok(reply),
-        }
-    }
-}
-
-/// The life of a child process: takes the recipe and then orders from stdin, until stdin ends.
+/// The life of a child process: takes orders until stdin ends.
 pub async fn serve_parent() -> Result<(), Error> {
-    let mut lines = stdin_lines();
-    let recipe = lines.recv().await.ok_or_else(|| Error::Machine("no recipe".into()))?;
-    loadtest::process::allow_files(0)?;
-    let mut share = Share::new(&serde_json::from_str(&recipe).map_err(json)?)?;
-    while let Some(line) = lines.recv().await {
-        let reply = match serde_json::from_str(&line).map_err(json)? {
-            Order::LogIn { first, last, at_once } => match share.crowd.log_in(first..last, at_once).await {
-                Ok(times) => Reply::Times(times.counts()),
-                Err(reason) => Reply::Failed(reason.to_string()),
-            },
-            Order::Count => Reply::Count(share.count()),
-        };
-        // Short, and the parent reads: it does not block the devices.
-        println!("{}", serde_json::to_string(&reply).map_err(json)?);
+    let mut parent = Parent::new();
+    let mut share = Share::new(&parent.recipe().await?)?;
+    while let Some(order) = parent.order().await? {
+        parent.reply(match order {
+            Order::Earn { first, last, at_once } => share.crowd.earn(first..last, at_once).await.map(|()| Reply::Earned),
+            Order::LogIn { first, last, at_once } => {
+                let times = share.crowd.log_in(first..last, at_once).await;
+                times.map(|times| Reply::Times(times.counts()))
+            }
+            Order::Count => Ok(Reply::Count(share.count())),
+        })?;
     }
     Ok(())
-}
-
-/// Lines of stdin, read by a thread of their own. Ends with stdin.
-fn stdin_lines() -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn json(error: serde_json::Error) -> Error {
-    Error::Machine(error.to_string())
 }

@@ -1,13 +1,17 @@
 //! The runs: each prints what was asked for, what was got, and the machine.
 
 mod board;
+pub mod boxes;
 pub mod connect;
 pub mod fleet;
+mod helper;
 pub mod poll;
 mod poll_report;
 pub mod push;
 pub mod storm;
+mod storm_report;
 pub mod target;
+mod watcher;
 
 /// Core of a server that we started, with `--pin`.
 pub const SERVER_CORE: usize = 0;

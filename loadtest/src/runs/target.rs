@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::rand;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use loadtest::{
-    Door, Error, Options, Password, Poster, Security, Trust,
+    Door, Error, Login, Options, Password, Poster, Security, Trust,
     server::{Launch, Server},
 };
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,30 @@ pub struct Place {
     pub json: bool,
 }
 
+/// How devices log in, for the runs that measure it.
+#[derive(Args, Clone, Copy)]
+pub struct Manner {
+    /// How devices log in.
+    #[arg(long, value_enum, default_value = "sasl")]
+    pub login: Way,
+    /// Devices keep TLS tickets, and share them: most handshakes are short ones. Without it all are full ones.
+    #[arg(long)]
+    pub tickets: bool,
+}
+
+/// How devices log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// SCRAM-SHA-256, a new stream, the resource, stream management: one after the other (RFC 6120).
+    #[default]
+    Sasl,
+    /// SCRAM-SHA-256 with the resource and stream management inside (XEP-0388, XEP-0386).
+    Sasl2,
+    /// A token earned by an earlier login, and all in one round trip (XEP-0484).
+    Fast,
+}
+
 /// What a device needs to connect; also what a child process is told.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Recipe {
@@ -82,6 +106,8 @@ pub struct Recipe {
     ca: Option<PathBuf>,
     password: String,
     pub prefix: String,
+    pub login: Way,
+    pub tickets: bool,
 }
 
 /// How devices connect.
@@ -98,20 +124,26 @@ impl Recipe {
     pub fn template(&self) -> Result<Options, Error> {
         let trust = || {
             let ca = self.ca.as_ref().ok_or_else(|| Error::Tls("no CA file".into()))?;
-            Trust::ca_file(ca)
+            if self.tickets {
+                Trust::ca_file_with_tickets(ca)
+            } else {
+                Trust::ca_file(ca)
+            }
         };
         let security = match self.transport {
             Protection::Plain => Security::Plain,
             Protection::Tls => Security::Tls(trust()?),
             Protection::Starttls => Security::StartTls(trust()?),
         };
-        Ok(Options::new(
-            self.server,
-            security,
-            &self.domain,
-            "",
-            Arc::new(Password::new(&self.password)),
-        ))
+        let password = Arc::new(Password::new(&self.password));
+        Ok(Options {
+            login: match self.login {
+                Way::Sasl => Login::Sasl,
+                // Who has a token shows it.
+                Way::Sasl2 | Way::Fast => Login::Sasl2,
+            },
+            ..Options::new(self.server, security, &self.domain, "", password)
+        })
     }
 
     /// How devices connect.
@@ -155,6 +187,8 @@ impl Place {
             ca,
             password,
             prefix: self.prefix.clone(),
+            login: Way::default(),
+            tickets: false,
         };
         let missing = |what: &str| Error::Machine(format!("{what} is missing"));
         if let Some(program) = &self.spawn {
@@ -207,6 +241,12 @@ impl Place {
 }
 
 impl Target {
+    /// Devices log in in that manner.
+    pub fn with(mut self, manner: Manner) -> Self {
+        (self.recipe.login, self.recipe.tickets) = (manner.login, manner.tickets);
+        self
+    }
+
     /// A poster of its own connection.
     pub fn poster(&self) -> Result<Poster, Error> {
         let (address, key) = self

@@ -303,7 +303,7 @@ pub(super) async fn a_full_signal_channel_loses_no_signal() {
                 assert!(events.is_empty());
                 break;
             }
-            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } | DeviceSignal::Told { .. } => {}
         }
     }
     assert_eq!(ended, [1, 2, 3, 4, 5]);
@@ -333,7 +333,7 @@ pub(super) async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_co
             DeviceSignal::Returned { events, .. } => {
                 returned.push(events.into_iter().map(|(_, located)| located.number).collect::<Vec<_>>())
             }
-            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } | DeviceSignal::Told { .. } => {}
         }
     }
     returned.sort();

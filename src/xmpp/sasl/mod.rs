@@ -46,6 +46,12 @@ impl Mechanism {
         Self::Plain,
     ];
 
+    /// All, the safest first.
+    pub(in crate::xmpp) fn all() -> impl Iterator<Item = Self> {
+        let tokens = FastMechanism::ALL.into_iter().map(Self::Ht);
+        std::iter::once(Self::External).chain(Self::PASSWORD).chain(tokens)
+    }
+
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {

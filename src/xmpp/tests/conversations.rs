@@ -2,9 +2,9 @@
 //! every byte sent alone.
 //!
 //! `C:` is what the client sends, `S:` all that it is answered since, `=` what the gateway is told. `+` is something else that
-//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`, and
-//! `websocket`, where each `C:` is one message. A line
-//! that begins with blanks goes on with the one before; `…` stands for anything; `#` begins a comment.
+//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
+//! `located`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands
+//! for anything; `#` begins a comment.
 //! `BLESS=1` writes what the machine answers into the files: read the difference before you commit it.
 
 use std::{fs, path::PathBuf};
@@ -16,7 +16,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations")
 /// Instead of a size to cut to: over WebSocket, an element a message.
 const OVER_WEBSOCKET: usize = 0;
 /// Transcripts in which the client always sends whole elements: they hold over WebSocket, too.
-const WHOLE_ELEMENTS: [&str; 8] = [
+const WHOLE_ELEMENTS: [&str; 10] = [
     "01-login-and-event.txt",
     "03-one-round-trip.txt",
     "04-failed-logins.txt",
@@ -25,6 +25,8 @@ const WHOLE_ELEMENTS: [&str; 8] = [
     "09-silence.txt",
     "10-receipts.txt",
     "11-presence.txt",
+    "12-outcomes.txt",
+    "20-reported.txt",
 ];
 
 /// One step of a transcript.
@@ -97,6 +99,13 @@ impl Run {
             "clear" => Talk::with(config(), false),
             "tls" => Talk::new().over(carried),
             "session" => Talk::new().over(carried).binds(),
+            "located" => {
+                let located = StreamConfig {
+                    location: true,
+                    ..config()
+                };
+                Talk::with(located, true).over(carried).binds()
+            }
             "managed" => Talk::new().over(carried).binds().manages(),
             "websocket" => Talk::new().over(Carried::WebSocket),
             _ => panic!("{scene:?} is no scene"),
@@ -124,6 +133,10 @@ impl Run {
             }
             Some(("receipt", number)) => {
                 assert!(self.talk.push_event(&event_with_receipt(number.parse().unwrap()), false));
+                self.talk.flush()
+            }
+            Some(("outcome", number)) => {
+                assert!(self.talk.push_event(&event_with_outcome(number.parse().unwrap()), false));
                 self.talk.flush()
             }
             Some((seconds, "s")) => {

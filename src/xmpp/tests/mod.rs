@@ -223,6 +223,11 @@ impl Talk {
                     self.tokens.apply(&change);
                     self.stream.tokens_changed(true, self.now);
                 }
+                Action::Told(telling) => {
+                    let known = EventIdKey::new(&[3; 32]).open(telling.event).is_some();
+                    self.stream.told(telling.ticket, known);
+                    self.seen.push(Action::Told(telling));
+                }
                 fact => self.seen.push(fact),
             }
         }
@@ -280,6 +285,17 @@ fn word(fact: &Action) -> String {
             ends.join(", ")
         }
         Action::Ready => "ready".into(),
+        Action::Told(telling) => {
+            let number = EventIdKey::new(&[3; 32]).open(telling.event).map(|located| located.number);
+            format!("told {} {}", number.unwrap_or(0), serde_json::to_string(&*telling.told).unwrap())
+        }
+        Action::Reported(report) => {
+            let attributes = report.attributes.as_ref().map(|map| serde_json::to_string(map).unwrap());
+            let location = report.location.as_ref().map(|location| serde_json::to_string(location).unwrap());
+            let said = [("", attributes), ("location ", location)];
+            let said = said.into_iter().filter_map(|(what, said)| Some(format!("{what}{}", said?)));
+            format!("reports {}", said.collect::<Vec<_>>().join(", "))
+        }
         Action::Polls(polling) => format!("polls {polling:?}"),
         Action::Keepalive(keepalive) => format!("keepalive {}", keepalive.as_secs()),
         Action::Unavailable => "unavailable".into(),
@@ -324,6 +340,10 @@ fn event(number: u64) -> Arc<QueuedEvent> {
 
 fn event_with_receipt(number: u64) -> Arc<QueuedEvent> {
     event_of(number, |event| event.event.require = Require::Received)
+}
+
+fn event_with_outcome(number: u64) -> Arc<QueuedEvent> {
+    event_of(number, |event| event.event.require = Require::Processed)
 }
 
 /// The id of event `number` as text.
