@@ -38,7 +38,7 @@ fn a_page_in_a_browser_is_a_device() {
     let mut browser = Browser::start();
     // A page of the service's own origin, of which a browser needs no more than that.
     let place = format!("localhost:{}", service.https.port());
-    assert_eq!(browser.visit_trusting(&format!("https://{place}/.well-known/host-meta.json")), 200);
+    assert_eq!(browser.visit(&format!("https://{place}/.well-known/host-meta.json"), None), 200);
     browser.eval(&fs::read_to_string(library()).expect("tests/all installs xmpp.js"));
     let door = browser.eval("fetch('/.well-known/host-meta.json').then(meta => meta.json()).then(meta => meta.links[0].href)");
     assert_eq!(door, json!(format!("wss://{place}/xmpp-websocket")));

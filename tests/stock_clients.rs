@@ -50,6 +50,12 @@ const XMPP_JS: Program = Program {
 const XMPP_JS_WEB: Program = Program {
     name: "xmpp-js-web",
     door: Door::WebSocket,
+    command: || {
+        let mut command = (XMPP_JS.command)();
+        // Node has it without being asked from version 22 on.
+        command.env("NODE_OPTIONS", "--experimental-websocket");
+        command
+    },
     ..XMPP_JS
 };
 const TOKIO_XMPP: Program = Program {

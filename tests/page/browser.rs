@@ -52,14 +52,6 @@ impl Browser {
         self.tell(&order).as_u64().unwrap()
     }
 
-    /// Opens a page of a service whose certificate the browser has no reason to trust.
-    #[track_caller]
-    pub fn visit_trusting(&mut self, url: &str) -> u64 {
-        let (_, width, height) = SIZES[1];
-        let order = json!({ "command": "open", "url": url, "width": width, "height": height, "scheme": "light", "trusting": true });
-        self.tell(&order).as_u64().unwrap()
-    }
-
     #[track_caller]
     fn tell(&mut self, command: &Value) -> Value {
         let told = writeln!(self.commands.as_mut().unwrap(), "{command}");

@@ -16,7 +16,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations")
 /// Instead of a size to cut to: over WebSocket, an element a message.
 const OVER_WEBSOCKET: usize = 0;
 /// Transcripts in which the client always sends whole elements: they hold over WebSocket, too.
-const WHOLE_ELEMENTS: [&str; 8] = [
+const WHOLE_ELEMENTS: [&str; 10] = [
     "01-login-and-event.txt",
     "03-one-round-trip.txt",
     "04-failed-logins.txt",
@@ -25,6 +25,8 @@ const WHOLE_ELEMENTS: [&str; 8] = [
     "09-silence.txt",
     "10-receipts.txt",
     "11-presence.txt",
+    "12-outcomes.txt",
+    "20-reported.txt",
 ];
 
 /// One step of a transcript.
