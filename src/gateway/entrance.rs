@@ -254,6 +254,18 @@ mod tests {
         assert_eq!(entrance.slot(Who::Newcomer, patience, later), Some(Duration::ZERO));
     }
 
+    #[tokio::test]
+    async fn what_is_ready_goes_before_a_turn() {
+        let (entrance, order) = (Entrance::new(&Config::default()), Mutex::new(Vec::new()));
+        let login = async {
+            let _turn = entrance.turn(Who::Known).await;
+            order.lock().push("login");
+        };
+        let up = async { order.lock().push("up") };
+        tokio::join!(login, up);
+        assert_eq!(*order.lock(), ["up", "login"]);
+    }
+
     #[test]
     fn the_oldest_silent_connection_goes_first_and_those_that_spoke_stay() {
         let entrance = Entrance::new(&Config {
