@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, EventId, Outcome, SystemClock, TenantId, Timestamp},
+    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, EventId, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
@@ -204,11 +204,16 @@ impl App {
                 tokens: device_tokens,
                 hosts: hosts(parts.clone()),
                 interval_secs: config.ledger.poll_interval_secs.max(1),
-                delivered: counts_delivered(&dispatch_metrics),
+                ended: counts_ended(&dispatch_metrics),
                 stop: end_waits.clone(),
             },
         )?;
-        let routes = http::mount_beside(routes, poll::routes(door), keys(parts.clone()), http_metrics.clone());
+        let routes = http::mount_beside(
+            routes,
+            poll::routes(door).merge(gateway.routes()),
+            keys(parts.clone()),
+            http_metrics.clone(),
+        );
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
@@ -382,10 +387,10 @@ fn counts(metrics: &DispatchMetrics, state: DeliveryState) -> Arc<dyn Fn(u64) + 
     Arc::new(move |by| metrics.count(state.as_str(), "none", by))
 }
 
-/// Counts deliveries that a device acknowledged by HTTP, as those by XMPP.
-fn counts_delivered(metrics: &DispatchMetrics) -> poll::CountDelivered {
+/// Counts deliveries that a device ended by HTTP, as those by XMPP.
+fn counts_ended(metrics: &DispatchMetrics) -> poll::CountEnded {
     let metrics = metrics.clone();
-    Arc::new(move |urgency, waited| metrics.ended(Outcome::Delivered, urgency, waited))
+    Arc::new(move |outcome, urgency, waited| metrics.ended(outcome, urgency, waited))
 }
 
 /// Ends the session of a removed device.

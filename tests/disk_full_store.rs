@@ -151,6 +151,7 @@ async fn settle(store: &EmbeddedStore, device: usize, id: EventId) -> Result<Set
         outcome: Outcome::Delivered,
         at: Timestamp(2),
         epoch: None,
+        told: None,
     };
     store.settle(vec![settle]).await.remove(0)
 }

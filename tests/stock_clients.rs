@@ -16,12 +16,19 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Backend, Event, SOON, Service, wait_for, wait_for_presence};
+use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
-/// A device program: how to run it, and on which port it starts TLS.
+/// Where a program comes in.
+enum Door {
+    StartTls,
+    DirectTls,
+    WebSocket,
+}
+
+/// A device program: how to run it, and where it comes in.
 struct Program {
     name: &'static str,
-    direct_tls: bool,
+    door: Door,
     /// The SASL mechanism by which it logs in for the first time.
     mechanism: fn() -> &'static str,
     command: fn() -> Command,
@@ -29,26 +36,38 @@ struct Program {
 
 const SLIXMPP: Program = Program {
     name: "slixmpp",
-    direct_tls: true,
+    door: Door::DirectTls,
     mechanism: || if python_binds() { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" },
     command: || with_argument(python(), clients().join("device.py")),
 };
 const XMPP_JS: Program = Program {
     name: "xmpp-js",
-    direct_tls: true,
+    door: Door::DirectTls,
     mechanism: || "SCRAM-SHA-1",
     command: || with_argument(Command::new("node"), node_program("device.mjs")),
 };
+/// The same program over WebSocket.
+const XMPP_JS_WEB: Program = Program {
+    name: "xmpp-js-web",
+    door: Door::WebSocket,
+    command: || {
+        let mut command = (XMPP_JS.command)();
+        // Node has it without being asked from version 22 on.
+        command.env("NODE_OPTIONS", "--experimental-websocket");
+        command
+    },
+    ..XMPP_JS
+};
 const TOKIO_XMPP: Program = Program {
     name: "tokio-xmpp",
-    direct_tls: false,
+    door: Door::StartTls,
     mechanism: || "SCRAM-SHA-256-PLUS",
     command: || Command::new(example()),
 };
 
 const LIBSTROPHE: Program = Program {
     name: "libstrophe",
-    direct_tls: false,
+    door: Door::StartTls,
     // Channel binding came with libstrophe 0.13.
     mechanism: || if strophe_binds() { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" },
     command: || Command::new(&*COMPILED),
@@ -86,8 +105,44 @@ fn xmpp_js_is_a_device() {
 }
 
 #[test]
+fn xmpp_js_is_a_device_over_websocket() {
+    is_a_device(&XMPP_JS_WEB);
+}
+
+#[test]
 fn tokio_xmpp_is_a_device() {
     is_a_device(&TOKIO_XMPP);
+}
+
+/// slixmpp finds the service, checks its digest, and its plugins report what a backend then reads.
+#[test]
+fn slixmpp_reports_what_it_is_and_where() {
+    let service = Service::start_with(Settings::default().set("UNPOLL_XMPP_LOCATION", "true"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let mut child = python()
+        .arg(clients().join("reports.py"))
+        .args(["box@localhost", &service.xmpps.to_string()])
+        .env("UNPOLL_PASSWORD", "secret")
+        .env("SSL_CERT_FILE", service.ca())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tests/all installs slixmpp");
+    let reads = |expected: Value| {
+        wait_for(&format!("the backend reads {expected}"), SOON, || {
+            let shown = backend.get("/v1/devices/box").expect(200).json();
+            (shown["reported"] == expected).then_some(())
+        });
+    };
+    reads(json!({ "fw": "7.1", "title": "Жалюзи", "location": { "lat": 52.52, "lon": 13.4, "accuracy": 20.0 } }));
+    child.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "asked unpoll\nreported\npublished\ntaken back\n"
+    );
+    reads(json!({ "fw": "7.1", "title": "Жалюзи" }));
 }
 
 /// TLS, login, an event with unicode, one of 10 KB byte for byte, acknowledgements; killed, and back to what it missed once;
@@ -211,15 +266,15 @@ struct Running {
 
 impl Running {
     fn start(program: &Program, service: &Service, journal: &Path) -> Self {
-        let port = if program.direct_tls {
-            service.xmpps.port()
-        } else {
-            service.xmpp.port()
+        let place = match program.door {
+            Door::StartTls => format!("localhost:{}", service.xmpp.port()),
+            Door::DirectTls => format!("localhost:{}", service.xmpps.port()),
+            Door::WebSocket => format!("wss://localhost:{}/xmpp-websocket", service.https.port()),
         };
         let log_path = service.dir().join("device.log");
         let log = fs::File::options().create(true).append(true).open(&log_path).unwrap();
         let child = (program.command)()
-            .args([format!("{}@localhost", program.name), format!("localhost:{port}")])
+            .args([format!("{}@localhost", program.name), place])
             .arg(journal)
             .env("UNPOLL_PASSWORD", "secret")
             .env("SSL_CERT_FILE", service.ca())

@@ -137,6 +137,7 @@ async fn an_event_costs_few_microseconds_of_cpu() {
                             outcome: Outcome::Delivered,
                             at: clock.now(),
                             epoch: None,
+                            told: None,
                         }
                     });
                     for settled in store.settle(ends.collect()).await {

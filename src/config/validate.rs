@@ -76,7 +76,7 @@ impl Config {
             }
         }
         if !self.xmpp.require_tls && !self.tls.risk_readable_passwords_beyond_loopback {
-            for (setting, address) in beyond_loopback(vec![("xmpp.listen", self.xmpp.listen)]) {
+            for (setting, address) in beyond_loopback(vec![("xmpp.listen", self.xmpp.listen), ("http.listen", self.http.listen)]) {
                 problems.push(format!(
                     "{setting} = {address} is beyond loopback and xmpp.require_tls is false, so passwords could be read on the way: set \
                      xmpp.require_tls = true, listen on loopback, or set tls.risk_readable_passwords_beyond_loopback = true"

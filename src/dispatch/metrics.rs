@@ -17,6 +17,8 @@ pub struct DispatchMetrics {
     pub returned: IntCounter,
     /// Times that ending deliveries in the store had to be tried again.
     pub settle_retries: IntCounter,
+    /// Events that their device wants once more.
+    pub put_off: IntCounter,
     deliveries: IntCounterVec,
     latency: HistogramVec,
 }
@@ -42,6 +44,10 @@ impl DispatchMetrics {
             "unpoll_settle_retries_total",
             "Times that ending deliveries in the store had to be tried again.",
         )?;
+        let put_off = IntCounter::new(
+            "unpoll_events_put_off_total",
+            "Events that their device wanted once more, by failed with retry or later; they wait again.",
+        )?;
         let deliveries = IntCounterVec::new(
             Opts::new("unpoll_deliveries_total", "Deliveries that ended, by state and reason."),
             &["state", "reason"],
@@ -49,7 +55,7 @@ impl DispatchMetrics {
         let latency = HistogramVec::new(
             HistogramOpts::new(
                 "unpoll_delivery_latency_seconds",
-                "Time from acceptance to the acknowledgement that made an event delivered.",
+                "Time from acceptance to the acknowledgement or outcome that an event required.",
             )
             .buckets(vec![
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0,
@@ -59,7 +65,7 @@ impl DispatchMetrics {
         for collector in [offers.clone(), deliveries.clone()] {
             registry.register(Box::new(collector))?;
         }
-        for collector in [returned.clone(), settle_retries.clone()] {
+        for collector in [returned.clone(), settle_retries.clone(), put_off.clone()] {
             registry.register(Box::new(collector))?;
         }
         registry.register(Box::new(latency.clone()))?;
@@ -68,14 +74,18 @@ impl DispatchMetrics {
             deferred: offers.with_label_values(&["deferred"]),
             returned,
             settle_retries,
+            put_off,
             deliveries,
             latency,
         };
-        for state in ["delivered", "expired", "replaced", "cancelled"] {
+        for state in ["delivered", "processed", "expired", "replaced", "cancelled"] {
             metrics.deliveries.with_label_values(&[state, "none"]);
         }
         for outcome in [
             Outcome::Rejected(Reason::DeviceError),
+            Outcome::Rejected(Reason::DeviceRejected),
+            Outcome::Failed(Reason::DeviceFailed),
+            Outcome::Failed(Reason::TooManyAttempts),
             Outcome::Failed(Reason::Poison),
             Outcome::Failed(Reason::DeviceRemoved),
         ] {
@@ -101,7 +111,7 @@ impl DispatchMetrics {
     /// Counts the end of a delivery, and how long it took when it was delivered.
     pub fn ended(&self, outcome: Outcome, urgency: Urgency, waited: Duration) {
         self.counter(outcome).inc();
-        if outcome == Outcome::Delivered {
+        if matches!(outcome, Outcome::Delivered | Outcome::Processed) {
             self.latency(urgency).observe(waited.as_secs_f64());
         }
     }

@@ -10,6 +10,7 @@ mod config;
 mod metrics;
 mod poison;
 mod refill;
+mod requeue;
 mod resync;
 mod settle;
 mod sweeper;
@@ -33,6 +34,7 @@ use crate::{
 };
 use poison::Poison;
 use refill::Refills;
+use settle::End;
 
 /// Arrivals or signals taken from a channel at once.
 const BURST: usize = 256;
@@ -89,6 +91,8 @@ impl Dispatcher {
         crew.spawn_vital(move |stop| resync::run(shared, refill_crew, stop));
         let shared = self.shared.clone();
         crew.spawn_vital(move |stop| sweeper::run(shared, stop));
+        let shared = self.shared.clone();
+        crew.spawn_vital(move |stop| requeue::run(shared, stop));
     }
 
     /// Sends nothing more; acknowledgements still settle.
@@ -98,6 +102,14 @@ impl Dispatcher {
 }
 
 impl Shared {
+    /// Tells the session that said what became of an event whether that is kept. One that came later knows nothing of it; its device
+    /// says it again.
+    fn answer(&self, device: &DeviceKey, epoch: Epoch, ticket: u32, known: bool) {
+        if let Some(link) = self.links.link(device.tenant, &device.device).filter(|link| link.epoch() == epoch) {
+            link.told(ticket, known);
+        }
+    }
+
     fn paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
@@ -188,17 +200,46 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                 } => {
                     poison.forget(tenant, &device);
                     let at = shared.clock.now();
-                    ends.extend(events.into_iter().map(|(id, located, outcome)| Settle {
-                        device: DeviceKey {
-                            tenant,
-                            device: device.clone(),
-                        },
-                        id,
-                        located,
-                        outcome,
-                        at,
-                        epoch: Some(epoch),
+                    ends.extend(events.into_iter().map(|(id, located, outcome)| {
+                        End::from(Settle {
+                            device: DeviceKey {
+                                tenant,
+                                device: device.clone(),
+                            },
+                            id,
+                            located,
+                            outcome,
+                            at,
+                            epoch: Some(epoch),
+                            told: None,
+                        })
                     }));
+                }
+                DeviceSignal::Told {
+                    tenant,
+                    device,
+                    epoch,
+                    event,
+                    told,
+                    ticket,
+                } => {
+                    poison.forget(tenant, &device);
+                    let device = DeviceKey { tenant, device };
+                    match shared.store.locate(tenant, event) {
+                        None => shared.answer(&device, epoch, ticket, false),
+                        Some(located) => ends.push(End {
+                            settle: Settle {
+                                device,
+                                id: event,
+                                located,
+                                outcome: told.outcome(),
+                                at: shared.clock.now(),
+                                epoch: Some(epoch),
+                                told: Some(told),
+                            },
+                            ticket: Some(ticket),
+                        }),
+                    }
                 }
                 DeviceSignal::Returned {
                     tenant,
@@ -209,7 +250,11 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                 } => {
                     shared.metrics.returned.inc_by(events.len() as u64);
                     if let Some(at_once) = at_once {
-                        ends.extend(shared.suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once));
+                        ends.extend(
+                            shared
+                                .suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once)
+                                .map(End::from),
+                        );
                     }
                 }
                 DeviceSignal::Broke {
@@ -218,7 +263,11 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                     epoch,
                     events,
                     at_once,
-                } => ends.extend(shared.suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once)),
+                } => ends.extend(
+                    shared
+                        .suspect(&mut poison, DeviceKey { tenant, device }, epoch, &events, at_once)
+                        .map(End::from),
+                ),
             }
         }
         if !ends.is_empty() {

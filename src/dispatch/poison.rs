@@ -86,6 +86,7 @@ impl Shared {
             outcome: Outcome::Failed(Reason::Poison),
             at: self.clock.now(),
             epoch: Some(epoch),
+            told: None,
         })
     }
 }

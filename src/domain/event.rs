@@ -54,6 +54,8 @@ pub enum Require {
     Acknowledged,
     /// The application has seen it: XEP-0184 `<received/>`.
     Received,
+    /// The device has done it: its own outcome.
+    Processed,
 }
 
 impl Require {
@@ -62,6 +64,7 @@ impl Require {
         match self {
             Self::Acknowledged => "acknowledged",
             Self::Received => "received",
+            Self::Processed => "processed",
         }
     }
 }

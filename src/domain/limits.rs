@@ -24,6 +24,8 @@ pub struct Limits {
     pub idempotency_key_max_bytes: usize,
     /// An idempotency key is kept until its event has ended, and at least this long after acceptance, in seconds. Default: 3600.
     pub idempotency_kept_secs: u64,
+    /// Attempts that a device may ask for with `failed` and `retry`, or `later`. Default: 100. Then the delivery has failed.
+    pub attempts_max: u32,
     /// How long the state of a delivery is kept after its end, in seconds. Default: 86400.
     pub state_kept_secs: u64,
     /// How long a receipt is kept, in seconds. Default: 604800 (7 days).
@@ -67,6 +69,8 @@ pub struct DeviceLimits {
     pub flood_stanzas_burst: u32,
     pub flood_bytes_per_second: u32,
     pub flood_bytes_burst: u32,
+    pub reported_max_bytes: usize,
+    pub reported_every_secs: u64,
     pub seat_changes_max: u32,
     pub login_tries_max: u8,
     pub login_failures_max: u32,
@@ -84,6 +88,7 @@ impl Default for Limits {
             collapse_key_max_bytes: 64,
             idempotency_key_max_bytes: 255,
             idempotency_kept_secs: 3_600,
+            attempts_max: 100,
             state_kept_secs: 86_400,
             receipts_kept_secs: 7 * 86_400,
             receipts_max: 10_000_000,

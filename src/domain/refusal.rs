@@ -206,6 +206,18 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// A WebSocket was asked for as if it were a page.
+    #[error("this is a WebSocket for XMPP (RFC 7395): connect to it with `Upgrade: websocket`, version 13, and the subprotocol xmpp")]
+    UpgradeRequired,
+    /// The handshake of a WebSocket is not valid.
+    #[error("the WebSocket handshake is not valid: {0}")]
+    BadHandshake(String),
+    /// A device came without TLS.
+    #[error("devices must use TLS: connect with wss:// to the HTTPS listener")]
+    TlsRequired,
+    /// A page of an origin that is not allowed.
+    #[error("pages of the origin {0} may not connect; the setting xmpp.websocket_origins names those that may")]
+    ForeignOrigin(String),
     /// A bug.
     #[error("the service failed at this request; it is logged under {0}")]
     Internal(String),
@@ -224,7 +236,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 36] = [
+    pub const SLUGS: [&'static str; 40] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -260,6 +272,10 @@ impl Refusal {
         "unavailable",
         "too-many-viewers",
         "draining",
+        "upgrade-required",
+        "bad-handshake",
+        "tls-required",
+        "foreign-origin",
         "internal",
     ];
 
@@ -301,6 +317,10 @@ impl Refusal {
             Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
             Self::TooManyViewers { .. } => (503, "too-many-viewers", "Too many viewers watch the page"),
             Self::Draining { .. } => (503, "draining", "The service is stopping"),
+            Self::UpgradeRequired => (426, "upgrade-required", "This is a WebSocket"),
+            Self::BadHandshake(_) => (400, "bad-handshake", "The WebSocket handshake is not valid"),
+            Self::TlsRequired => (403, "tls-required", "Devices must use TLS"),
+            Self::ForeignOrigin(_) => (403, "foreign-origin", "Pages of that origin may not connect"),
             Self::Internal(_) => (500, "internal", "The service failed"),
         };
         Face { status, slug, title }

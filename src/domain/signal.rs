@@ -1,6 +1,8 @@
 //! What devices tell the dispatcher: values that travel up the flow in a channel.
 
-use super::{DeviceId, Epoch, EventId, Located, Outcome, TenantId};
+use std::sync::Arc;
+
+use super::{DeviceId, Epoch, EventId, Located, Outcome, TenantId, Told};
 
 /// One connection's session, unguessable (128 random bits). It is also the XEP-0198 SM-ID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +44,21 @@ pub enum DeviceSignal {
         epoch: Epoch,
         /// Each event with its outcome, oldest first.
         events: Vec<(EventId, Located, Outcome)>,
+    },
+    /// The device says what became of an event, and waits to hear that this is kept.
+    Told {
+        /// Whose tenant.
+        tenant: TenantId,
+        /// Which device.
+        device: DeviceId,
+        /// The holder of the seat when it said so.
+        epoch: Epoch,
+        /// Which event. It may be another's, or none.
+        event: EventId,
+        /// What it says.
+        told: Arc<Told>,
+        /// Under which number its session waits for the answer.
+        ticket: u32,
     },
     /// The session is over; these were written and never acknowledged. They are still in the store.
     Returned {

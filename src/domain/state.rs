@@ -84,6 +84,12 @@ pub enum Reason {
     DeviceRemoved,
     /// The device answered with an error stanza.
     DeviceError,
+    /// The device could not do it, and says so.
+    DeviceFailed,
+    /// The device does not understand it, and says so.
+    DeviceRejected,
+    /// The device wanted it again too often.
+    TooManyAttempts,
 }
 
 impl Reason {
@@ -93,42 +99,9 @@ impl Reason {
             Self::Poison => "poison",
             Self::DeviceRemoved => "device-removed",
             Self::DeviceError => "device-error",
-        }
-    }
-}
-
-/// How a delivery ends: what `settle` is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Acknowledged as required.
-    Delivered,
-    /// The TTL ended first.
-    Expired,
-    /// Taken back.
-    Cancelled,
-    /// Refused by the device.
-    Rejected(Reason),
-    /// Given up.
-    Failed(Reason),
-}
-
-impl Outcome {
-    /// The state it leads to.
-    pub fn state(self) -> DeliveryState {
-        match self {
-            Self::Delivered => DeliveryState::Delivered,
-            Self::Expired => DeliveryState::Expired,
-            Self::Cancelled => DeliveryState::Cancelled,
-            Self::Rejected(_) => DeliveryState::Rejected,
-            Self::Failed(_) => DeliveryState::Failed,
-        }
-    }
-
-    /// The reason, where there is one.
-    pub fn reason(self) -> Option<Reason> {
-        match self {
-            Self::Delivered | Self::Expired | Self::Cancelled => None,
-            Self::Rejected(reason) | Self::Failed(reason) => Some(reason),
+            Self::DeviceFailed => "device-failed",
+            Self::DeviceRejected => "device-rejected",
+            Self::TooManyAttempts => "too-many-attempts",
         }
     }
 }

@@ -64,6 +64,7 @@ impl Progress<'_> {
             connected_at: at,
             epoch,
             key: key.clone(),
+            reported: None,
         };
         if !self.take_seat(seated, true) {
             shared.release(&key, epoch, at).await;
@@ -167,6 +168,7 @@ impl Progress<'_> {
             connected_at,
             epoch: session.epoch(),
             key: key.clone(),
+            reported: None,
         };
         if let Some(keepalive) = session.keepalive() {
             shared.meter.keepalive(&mut seated.account, keepalive);

@@ -32,6 +32,12 @@ pub struct Config {
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
+    /// Origins of pages in browsers that may connect to `/xmpp-websocket`, such as "https://ui.example.com". Default: [], which means
+    /// all of them: a page has no more than the password that it shows. Who is no browser sends no origin and is not asked for one.
+    pub websocket_origins: Vec<String>,
+    /// What `/.well-known/host-meta` tells of the WebSocket door, such as "wss://push.example.com/xmpp-websocket". Default: "", which
+    /// means the host that was asked.
+    pub websocket_url: String,
     /// Where a client certificate without an XMPP address (`id-on-xmppAddr`) names its device: "san-uri", "cn", or "xmpp-addr", which
     /// means nowhere else. Such names are of the default tenant. Default: "xmpp-addr".
     pub certificate_identity: CertificateIdentity,
@@ -59,6 +65,12 @@ pub struct Config {
     pub window_max_bytes: usize,
     /// What XEP-0478 tells devices about silence after login. Default: 600.
     pub idle_secs: u32,
+    /// What a device may report of itself in its presence, in bytes of JSON. Default: 8192.
+    pub reported_max_bytes: usize,
+    /// A device that reports something new is written down at most this often. Default: 60.
+    pub reported_every_secs: u64,
+    /// Where a device is (XEP-0080) is written down when it says so. Default: false: it is read over, and nobody learns it.
+    pub location: bool,
     /// Tries to log in on one connection. Default: 3.
     pub login_tries_max: u8,
     /// Days for which a FAST token (XEP-0484) lets a device log in without its password. It gets a new one every day that it
@@ -124,6 +136,8 @@ impl Default for Config {
             listen_tls: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5223),
             proxy_from: Vec::new(),
             require_tls: true,
+            websocket_origins: Vec::new(),
+            websocket_url: String::new(),
             certificate_identity: CertificateIdentity::default(),
             certificate_pattern: "{device}".into(),
             keepalive_secs: 300,
@@ -137,6 +151,9 @@ impl Default for Config {
             window_max_events: 32,
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
+            reported_max_bytes: 8 * 1024,
+            reported_every_secs: 60,
+            location: false,
             login_tries_max: 3,
             fast_token_days: 14,
             fast_agents_max: 4,
@@ -183,6 +200,8 @@ impl Config {
             window_max_events: self.window_max_events,
             window_max_bytes: self.window_max_bytes,
             idle_secs: self.idle_secs,
+            reported_max_bytes: self.reported_max_bytes,
+            location: self.location,
             login_tries_max: self.login_tries_max,
             keepalive_min: Duration::from_secs(self.keepalive_min_secs.max(1)),
             keepalive_max: Duration::from_secs(self.keepalive_max_secs.max(1)),
@@ -231,6 +250,8 @@ impl Config {
             flood_stanzas_burst: self.flood_stanzas_burst,
             flood_bytes_per_second: self.flood_bytes_per_second,
             flood_bytes_burst: self.flood_bytes_burst,
+            reported_max_bytes: self.reported_max_bytes,
+            reported_every_secs: self.reported_every_secs,
             seat_changes_max: self.seat_changes_max,
             login_tries_max: self.login_tries_max,
             login_failures_max: self.login_failures_max,

@@ -55,6 +55,8 @@ pub(super) struct Seated {
     pub(super) epoch: Epoch,
     pub(super) connected_at: Timestamp,
     pub(super) account: Account,
+    /// When it reported something last, or when that will be stored.
+    pub(super) reported: Option<Instant>,
 }
 
 /// An event that was written and is not acknowledged, as the ledger needs it.
@@ -260,6 +262,7 @@ impl Connection {
             match state.stream.next_action() {
                 None => break,
                 Some(Action::Ended(ended)) => self.ended(state, ended),
+                Some(Action::Told(telling)) => self.told(state, *telling),
                 // What a stream that ends says last, but for acknowledgements, concerns nobody.
                 Some(_) if state.closing.is_some() => {}
                 Some(Action::Ready) => {
@@ -275,6 +278,7 @@ impl Connection {
                     state.available = false;
                     state.lagging = true;
                 }
+                Some(Action::Reported(report)) => self.take_report(state, *report, now),
                 Some(Action::Polls(polling)) => self.polls(state, polling),
                 Some(Action::Keepalive(keepalive)) => self.keepalive(state, keepalive),
                 Some(Action::Close(end)) => {
@@ -295,6 +299,29 @@ impl Connection {
             }
             seated.account.polling = polling;
         }
+    }
+
+    /// The device says what became of an event: the dispatcher keeps that, and answers.
+    fn told(&self, state: &mut State, telling: crate::xmpp::Telling) {
+        let Some(seated) = &mut state.seated else { return };
+        let place = state.written.iter().position(|written| written.id == telling.event);
+        if let Some(written) = place.map(|place| state.written.remove(place))
+            && telling.told.outcome() == Outcome::Processed
+        {
+            let now = self.shared.clock.now();
+            let meter = &self.shared.meter;
+            meter.delivered(&mut seated.account, written.urgency, written.accepted_at, now);
+            meter.expiring(&seated.account, written.accepted_at, written.expires_at);
+        }
+        let signal = DeviceSignal::Told {
+            tenant: seated.key.tenant,
+            device: seated.key.device.clone(),
+            epoch: seated.epoch,
+            event: telling.event,
+            told: telling.told,
+            ticket: telling.ticket,
+        };
+        self.signal(state, signal);
     }
 
     fn ended(&self, state: &mut State, ended: Vec<crate::xmpp::Ended>) {

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{metrics::Reason, sessions::Entry, shared::Shared};
+use super::{metrics::Reason, reports, sessions::Entry, shared::Shared};
 use crate::xmpp::StreamError;
 
 /// How long the last acknowledgements are waited for.
@@ -48,6 +48,7 @@ pub(super) async fn drain(shared: Arc<Shared>, stop: CancellationToken) {
         }
         tokio::time::sleep(LOOK).await;
     }
+    reports::finish(&shared).await;
 }
 
 /// Whether any session has events that are written and not acknowledged.

@@ -126,9 +126,14 @@ impl Entrance {
 /// Why it may not.
 pub(super) async fn enter(connection: &Connection) -> Result<Entered<'_>, Refused> {
     let (shared, entrance) = (&connection.shared, &connection.shared.entrance);
-    let clear = connection.state.lock().wire.established();
+    let (clear, known, spoke) = {
+        let state = connection.state.lock();
+        (state.wire.established(), state.wire.returning(), state.asked.is_some())
+    };
     let told = entrance.stand();
     let who = tokio::select! {
+        biased;
+        () = std::future::ready(()), if spoke => Who::Newcomer,
         who = first_words(connection, !clear) => who,
         gone = told => match gone {
             Ok(()) => return Err(Refused::Silent),
@@ -136,6 +141,7 @@ pub(super) async fn enter(connection: &Connection) -> Result<Entered<'_>, Refuse
             Err(_) => first_words(connection, !clear).await,
         },
     };
+    let who = if known { Who::Known } else { who };
     let patience = shared.config.login_wait();
     let wait = entrance.slot(who, patience, Instant::now()).ok_or(Refused::Busy)?;
     tokio::time::sleep(wait).await;

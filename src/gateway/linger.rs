@@ -18,6 +18,7 @@ use super::{
     sessions::Entry,
     shared::Over,
     turns::Who,
+    wire::Wire,
 };
 use crate::{
     domain::{DeviceSignal, Direction, Overhead, Timestamp},
@@ -69,7 +70,14 @@ pub(super) async fn close(connection: Arc<Connection>) {
 
 /// Says goodbye and lets the stream have what still comes, until nothing is unacknowledged or the device is gone.
 async fn last_acknowledgements(connection: &Connection) {
-    if !goodbye(connection).await {
+    // Behind the close of a WebSocket neither side may say anything (RFC 6455 §5.5.1): that comes last.
+    let both_end = matches!(connection.state.lock().wire, Wire::WebSocket(_));
+    let told = if both_end {
+        flush(connection).await
+    } else {
+        goodbye(connection).await
+    };
+    if !told {
         return;
     }
     loop {
@@ -217,11 +225,16 @@ async fn goodbye(connection: &Connection) -> bool {
             buffers::keep(goodbye);
         }
     }
+    flush(connection).await && socket2::SockRef::from(&connection.socket).shutdown(Shutdown::Write).is_ok()
+}
+
+/// Writes what waits. False: the peer is gone.
+async fn flush(connection: &Connection) -> bool {
     loop {
         {
             let mut state = connection.state.lock();
             if state.queue.is_empty() {
-                break;
+                return true;
             }
             match connection.socket.try_write(&state.queue) {
                 Ok(written) => {
@@ -236,7 +249,6 @@ async fn goodbye(connection: &Connection) -> bool {
             return false;
         }
     }
-    socket2::SockRef::from(&connection.socket).shutdown(Shutdown::Write).is_ok()
 }
 
 /// Reads until the peer closes, too.

@@ -37,8 +37,8 @@ pub struct Behind {
 /// The live session of one device, whatever door it came in by.
 ///
 /// Every implementation owes: events are written in the order in which they are taken, none twice within a session but by
-/// XEP-0198 replay, none at or after its expiry; every event taken ends in exactly one `DeviceSignal`: `Ended`, or
-/// `Returned` when the session is over. No call blocks.
+/// XEP-0198 replay, none at or after its expiry; every event taken ends in exactly one `DeviceSignal`: `Ended` or
+/// `Told`, or `Returned` when the session is over. No call blocks.
 pub trait Link: Send + Sync {
     /// Which holder of the seat this is.
     fn epoch(&self) -> Epoch;
@@ -58,6 +58,9 @@ pub trait Link: Send + Sync {
 
     /// Whether the event is written and not yet acknowledged (state `dispatched`).
     fn holds(&self, id: EventId) -> bool;
+
+    /// What the device said of an event under that number is kept; or no such event of its is known.
+    fn told(&self, ticket: u32, known: bool);
 
     /// The event ended elsewhere: a resumption does not write it again, and no signal tells of it any more.
     fn give_up(&self, id: EventId);

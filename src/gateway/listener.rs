@@ -129,18 +129,9 @@ fn admit(incoming: Incoming, shared: &Arc<Shared>) {
         tracing::debug!(error = %error, "a connection was gone before it was served: {error}");
         return;
     }
-    let refused = match shared.unauthenticated.clone().try_acquire_owned() {
-        Ok(permit) if !shared.full() => {
-            shared.spawn(run(incoming, shared.clone(), permit));
-            return;
-        }
-        Ok(_) => Refused::Sessions,
-        // Who says nothing goes first.
-        Err(_) if shared.entrance.evict() => {
-            shared.spawn(run_in_place(incoming, shared.clone()));
-            return;
-        }
-        Err(_) => Refused::Unauthenticated,
+    let refused = match place(shared) {
+        Ok(place) => return shared.spawn(run(incoming, shared.clone(), place)),
+        Err(refused) => refused,
     };
     shared.metrics.refused(refused);
     if incoming.transport == Transport::Xmpp
@@ -150,7 +141,36 @@ fn admit(incoming: Incoming, shared: &Arc<Shared>) {
     }
 }
 
-fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
+/// A place among the connections that have not logged in.
+pub(super) enum Place {
+    /// It is free.
+    Free(OwnedSemaphorePermit),
+    /// It is that of a silent connection which is on its way out.
+    InTurn,
+}
+
+impl Place {
+    async fn taken(self, shared: &Shared) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Free(permit) => Some(permit),
+            // Never closed, so there is always a place in the end.
+            Self::InTurn => shared.unauthenticated.clone().acquire_owned().await.ok(),
+        }
+    }
+}
+
+/// Finds a place for one more connection.
+pub(super) fn place(shared: &Shared) -> Result<Place, Refused> {
+    match shared.unauthenticated.clone().try_acquire_owned() {
+        Ok(permit) if !shared.full() => Ok(Place::Free(permit)),
+        Ok(_) => Err(Refused::Sessions),
+        // Who says nothing goes first.
+        Err(_) if shared.entrance.evict() => Ok(Place::InTurn),
+        Err(_) => Err(Refused::Unauthenticated),
+    }
+}
+
+pub(super) fn configure(socket: &TcpStream, shared: &Shared) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let config = &shared.config;
     let socket = SockRef::from(socket);
@@ -166,12 +186,18 @@ fn open(incoming: Incoming, client: SocketAddr, shared: &Arc<Shared>) -> Option<
     let Incoming { socket, transport, .. } = incoming;
     let secured = secured(transport);
     let wire = if secured { Wire::tls(shared.tls.get()).ok()? } else { Wire::Plain };
+    let stream = stream(shared, secured)?;
+    Some(Connection::new(socket, client, transport, shared.clone(), stream, wire))
+}
+
+/// The stream of a new connection. `None`: the system gives no random bytes.
+pub(super) fn stream(shared: &Shared, secured: bool) -> Option<ServerStream> {
     let now = Instant::now();
     let mut stream = ServerStream::new(shared.stream.clone(), secured, random()?, now);
     if let Some(lifetime) = shared.config.session_lifetime(u32::from_le_bytes(random()?)) {
         stream.retire_at(now + lifetime);
     }
-    Some(Connection::new(socket, client, transport, shared.clone(), stream, wire))
+    Some(stream)
 }
 
 /// Whose connection it is, or `None` when it is to be closed: a balancer did not say, or the node stops.
@@ -184,7 +210,8 @@ async fn client(incoming: &Incoming, shared: &Shared) -> Option<SocketAddr> {
 }
 
 /// The task of one connection. Its future stays small: what is large is boxed, and gone when the session is idle.
-async fn run(incoming: Incoming, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
+async fn run(incoming: Incoming, shared: Arc<Shared>, place: Place) {
+    let Some(permit) = place.taken(&shared).await else { return };
     let Some(client) = Box::pin(client(&incoming, &shared)).await else {
         return;
     };
@@ -192,6 +219,19 @@ async fn run(incoming: Incoming, shared: Arc<Shared>, permit: OwnedSemaphorePerm
         tracing::error!("a connection was dropped: TLS or the random generator failed to start");
         return;
     };
+    attend(connection, shared, permit).await;
+}
+
+/// The same for a connection that came in by another listener, once it is `opened`.
+pub(super) async fn run_opened(opened: impl Future<Output = Option<Arc<Connection>>>, shared: Arc<Shared>, place: Place) {
+    let Some(permit) = place.taken(&shared).await else { return };
+    if let Some(connection) = Box::pin(opened).await {
+        attend(connection, shared, permit).await;
+    }
+}
+
+/// Serves a connection from its login to its end.
+async fn attend(connection: Arc<Connection>, shared: Arc<Shared>, permit: OwnedSemaphorePermit) {
     let guard = Guard(Some(connection));
     if let Some(connection) = &guard.0 {
         shared.metrics.unauthenticated.inc();
@@ -204,14 +244,6 @@ async fn run(incoming: Incoming, shared: Arc<Shared>, permit: OwnedSemaphorePerm
     }
     if let Some(connection) = guard.finished() {
         Box::pin(close(connection)).await;
-    }
-}
-
-/// The same, in the place of a silent connection that is on its way out.
-async fn run_in_place(incoming: Incoming, shared: Arc<Shared>) {
-    // Never closed, so there is always a place in the end.
-    if let Ok(permit) = shared.unauthenticated.clone().acquire_owned().await {
-        Box::pin(run(incoming, shared, permit)).await;
     }
 }
 

@@ -102,6 +102,9 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
     connection.guarded(|connection, state| {
         // What was sent ahead of the session was read just now, with a parser that an idle session does not need.
         connection.rest(state);
+        if seated {
+            state.wire.allow(shared.config.stanza_max_bytes);
+        }
         state.tally.report_login(&*shared.meter, kind);
         if seated {
             // What the stream counted as login is in the socket's count.
@@ -239,7 +242,14 @@ impl<'a> Progress<'a> {
             } => self.change_tokens(&DeviceKey { tenant, device }, generation, *change).await,
             Action::Resume { tenant, device, previous } => self.resume(&DeviceKey { tenant, device }, previous).await,
             // `pump` does all others.
-            Action::Ended(_) | Action::Ready | Action::Polls(_) | Action::Keepalive(_) | Action::Unavailable | Action::Close(_) => {}
+            Action::Ended(_)
+            | Action::Told(_)
+            | Action::Ready
+            | Action::Reported(_)
+            | Action::Polls(_)
+            | Action::Keepalive(_)
+            | Action::Unavailable
+            | Action::Close(_) => {}
         }
     }
 

@@ -196,16 +196,41 @@ impl Misbehaved {
     }
 }
 
+/// What became of a report of a device; the label of `unpoll_device_reports_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reporting {
+    /// It said something new, and is stored.
+    Stored,
+    /// It said nothing new.
+    Unchanged,
+    /// There was no room for it, or no such device any more.
+    Dropped,
+}
+
+impl Reporting {
+    const ALL: [Self; 3] = [Self::Stored, Self::Unchanged, Self::Dropped];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Unchanged => "unchanged",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// Handles of the gateway's metrics.
 #[derive(Clone, Debug)]
 pub struct GatewayMetrics {
     xmpp: IntGauge,
     xmpps: IntGauge,
+    websocket: IntGauge,
     events: IntCounterVec,
     logins: IntCounterVec,
     proofs: IntCounterVec,
     refused: IntCounterVec,
     misbehaved: IntCounterVec,
+    reports: IntCounterVec,
     /// Sessions that wait to be resumed.
     pub hibernating: IntGauge,
     /// Connections that have not logged in.
@@ -275,6 +300,17 @@ impl GatewayMetrics {
         for what in Misbehaved::ALL {
             misbehaved.get_metric_with_label_values(&[what.as_str()])?;
         }
+        let reports = IntCounterVec::new(
+            Opts::new(
+                "unpoll_device_reports_total",
+                "What devices reported of themselves, by what became of it; several at short notice count as one.",
+            ),
+            &["result"],
+        )?;
+        for result in Reporting::ALL {
+            reports.get_metric_with_label_values(&[result.as_str()])?;
+        }
+        registry.register(Box::new(reports.clone()))?;
         registry.register(Box::new(misbehaved.clone()))?;
         let bytes = IntCounterVec::new(
             Opts::new(
@@ -303,11 +339,13 @@ impl GatewayMetrics {
         Ok(Self {
             xmpp: sessions.get_metric_with_label_values(&[Transport::Xmpp.as_str(), node])?,
             xmpps: sessions.get_metric_with_label_values(&[Transport::Xmpps.as_str(), node])?,
+            websocket: sessions.get_metric_with_label_values(&[Transport::WebSocket.as_str(), node])?,
             events,
             logins,
             proofs,
             refused,
             misbehaved,
+            reports,
             hibernating,
             unauthenticated,
             bytes_in: bytes.get_metric_with_label_values(&["in"])?,
@@ -321,6 +359,7 @@ impl GatewayMetrics {
         match transport {
             Transport::Xmpp => &self.xmpp,
             Transport::Xmpps => &self.xmpps,
+            Transport::WebSocket => &self.websocket,
         }
     }
 
@@ -342,6 +381,11 @@ impl GatewayMetrics {
     /// Counts what a device did.
     pub fn misbehaved(&self, what: Misbehaved) {
         count(&self.misbehaved, &[what.as_str()]);
+    }
+
+    /// Counts a report.
+    pub fn reported(&self, result: Reporting) {
+        count(&self.reports, &[result.as_str()]);
     }
 
     /// Counts a connection that was not served.
@@ -367,6 +411,7 @@ mod tests {
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"unpoll_sessions{node="n1",transport="xmpps"} 0"#,
+            r#"unpoll_sessions{node="n1",transport="websocket"} 0"#,
             r#"unpoll_session_events_total{event="close",reason="silent"} 0"#,
             r#"unpoll_session_events_total{event="resume",reason="hibernating"} 0"#,
             r#"unpoll_logins_total{result="failed"} 0"#,

@@ -1,6 +1,7 @@
 //! Doors to devices: sockets, TLS, sessions.
 //!
-//! [`Gateway`] listens for devices that speak XMPP over TCP, with STARTTLS or direct TLS. Each connection is one small task
+//! [`Gateway`] listens for devices that speak XMPP over TCP, with STARTTLS or direct TLS, and takes those over that come to the
+//! HTTPS listener with a WebSocket. Each connection is one small task
 //! around a pure stream (`xmpp`). The dispatcher writes to a session at once through its [`Link`]; only what the socket does
 //! not take waits, in a bounded queue of the session. What must outlive a connection is in the store, or waits in the table
 //! of sessions to be resumed. [`poll`] is the door for devices that still poll.
@@ -23,6 +24,7 @@ mod metrics;
 pub mod poll;
 mod proof;
 mod recent;
+mod reports;
 mod session;
 mod sessions;
 mod shared;
@@ -31,6 +33,7 @@ mod tally;
 mod timers;
 mod tokens;
 mod turns;
+mod websocket;
 mod wire;
 
 #[cfg(test)]
@@ -43,6 +46,7 @@ use std::{
     time::Instant,
 };
 
+use axum::Router;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -65,6 +69,7 @@ use entrance::Entrance;
 use listener::Listening;
 use metrics::Reason;
 use recent::Recent;
+use reports::Reports;
 use sessions::{Entry, Table};
 use shared::Shared;
 use timers::Timers;
@@ -165,6 +170,7 @@ impl Gateway {
             failures: Recent::new(FAILURES_MAX),
             sessions: Table::new(),
             closes: Recent::new(CLOSES_MAX),
+            reports: Reports::default(),
             timers: Timers::new(Instant::now()),
             crew: OnceLock::new(),
             unauthenticated: Arc::new(Semaphore::new(config.unauthenticated_max.min(Semaphore::MAX_PERMITS))),
@@ -200,6 +206,11 @@ impl Gateway {
         self.addresses
     }
 
+    /// The door for WebSocket (RFC 7395), to be mounted beside the gate of HTTP.
+    pub fn routes(&self) -> Router {
+        websocket::routes(self.shared.clone())
+    }
+
     /// The sessions of this node, for the dispatcher.
     pub fn links(&self) -> Arc<dyn Links> {
         self.shared.clone()
@@ -217,6 +228,8 @@ impl Gateway {
         }
         let shared = self.shared.clone();
         crew.spawn_vital(|stop| async move { shared.timers.run(stop).await });
+        let shared = self.shared.clone();
+        crew.spawn_vital(|stop| reports::run(shared, stop));
         let shared = self.shared.clone();
         crew.spawn_vital(|stop| drain::drain(shared, stop));
     }

@@ -246,6 +246,15 @@ impl Link for Connection {
         self.state.lock().stream.session().is_some_and(|session| session.holds(id))
     }
 
+    fn told(&self, ticket: u32, known: bool) {
+        let _ = self.guarded(|connection, state| {
+            let now = Instant::now();
+            buffers::lend(&mut state.stream);
+            state.stream.told(ticket, known);
+            connection.pump(state, Reason::Stream, now);
+        });
+    }
+
     fn give_up(&self, id: EventId) {
         let _ = self.guarded(|_, state| {
             state.written.retain(|written| written.id != id);
@@ -350,6 +359,12 @@ impl Link for Hibernated {
 
     fn holds(&self, id: EventId) -> bool {
         self.carried.lock().as_ref().is_some_and(|carried| carried.session.holds(id))
+    }
+
+    fn told(&self, ticket: u32, known: bool) {
+        if let Some(carried) = &mut *self.carried.lock() {
+            carried.session.told(ticket, known);
+        }
     }
 
     fn give_up(&self, id: EventId) {

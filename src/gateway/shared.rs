@@ -8,8 +8,8 @@ use std::{
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, sessions::Table, timers::Timers,
-    tokens::DeviceTokens,
+    config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, reports::Reports, sessions::Table,
+    timers::Timers, tokens::DeviceTokens,
 };
 use crate::{
     crew::Crew,
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) failures: Recent<DeviceKey, (Instant, u32)>,
     /// Why the last connection of a device ended.
     pub(super) closes: Recent<DeviceKey, LastClose>,
+    /// What devices report, on its way into the store.
+    pub(super) reports: Reports,
     pub(super) timers: Timers,
     /// Where tasks are spawned, once started.
     pub(super) crew: OnceLock<Crew>,
@@ -105,7 +107,7 @@ impl Shared {
 
     /// Whether there are as many sessions as there may be.
     pub(super) fn full(&self) -> bool {
-        let live = self.metrics.sessions(Transport::Xmpp).get() + self.metrics.sessions(Transport::Xmpps).get();
+        let live: i64 = Transport::ALL.map(|transport| self.metrics.sessions(transport).get()).iter().sum();
         usize::try_from(live).unwrap_or(0) >= self.config.sessions_max
     }
 

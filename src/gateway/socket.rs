@@ -35,47 +35,7 @@ impl Connection {
             self.shared.metrics.bytes_in.inc_by(read as u64);
             state.tally.received(read);
             state.wire.begin(buffer);
-            let filled = buffer.get_mut(..kept + read).unwrap_or_default();
-            let State {
-                stream,
-                wire,
-                tally,
-                starting_tls,
-                ..
-            } = state;
-            buffers::lend(stream);
-            let mut answer = buffers::take();
-            let opened = wire.open(
-                filled,
-                &mut |heard| match heard {
-                    Heard::Secured(secured) => {
-                        if let Some(random) = starting_tls.take() {
-                            stream.tls_started(*random, now);
-                        }
-                        if let Some(certificate) = self.shared.proven(&secured) {
-                            stream.certificate(certificate);
-                        }
-                        stream.bound_to(secured.bindings);
-                    }
-                    Heard::Clear(clear) => {
-                        tally.clear_in(clear.len());
-                        stream.receive(clear, now, time);
-                    }
-                },
-                &mut answer,
-            );
-            if !answer.is_empty() {
-                self.send(state, &answer, now);
-            }
-            buffers::keep(answer);
-            if let Err(error) = opened {
-                self.tls_failed(state, &error);
-                return (None, false);
-            }
-            self.pump(state, Reason::Stream, now);
-            self.watch_sender(state);
-            let closed = state.wire.peer_closed();
-            (closed.then_some(Reason::Lost), !closed)
+            self.hear(state, buffer.get_mut(..kept + read).unwrap_or_default(), now)
         });
         if let Some(reason) = lost {
             self.lose(state, reason, now);
@@ -86,6 +46,57 @@ impl Connection {
             self.arm(state, now);
         }
         open
+    }
+
+    /// Opens what was read, lets the stream have it, and does what it wants done. Answers why nothing more will come, if so it
+    /// is and nobody was told, and whether more may come.
+    pub(super) fn hear(&self, state: &mut State, filled: &mut [u8], now: Instant) -> (Option<Reason>, bool) {
+        let time = self.shared.clock.now();
+        let State {
+            stream,
+            wire,
+            tally,
+            starting_tls,
+            ..
+        } = state;
+        buffers::lend(stream);
+        let mut answer = buffers::take();
+        let opened = wire.open(
+            filled,
+            &mut |heard| match heard {
+                Heard::Secured(secured) => {
+                    if let Some(random) = starting_tls.take() {
+                        stream.tls_started(*random, now);
+                    }
+                    if let Some(certificate) = self.shared.proven(&secured) {
+                        stream.certificate(certificate);
+                    }
+                    stream.bound_to(secured.bindings);
+                }
+                Heard::Clear(clear) => {
+                    tally.clear_in(clear.len());
+                    stream.receive(clear, now, time);
+                }
+                Heard::Alive(bytes) => {
+                    tally.clear_in(bytes);
+                    stream.alive(bytes, now);
+                }
+                Heard::Unreadable(what) => stream.unreadable(what),
+            },
+            &mut answer,
+        );
+        if !answer.is_empty() {
+            self.send(state, &answer, now);
+        }
+        buffers::keep(answer);
+        if let Err(error) = opened {
+            self.tls_failed(state, &error);
+            return (None, false);
+        }
+        self.pump(state, Reason::Stream, now);
+        self.watch_sender(state);
+        let closed = state.wire.peer_closed();
+        (closed.then_some(Reason::Lost), !closed)
     }
 
     /// One `recv`. A short read tells that the socket is empty, which saves the read that would say so: tokio clears its

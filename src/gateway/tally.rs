@@ -1,7 +1,7 @@
 //! What a connection cost, for the ledger: bytes as they were at the socket, by what they were for.
 
 use crate::{
-    domain::{Direction, Meter, Overhead},
+    domain::{Carried, Direction, Meter, Overhead},
     xmpp::Traffic,
 };
 
@@ -35,6 +35,14 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// What the connection cost before it was the gateway's, the TCP handshake left out.
+    pub(super) fn before(&mut self, inbound: Carried, outbound: Carried) {
+        for (count, carried) in [(&mut self.inbound, inbound), (&mut self.outbound, outbound)] {
+            add(&mut count.socket, usize::try_from(carried.bytes).unwrap_or(usize::MAX));
+            count.calls = count.calls.saturating_add(u32::try_from(carried.packets).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Bytes were read from the socket.
     pub(super) fn received(&mut self, bytes: usize) {
         self.inbound.call(bytes);

@@ -1,4 +1,4 @@
-//! Bytes on the socket: in clear, or as TLS records (rustls, unbuffered).
+//! Bytes on the socket: in clear, as TLS records (rustls, unbuffered), or as WebSocket carries them.
 //!
 //! A quiet connection owns no buffer: bytes are read into a buffer of the thread and records are opened there; only the
 //! beginning of a record that is not complete yet is kept.
@@ -12,9 +12,10 @@ use rustls::{
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
 
+use super::websocket::Carrier;
 use crate::{
     tls::{Served, exporter},
-    xmpp::Bindings,
+    xmpp::{Bindings, Unreadable},
 };
 
 /// Bytes that a read buffer must take: the largest TLS record (RFC 5246 §6.2.3: 5 + 2^14 + 2048), and then some.
@@ -52,8 +53,12 @@ pub(super) struct Secured<'a> {
 pub(super) enum Heard<'a> {
     /// The handshake is done. Comes once, before any bytes.
     Secured(Secured<'a>),
-    /// Bytes of the stream.
+    /// Bytes of the stream; with WebSocket exactly one message.
     Clear(&'a [u8]),
+    /// A sign of life of so many bytes that is none of the stream.
+    Alive(usize),
+    /// What is no message of text.
+    Unreadable(Unreadable),
 }
 
 /// How the bytes of one connection are carried.
@@ -62,6 +67,8 @@ pub(super) enum Wire {
     Plain,
     /// In TLS records.
     Tls(Box<Tls>),
+    /// In messages of WebSocket.
+    WebSocket(Box<Carrier>),
 }
 
 /// One TLS connection.
@@ -94,7 +101,7 @@ impl Wire {
     /// Bytes of an unfinished record that go in front of what is read next: leave them room at the front of the buffer.
     pub(super) fn kept(&self) -> usize {
         match self {
-            Self::Plain => 0,
+            Self::Plain | Self::WebSocket(_) => 0,
             Self::Tls(tls) => tls.partial.len(),
         }
     }
@@ -120,6 +127,7 @@ impl Wire {
                 Ok(())
             }
             Self::Tls(tls) => tls.open(buffer, heard, answer),
+            Self::WebSocket(carrier) => carrier.open(buffer, heard, answer),
         }
     }
 
@@ -131,28 +139,47 @@ impl Wire {
                 Ok(())
             }
             Self::Tls(tls) => tls.seal(Some(clear), sealed),
+            Self::WebSocket(carrier) => carrier.seal(clear, sealed),
         }
     }
 
-    /// Appends the goodbye of the layer: close_notify for TLS (RFC 8446 §6.1).
+    /// Appends the goodbye of the layer: close_notify for TLS (RFC 8446 §6.1), and before it the close of WebSocket.
     pub(super) fn goodbye(&mut self, sealed: &mut Vec<u8>) {
-        if let Self::Tls(tls) = self {
-            // Nothing to be done when it fails: the socket is closed next anyway.
-            let _ = tls.seal(None, sealed);
-        }
+        // Nothing to be done when it fails: the socket is closed next anyway.
+        let _ = match self {
+            Self::Plain => Ok(()),
+            Self::Tls(tls) => tls.seal(None, sealed),
+            Self::WebSocket(carrier) => carrier.goodbye(sealed),
+        };
     }
 
     /// Whether bytes can be sealed: at once in clear, after the handshake with TLS.
     pub(super) fn established(&self) -> bool {
         match self {
-            Self::Plain => true,
+            Self::Plain | Self::WebSocket(_) => true,
             Self::Tls(tls) => !tls.connection.is_handshaking(),
         }
     }
 
-    /// The peer said close_notify: nothing more will come.
+    /// It is known already that the peer was here before: its TLS was resumed.
+    pub(super) fn returning(&self) -> bool {
+        matches!(self, Self::WebSocket(carrier) if carrier.returning())
+    }
+
+    /// From now on the peer may send messages that large.
+    pub(super) fn allow(&mut self, max: usize) {
+        if let Self::WebSocket(carrier) = self {
+            carrier.allow(max);
+        }
+    }
+
+    /// The peer said close_notify, or closed its WebSocket: nothing more will come.
     pub(super) fn peer_closed(&self) -> bool {
-        matches!(self, Self::Tls(tls) if tls.peer_closed)
+        match self {
+            Self::Plain => false,
+            Self::Tls(tls) => tls.peer_closed,
+            Self::WebSocket(carrier) => carrier.peer_closed(),
+        }
     }
 }
 
@@ -360,6 +387,7 @@ mod tests {
                     told = Some(secured.bindings);
                 }
                 Heard::Clear(bytes) => heard.extend_from_slice(bytes),
+                Heard::Alive(_) | Heard::Unreadable(_) => unreachable!(),
             };
             wire.open(&mut buffer, &mut opened, &mut answer).unwrap();
             let mut answer = answer.as_slice();

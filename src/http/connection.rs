@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, error};
 
-use super::{Config, Wire, patience::patient};
+use super::{Config, Peer, Wire, patience::patient};
 use crate::domain::Refusal;
 
 /// What a connection is doing, and since when. The low two bits of the word are the phase, the rest milliseconds.
@@ -90,9 +90,9 @@ impl Watch {
     }
 }
 
-/// Serves the requests of one connection until it ends, has had its time, or `stop` is called and the request at hand answered.
-/// With `full` every request is answered with 429. `wire` counts what `io` costs.
-pub(super) async fn run<I>(io: I, wire: Wire, router: Router, config: &Config, stop: CancellationToken, full: bool)
+/// Serves the requests of one connection until it ends, leaves HTTP, has had its time, or `stop` is called and the request at hand
+/// answered. With `full` every request is answered with 429. `wire` counts what `io` costs, which `peer` has at its other end.
+pub(super) async fn run<I>(io: I, (wire, peer): (Wire, Peer), router: Router, config: &Config, stop: CancellationToken, full: bool)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -104,6 +104,7 @@ where
         watch.enter(Phase::Serving);
         wire.began();
         request.extensions_mut().insert(wire.clone());
+        request.extensions_mut().insert(peer);
         let (router, served) = (router.clone(), Served(Arc::clone(&watch), wire.clone()));
         async move {
             let response = if full {
@@ -123,6 +124,7 @@ where
             .header_read_timeout(None)
             .max_header_size(config.head_max_bytes)
             .serve_connection(io, service)
+            .with_upgrades()
     );
     let mut stopping = false;
     let mut timer = pin!(sleep_until(Instant::now() + Duration::from_secs(config.head_secs.max(1))));
@@ -222,9 +224,16 @@ impl hyper::body::Body for Answer {
 }
 
 /// A stream that notes when the first bytes of a request come.
-struct Watched<I> {
+pub(super) struct Watched<I> {
     io: I,
     watch: Arc<Watch>,
+}
+
+impl<I> Watched<I> {
+    /// The stream, watched no more.
+    pub(super) fn into_inner(self) -> I {
+        self.io
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {

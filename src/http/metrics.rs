@@ -10,7 +10,9 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 14] = [
+pub const ROUTES: [&str; 17] = [
+    "/.well-known/host-meta",
+    "/.well-known/host-meta.json",
     "/v1/events",
     "/v1/events/{id}",
     "/v1/events/{id}/deliveries",
@@ -24,6 +26,7 @@ pub const ROUTES: [&str; 14] = [
     "/v1/keys/{id}",
     "/v1/limits",
     "/v1/reports/polling-avoided",
+    "/xmpp-websocket",
     OTHER,
 ];
 

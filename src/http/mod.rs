@@ -19,6 +19,7 @@ mod problem;
 mod segment;
 mod serve;
 pub mod text;
+mod upgrade;
 mod wire;
 
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
 pub use serve::{Tls, serve};
+pub use upgrade::{Peer, Raw, Upgrade};
 pub use wire::Wire;
 
 /// The HTTP listeners.

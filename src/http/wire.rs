@@ -66,6 +66,16 @@ impl Wire {
         }
     }
 
+    /// All that came in and went out so far, the TCP handshake left out.
+    pub(super) fn so_far(&self) -> (Carried, Carried) {
+        let (inward, outward) = HANDSHAKE_PACKETS;
+        let handshake = |packets| Carried { bytes: 0, packets };
+        (
+            less(self.0.inward.sum(), handshake(inward)),
+            less(self.0.outward.sum(), handshake(outward)),
+        )
+    }
+
     /// The head of a request came.
     pub(super) fn began(&self) {
         let came = self.0.book.lock().at_hand.as_ref().and_then(|exchange| exchange.came);
@@ -146,6 +156,11 @@ impl<I> Counted<I> {
         wire.0.inward.calls.store(inward, Ordering::Relaxed);
         wire.0.outward.calls.store(outward, Ordering::Relaxed);
         (Self { io, wire: wire.clone() }, wire)
+    }
+
+    /// The socket, counted no more.
+    pub(super) fn into_inner(self) -> I {
+        self.io
     }
 
     fn wrote(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {

@@ -104,8 +104,8 @@ pub(super) fn require(field: &Field<'_>) -> Result<Require, Refusal> {
     match word.as_ref() {
         "acknowledged" => Ok(Require::Acknowledged),
         "received" => Ok(Require::Received),
-        "processed" => Err(field.invalid("\"processed\" is not available in this version; acknowledged and received are")),
-        _ => Err(field.invalid(format!("{word:?} is neither acknowledged nor received"))),
+        "processed" => Ok(Require::Processed),
+        _ => Err(field.invalid(format!("{word:?} is none of acknowledged, received, processed"))),
     }
 }
 

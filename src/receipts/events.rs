@@ -58,6 +58,7 @@ pub(super) async fn cancel(
         outcome: Outcome::Cancelled,
         at: parts.clock.now(),
         epoch: None,
+        told: None,
     };
     let settled = match parts.store.settle(vec![end]).await.pop() {
         Some(settled) => settled.map_err(|error| error.refusal(&delivery.device))?,
@@ -69,6 +70,8 @@ pub(super) async fn cancel(
             DeliveryState::Cancelled
         }
         Settled::Before(state) => state,
+        // A cancel asks for neither.
+        Settled::Again | Settled::OutcomeWanted => DeliveryState::Queued,
         Settled::Unknown => return Err(Refusal::UnknownEvent(id.0)),
     };
     let delivered = matches!(ended, DeliveryState::Delivered | DeliveryState::Processed);

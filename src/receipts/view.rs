@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     domain::{DeliveryState, Epoch, EventId, Reason, Require, Seq, Timestamp, Urgency},
@@ -45,7 +46,12 @@ pub(super) struct DeliveryView {
     device: String,
     state: DeliveryState,
     reason: Option<Reason>,
+    /// What the device said of it: `done`, `failed`, `rejected` or `later`; `late-ack`: it acknowledged after the end.
     outcome: Option<&'static str>,
+    /// The device's own code, text and JSON.
+    code: Option<String>,
+    text: Option<String>,
+    data: Option<Value>,
     replaced_by: Option<EventId>,
     attempt: u32,
     lane: String,
@@ -60,12 +66,16 @@ pub(super) struct DeliveryView {
 
 impl DeliveryView {
     pub fn new(delivery: Delivery, state: DeliveryState) -> Self {
+        let told = delivery.told.as_deref();
         Self {
             event: delivery.id,
             device: delivery.device.to_string(),
             state,
             reason: delivery.reason,
-            outcome: delivery.outcome,
+            outcome: told.map(|told| told.status.as_str()).or(delivery.late_ack.then_some("late-ack")),
+            code: told.and_then(|told| told.code.as_deref()).map(str::to_owned),
+            text: told.and_then(|told| told.text.as_deref()).map(str::to_owned),
+            data: told.and_then(|told| told.data.clone()),
             replaced_by: delivery.replaced_by,
             attempt: delivery.attempt,
             lane: delivery.lane.to_string(),

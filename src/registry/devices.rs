@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     RegistryState,
-    form::{Form, key, show as shown},
+    form::{Form, key},
 };
 use crate::{
     domain::{Caller, DeviceId, Refusal, Scope},
@@ -37,7 +37,8 @@ pub(super) async fn list(
     parameters.finish()?;
     let found = state.0.store.devices(caller.tenant, after.as_ref(), page.limit + 1).await;
     let page = page.page(found.map_err(StoreError::refusal_of_all)?, |device| device.id.to_string());
-    Ok(Json(page.map(|device| shown(&device, &caller))))
+    let items = state.shown(&page.items, &caller).await.map_err(StoreError::refusal_of_all)?;
+    Ok(Json(Paged { items, next: page.next }))
 }
 
 /// `GET /v1/devices/{id}`
@@ -51,7 +52,7 @@ pub(super) async fn show(
     parameters.finish()?;
     let key = key(&caller, id.device()?);
     match state.0.store.device(&key).await {
-        Ok(Registered::Present(device)) => Ok(Json(shown(&device, &caller))),
+        Ok(Registered::Present(device)) => state.shown_alone(&device, &caller).await.map(Json),
         Ok(Registered::Removed(_)) => Err(Refusal::RemovedDevice(key.device)),
         Ok(Registered::Unknown) => Err(Refusal::UnknownDevice(key.device)),
         Err(error) => Err(error.refusal(&key.device)),
@@ -116,7 +117,7 @@ async fn change(
     let form = Form::parse(&mut fields, &state.0.limits, patch)?;
     fields.finish()?;
     let (device, is_new) = state.0.apply(&key(caller, device), form, !patch, !patch).await?;
-    Ok((shown(&device, caller), is_new))
+    Ok((state.shown_alone(&device, caller).await?, is_new))
 }
 
 /// `DELETE /v1/devices/{id}`: 204. What waits for it fails, its session ends, and from now on it is answered with 410.

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Parts, credentials};
+use super::{Parts, RegistryState, credentials};
 use crate::{
-    domain::{Caller, Cohort, DeviceId, Limits, Refusal, UserId},
+    domain::{Caller, Cohort, DeviceId, Limits, Refusal, Reported, UserId},
     http::json::{Field, Fields},
     store::{Device, DeviceChange, DeviceKey, Registered, StoreError},
 };
@@ -135,18 +135,36 @@ impl Parts {
     }
 }
 
+impl RegistryState {
+    /// Devices as answers show them.
+    pub async fn shown(&self, devices: &[Device], caller: &Caller) -> Result<Vec<Value>, StoreError> {
+        let reported = self.0.store.reported(caller.tenant, devices).await?;
+        let both = devices.iter().zip(&reported);
+        Ok(both.map(|(device, reported)| show(device, reported.as_ref(), caller)).collect())
+    }
+
+    /// One device as answers show it.
+    pub async fn shown_alone(&self, device: &Device, caller: &Caller) -> Result<Value, Refusal> {
+        let shown = self.shown(std::slice::from_ref(device), caller).await;
+        let shown = shown.map_err(|error| error.refusal(&device.id))?;
+        Ok(shown.into_iter().next().unwrap_or_default())
+    }
+}
+
 fn json_size(map: &Map<String, Value>) -> usize {
     serde_json::to_vec(map).map_or(0, |json| json.len())
 }
 
-/// A device as answers show it: of its credentials only their types.
-pub(super) fn show(device: &Device, caller: &Caller) -> Value {
+/// A device as answers show it: of its credentials only their types; beside the backend's facts what it reports itself.
+pub(super) fn show(device: &Device, reported: Option<&Reported>, caller: &Caller) -> Value {
     let credentials: Vec<Value> = device.credentials.iter().map(|one| json!({"type": one.kind()})).collect();
     json!({
         "id": device.id.as_str(),
         "jid": format!("{}@{}", device.id, caller.domain),
         "user": device.user.as_ref().map(UserId::as_str),
         "attributes": device.attributes,
+        "reported": reported.map(Reported::object).unwrap_or_default(),
+        "reported_at": reported.map(|reported| reported.at),
         "cohort": device.cohort,
         "credentials": credentials,
         "created_at": device.created_at,

@@ -9,6 +9,7 @@
 
 pub mod embedded;
 mod refusal;
+mod registry;
 mod watch;
 
 #[cfg(test)]
@@ -19,11 +20,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    Cohort, Credential, DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, FastTokens, Generation, Lane, Located,
-    Outcome, Queue, Reason, Scope, Seq, SessionId, TenantId, Timestamp, Urgency, UserId,
+    DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason, Seq,
+    SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.
@@ -139,14 +141,20 @@ pub enum Transport {
     Xmpp,
     /// XMPP over direct TLS.
     Xmpps,
+    /// XMPP over WebSocket (RFC 7395).
+    WebSocket,
 }
 
 impl Transport {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Xmpp, Self::Xmpps, Self::WebSocket];
+
     /// The word in API and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Xmpp => "xmpp",
             Self::Xmpps => "xmpps",
+            Self::WebSocket => "websocket",
         }
     }
 }
@@ -257,6 +265,8 @@ pub struct Settle {
     pub at: Timestamp,
     /// The holder of the seat, when a session reported it. `None`: an API call or the sweeper.
     pub epoch: Option<Epoch>,
+    /// What the device says of it, in more words.
+    pub told: Option<Arc<Told>>,
 }
 
 /// What `settle` found.
@@ -271,8 +281,13 @@ pub enum Settled {
         /// Until when it could be delivered.
         expires_at: Timestamp,
     },
-    /// It had ended before; that state stays. A `delivered` that comes after `replaced`, `cancelled` or `expired` is kept
-    /// as `late-ack` in its record.
+    /// It waits again, and will be at the tail of its lane after its pause: [`Mailbox::requeue_due`].
+    Again,
+    /// `delivered`, of an event that requires an outcome: nothing was changed.
+    OutcomeWanted,
+    /// It had ended before; that state stays, but for `delivered`, which an outcome `done` makes `processed`. A `delivered` that
+    /// comes after `replaced`, `cancelled` or `expired` is kept as `late-ack` in its record, and the first outcome after
+    /// `delivered` in its own words. Also an event that was put off already and is put off again.
     Before(DeliveryState),
     /// There is no such event (any more).
     Unknown,
@@ -289,8 +304,10 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Why it ended so.
     pub reason: Option<Reason>,
-    /// `late-ack` when an acknowledgement came after the end.
-    pub outcome: Option<&'static str>,
+    /// An acknowledgement came after the end.
+    pub late_ack: bool,
+    /// What the device said of it last. While it waits: why it waits again.
+    pub told: Option<Arc<Told>>,
     /// The event that replaced it.
     pub replaced_by: Option<EventId>,
     /// When it was accepted.
@@ -377,9 +394,13 @@ pub trait Mailbox: Send + Sync + 'static {
     /// At most `limit` events behind `after`, those of urgency `high` first. Expired ones are left out (the sweeper ends them).
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError>;
 
-    /// Ends deliveries. Idempotent; a final state is never changed. The queue entry goes, the state row and the receipt are
+    /// Ends deliveries, or puts them off ([`Outcome::Again`]). Idempotent; a final state is never changed. The queue entry goes, the state row and the receipt are
     /// written in the same step. Every device's part is durable on its own when this resolves. One answer each, in order.
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>>;
+
+    /// Puts events whose pause is over ([`Outcome::Again`]) at the tail of their lanes, each with a new number and one attempt more,
+    /// at most `limit` of them; answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
+    async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection.
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError>;
@@ -413,139 +434,6 @@ pub trait Mailbox: Send + Sync + 'static {
     /// How many arrivals were dropped because nobody took them in time, or were lost on the way. When it rises, sessions are
     /// compared with the store at once.
     fn missed_arrivals(&self) -> u64;
-}
-
-/// A device as the registry keeps it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Device {
-    /// Its id.
-    pub id: DeviceId,
-    /// Its number within the tenant, never reused.
-    pub ordinal: u32,
-    /// Its owner.
-    pub user: Option<UserId>,
-    /// Facts of the backend about it: a JSON object.
-    pub attributes: serde_json::Map<String, serde_json::Value>,
-    /// How it learns of events.
-    pub cohort: Cohort,
-    /// Ways to log in. Never shown.
-    pub credentials: Vec<Credential>,
-    /// Rises with every change of the credentials.
-    pub credential_generation: u32,
-    /// When it was added.
-    pub created_at: Timestamp,
-    /// When it was last changed.
-    pub updated_at: Timestamp,
-}
-
-/// A change of a device. A field that is `None` stays.
-#[derive(Debug, Clone, Default)]
-pub struct DeviceChange {
-    /// New owner; `Some(None)` takes the owner away.
-    pub user: Option<Option<UserId>>,
-    /// Attributes to set; a JSON `null` takes one away (RFC 7396). Applied onto `{}` when `replace`.
-    pub attributes: Option<serde_json::Map<String, serde_json::Value>>,
-    /// New cohort.
-    pub cohort: Option<Cohort>,
-    /// New credentials, all of them.
-    pub credentials: Option<Vec<Credential>>,
-    /// PUT: whatever is not named goes back to its default. Credentials stay unless given.
-    pub replace: bool,
-}
-
-/// What a look at the registry finds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Registered {
-    /// It is there.
-    Present(Box<Device>),
-    /// It was removed, and when.
-    Removed(Timestamp),
-    /// It never was, or was removed longer ago than tombstones are kept.
-    Unknown,
-}
-
-/// An API key as the registry keeps it. The key itself is nowhere, only its hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiKey {
-    /// Public id, for listing and revoking.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Whose it is.
-    pub tenant: u16,
-    /// What it may do.
-    pub scope: Scope,
-    /// When it was made.
-    pub created_at: Timestamp,
-}
-
-/// A tenant: an XMPP domain of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tenant {
-    /// Its number.
-    pub id: u16,
-    /// Its name. The default tenant is `default`.
-    pub name: String,
-    /// Its XMPP domain.
-    pub domain: String,
-}
-
-/// Devices, credentials, tenants and keys.
-#[async_trait]
-pub trait Registry: Send + Sync + 'static {
-    /// Adds or changes a device, durably. With `create` false an unknown device is refused. Adding a removed device makes a
-    /// new one of the same id, with a new ordinal: nothing that waited for the old one reaches it.
-    ///
-    /// # Errors
-    /// `UnknownDevice`, `RemovedDevice` (only when `create` is false), `NoSpace`.
-    async fn put_device(
-        &self,
-        device: &DeviceKey,
-        change: DeviceChange,
-        create: bool,
-        now: Timestamp,
-    ) -> Result<(Device, bool), StoreError>;
-
-    /// Looks one up.
-    async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError>;
-
-    /// Devices in order of their ids, behind `after`.
-    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
-
-    /// Removes a device: leaves a tombstone, fails what waits for it (`device-removed`), ends its seat. Answers the seat that
-    /// was held, so that the session can be told.
-    ///
-    /// # Errors
-    /// `UnknownDevice`, `RemovedDevice`.
-    async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError>;
-
-    /// The device's FAST tokens that were earned with credentials of `generation`. They go with the device.
-    async fn fast_tokens(&self, device: &DeviceKey, generation: u32) -> Result<FastTokens, StoreError>;
-
-    /// Changes the device's FAST tokens, durably, for a login without a claim (with one, [`NewSeat::fast`] takes it along).
-    /// Tokens of another generation go.
-    ///
-    /// # Errors
-    /// `UnknownDevice`, `RemovedDevice`; `Conflict` when the credentials are not of `generation` any more.
-    async fn change_fast_tokens(&self, device: &DeviceKey, generation: u32, change: FastChange) -> Result<(), StoreError>;
-
-    /// Stores a key under the SHA-256 of its text.
-    async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError>;
-
-    /// The key of that hash. Called for every request, so it answers from memory.
-    fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>>;
-
-    /// All keys of a tenant.
-    async fn keys(&self, tenant: TenantId) -> Result<Vec<ApiKey>, StoreError>;
-
-    /// Ends a key. `false`: there was none of that id.
-    async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
-
-    /// Makes or renames a tenant.
-    async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError>;
-
-    /// All tenants. Answers from memory.
-    fn tenants(&self) -> Vec<Arc<Tenant>>;
 }
 
 /// A change of a delivery's state, as backends will read it. Written in the step that made the change.

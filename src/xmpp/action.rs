@@ -1,8 +1,10 @@
 //! What the machine asks of the gateway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::domain::{DeviceId, EventId, FastChange, FastTokens, Located, Outcome, Password, Polling, ScramSecret, SessionId, TenantId};
+use crate::domain::{
+    DeviceId, EventId, FastChange, FastTokens, Located, Outcome, Password, Polling, Report, ScramSecret, SessionId, TenantId, Told,
+};
 
 /// Answer to [`Action::FindCredentials`].
 pub enum Credentials {
@@ -47,6 +49,17 @@ pub enum Pinned {
 
 /// A stored fact about an event that ended at the device's side.
 pub type Ended = (EventId, Located, Outcome);
+
+/// What a device says of an event.
+#[derive(Debug)]
+pub struct Telling {
+    /// Which event, if it is one of ours.
+    pub event: EventId,
+    /// What it says.
+    pub told: Arc<Told>,
+    /// Under which number it waits for the answer.
+    pub ticket: u32,
+}
 
 /// What the machine asks of the gateway.
 #[derive(Debug)]
@@ -113,8 +126,12 @@ pub enum Action {
     },
     /// Deliveries ended: tell the dispatcher.
     Ended(Vec<Ended>),
+    /// The device says what became of an event: keep that, and call `told`.
+    Told(Box<Telling>),
     /// The session can take events (first available presence of priority ≥ 0, resumption, or room after refusing).
     Ready,
+    /// The device reports something of itself.
+    Reported(Box<Report>),
     /// The device said in its presence whether it polls as well.
     Polls(Polling),
     /// The session's keepalive is now this, because the device asked.

@@ -66,7 +66,7 @@ impl ServerStream {
             Some(format!("{}@{domain}", login.who.as_ref()?.device))
         });
         self.write_plain(LifeSign::Connect, |out| {
-            write_refusal(out, "iq", id, None, &to.unwrap_or_default(), refused);
+            write_refusal(out, "iq", id, None, &to.unwrap_or_default(), refused, None);
         });
     }
 

@@ -42,6 +42,10 @@ pub struct StreamConfig {
     pub window_max_bytes: usize,
     /// XEP-0478 idle-seconds after login. Default 600.
     pub idle_secs: u32,
+    /// What a device may report of itself, in bytes of JSON. Default 8 KiB.
+    pub reported_max_bytes: usize,
+    /// A device may report where it is (XEP-0080). Default: it may not.
+    pub location: bool,
     /// Tries to log in on one stream. Default 3.
     pub login_tries_max: u8,
     /// What one session may send.
@@ -71,6 +75,8 @@ impl StreamConfig {
             window_max_events: 32,
             window_max_bytes: 64 * 1024,
             idle_secs: 600,
+            reported_max_bytes: 8 * 1024,
+            location: false,
             login_tries_max: 3,
             flood: FloodLimits::default(),
             fast_token: Duration::from_secs(14 * 24 * 3600),

@@ -2,8 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-/// Elements nested deeper than this within a stanza are checked, counted and left out: nothing of ours is deeper.
-pub(super) const KEPT_DEPTH: u16 = 4;
+/// Elements nested deeper than this within a stanza are checked, counted and left out: nothing is deeper that we read. The deepest
+/// is a published location: iq, pubsub, publish, item, geoloc, lat.
+pub(super) const KEPT_DEPTH: u16 = 6;
 
 /// A top-level element of a stream with what it contains, in document order.
 #[derive(Debug, Default)]

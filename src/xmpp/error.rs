@@ -88,7 +88,7 @@ impl Condition {
         })
     }
 
-    /// Appends the error and the end of the stream.
+    /// Appends the error; the end of the stream follows it.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let mut xml = format!("<stream:error><{} xmlns='{}'/>", self.name(), ns::STREAM_ERRORS);
         // Writing to a String cannot fail.
@@ -109,7 +109,7 @@ impl Condition {
             }
             _ => {}
         }
-        xml.push_str("</stream:error></stream:stream>");
+        xml.push_str("</stream:error>");
         out.extend_from_slice(xml.as_bytes());
     }
 }
@@ -175,11 +175,17 @@ impl Refused {
         }
     }
 
-    /// Appends the `<error/>` child.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    /// Appends the `<error/>` child, with why in words.
+    pub(super) fn write(self, out: &mut Vec<u8>, why: Option<&str>) {
         let (kind, name) = self.words();
-        let xml = format!("<error type='{kind}'><{name} xmlns='{}'/></error>", ns::STANZA_ERRORS);
+        let xml = format!("<error type='{kind}'><{name} xmlns='{}'/>", ns::STANZA_ERRORS);
         out.extend_from_slice(xml.as_bytes());
+        if let Some(why) = why {
+            out.extend_from_slice(format!("<text xmlns='{}' xml:lang='en'>", ns::STANZA_ERRORS).as_bytes());
+            escape(out, why);
+            out.extend_from_slice(b"</text>");
+        }
+        out.extend_from_slice(b"</error>");
     }
 }
 
@@ -208,8 +214,16 @@ impl Unmanaged {
     }
 }
 
-/// Appends a stanza of `kind` (`iq`, `message`) that says `refused`, in answer to one of that `id` sent to `from`.
-pub(super) fn write_refusal(out: &mut Vec<u8>, kind: &str, id: Option<&str>, from: Option<&str>, to: &str, refused: Refused) {
+/// Appends a stanza of `kind` (`iq`, `message`, `presence`) that says `refused` and why, in answer to one of that `id` sent to `from`.
+pub(super) fn write_refusal(
+    out: &mut Vec<u8>,
+    kind: &str,
+    id: Option<&str>,
+    from: Option<&str>,
+    to: &str,
+    refused: Refused,
+    why: Option<&str>,
+) {
     out.push(b'<');
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b" type='error'");
@@ -219,7 +233,7 @@ pub(super) fn write_refusal(out: &mut Vec<u8>, kind: &str, id: Option<&str>, fro
         }
     }
     out.push(b'>');
-    refused.write(out);
+    refused.write(out, why);
     out.extend_from_slice(b"</");
     escape(out, kind);
     out.push(b'>');

@@ -95,6 +95,18 @@ fn blank(byte: u8) -> bool {
 }
 
 impl Framer {
+    /// For input in which every element stands alone and declares its own namespaces: there is no header.
+    pub(super) fn of_messages() -> Self {
+        Self {
+            started: true,
+            opening: Some(Box::new(Opening {
+                root: USUAL_ROOT.into(),
+                names: Namespaces::default(),
+            })),
+            ..Self::default()
+        }
+    }
+
     /// Reads on. Takes what it read off the front of `input`; `None` when it needs more.
     pub(super) fn next(&mut self, input: &mut &[u8], bounds: &Bounds) -> Result<Option<Frame>, Fault> {
         if self.ended {

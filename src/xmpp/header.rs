@@ -3,24 +3,15 @@
 use std::{io::Write as _, sync::Arc};
 
 use super::{
+    disco,
     element::Tag,
     error::Condition,
+    framing::Framing,
     ns,
     sasl::{Mechanism, binding::Bindings},
     stream::{ServerStream, Stage},
-    text::attribute,
     traffic::LifeSign,
 };
-
-/// Appends our header.
-pub(super) fn write(out: &mut Vec<u8>, id: &str, from: Option<&str>) {
-    out.extend_from_slice(b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'");
-    if let Some(from) = from {
-        attribute(out, "from", from);
-    }
-    attribute(out, "id", id);
-    out.extend_from_slice(b" version='1.0' xml:lang='en'>");
-}
 
 /// The version that a header names: absent means 0.9.
 fn speaks_1_0(tag: Tag<'_>) -> bool {
@@ -67,6 +58,7 @@ impl ServerStream {
                 out.extend_from_slice(b"<sm xmlns='urn:xmpp:sm:3'/>");
             }
             out.extend_from_slice(b"<csi xmlns='urn:xmpp:csi:0'/>");
+            out.extend_from_slice(disco::caps().as_bytes());
             write_limits(out, bytes, seconds);
             out.extend_from_slice(b"</stream:features>");
         });
@@ -79,10 +71,11 @@ impl ServerStream {
         let known = tenant.and(host.as_deref());
         self.open(known);
         let content_fits = matches!(content, None | Some(ns::CLIENT | ns::STREAM));
-        if tag.namespace() != ns::STREAM || !content_fits {
+        let (name, namespace) = self.framing.opening();
+        if tag.namespace() != namespace || !content_fits {
             return self.fail_with(&Condition::InvalidNamespace);
         }
-        if tag.name() != "stream" {
+        if tag.name() != name {
             return self.fail_with(&Condition::BadFormat);
         }
         let (Some(host), Some(tenant)) = (known, tenant) else {
@@ -107,9 +100,11 @@ impl ServerStream {
         let (secured, logged_in) = (login.secured, login.who.is_some());
         let certified = login.certificate.is_some();
         let config = self.config.clone();
+        // TLS is the business of what carries a WebSocket (RFC 7395 §3.9).
+        let can_start_tls = !secured && self.framing == Framing::Stream;
         self.write_plain(LifeSign::Connect, |out| {
             out.extend_from_slice(b"<stream:features>");
-            if !secured && !logged_in {
+            if can_start_tls && !logged_in {
                 out.extend_from_slice(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'>");
                 out.extend_from_slice(if config.allow_plaintext {
                     b"</starttls>".as_slice()
@@ -124,6 +119,7 @@ impl ServerStream {
                       <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session>\
                       <sm xmlns='urn:xmpp:sm:3'/><csi xmlns='urn:xmpp:csi:0'/>",
                 );
+                out.extend_from_slice(disco::caps().as_bytes());
                 limits = Some((config.stanza_max_bytes, u64::from(config.idle_secs)));
             } else if secured || config.allow_plaintext {
                 write_mechanisms(out, &bindings, certified);

@@ -13,6 +13,7 @@ use super::{
     element::Tag,
     error::{Condition, LoginFailure},
     external::{Asked, PeerCertificate},
+    framing::Framing,
     ns,
     sasl::{
         Mechanism,
@@ -154,9 +155,9 @@ impl ServerStream {
     }
 
     fn starttls(&mut self) {
-        if self.login.as_ref().is_some_and(|login| login.secured) {
-            self.out
-                .extend_from_slice(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>");
+        if self.framing == Framing::WebSocket || self.login.as_ref().is_some_and(|login| login.secured) {
+            self.out.extend_from_slice(b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+            self.framing.write_close(&mut self.out);
             return self.close(SessionEnd::Over);
         }
         self.write_plain(LifeSign::Connect, |out| {

@@ -268,6 +268,7 @@ impl ServerStream {
         let (in_flight, available) = (session.window.in_flight(), session.available);
         self.refused = None;
         self.ended(ends);
+        self.tell_again();
         self.ask(LifeSign::Resume);
         if in_flight > 0 {
             self.live.asked(now);

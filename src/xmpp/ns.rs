@@ -4,6 +4,8 @@
 pub(super) const CLIENT: &str = "jabber:client";
 /// RFC 6120 §4.8.1: the stream itself.
 pub(super) const STREAM: &str = "http://etherx.jabber.org/streams";
+/// RFC 7395 §3.4.
+pub(super) const FRAMING: &str = "urn:ietf:params:xml:ns:xmpp-framing";
 /// RFC 6120 §4.9.
 pub(super) const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
 /// RFC 6120 §8.3.
@@ -38,6 +40,14 @@ pub(super) const RECEIPTS: &str = "urn:xmpp:receipts";
 pub(super) const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// XEP-0030.
 pub(super) const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// XEP-0115.
+pub(super) const CAPS: &str = "http://jabber.org/protocol/caps";
+/// XEP-0080.
+pub(super) const GEOLOC: &str = "http://jabber.org/protocol/geoloc";
+/// XEP-0060.
+pub(super) const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+/// XEP-0060 §10: one may publish.
+pub(super) const PUBSUB_PUBLISH: &str = "http://jabber.org/protocol/pubsub#publish";
 /// XEP-0092.
 pub(super) const VERSION: &str = "jabber:iq:version";
 /// RFC 6121 §2.

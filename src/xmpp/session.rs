@@ -7,7 +7,7 @@ use crate::{
     store::{Cursor, QueuedEvent},
 };
 
-use super::{standby::Standby, window::Window};
+use super::{outcome::Outcomes, standby::Standby, window::Window};
 
 /// The full JID of a session, kept in one piece.
 #[derive(Debug)]
@@ -66,6 +66,8 @@ pub struct Session {
     /// What waits for the device to be active.
     pub(super) standby: Standby,
     pub(super) window: Window,
+    /// What the device said of events and has not heard of again.
+    pub(super) outcomes: Option<Box<Outcomes>>,
 }
 
 impl Session {
@@ -84,6 +86,7 @@ impl Session {
             cursor: Cursor::default(),
             standby: Standby::default(),
             window: Window::default(),
+            outcomes: None,
         }
     }
 
@@ -147,7 +150,7 @@ impl Session {
         self.keepalive
     }
 
-    /// Events written and not ended, oldest first. With `require='received'` an event stays here after `<a/>`.
+    /// Events written and not ended, oldest first. With `require='received'` or `processed` an event stays here after `<a/>`.
     pub fn unacknowledged(&self) -> Vec<(EventId, Located)> {
         self.window.unacknowledged()
     }
@@ -165,6 +168,11 @@ impl Session {
 
     /// Bytes of memory it holds now.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + self.jid.full().len() + self.device.as_str().len() + 16 + self.window.memory()
+        size_of::<Self>()
+            + self.jid.full().len()
+            + self.device.as_str().len()
+            + 16
+            + self.window.memory()
+            + self.outcomes.as_ref().map_or(0, |outcomes| outcomes.memory())
     }
 }

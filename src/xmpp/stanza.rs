@@ -1,17 +1,20 @@
-//! What a device may say in its session, and the answers (RFC 6121; XEP-0030, 0092, 0184, 0199, 0352).
+//! What a device may say in its session, and the answers (RFC 6121; XEP-0030, 0080, 0092, 0184, 0199, 0352).
 
 use std::{
     io::Write as _,
     time::{Duration, Instant},
 };
 
-use crate::domain::{Outcome, Polling, Reason};
+use crate::domain::{Outcome, Reason};
 
 use super::{
     action::Action,
+    disco,
     element::Tag,
     error::{Condition, Refused, write_refusal},
     keepalive, ns,
+    outcome::Untold,
+    reported,
     session::FullJid,
     stream::{ServerStream, Stage},
     text::{attribute, escape},
@@ -41,34 +44,28 @@ fn addressee(jid: &FullJid, to: Option<&str>) -> To {
     }
 }
 
-/// Features of the service, exactly what it answers.
-const SERVICE_INFO: &str = "<identity category='server' type='im' name='unpoll'/>\
-    <feature var='http://jabber.org/protocol/disco#info'/><feature var='http://jabber.org/protocol/disco#items'/>\
-    <feature var='jabber:iq:version'/><feature var='urn:xmpp:ping'/><feature var='urn:xmpp:receipts'/>\
-    <feature var='msgoffline'/>";
-/// The same of an account.
-const ACCOUNT_INFO: &str = "<identity category='account' type='registered'/>\
-    <feature var='http://jabber.org/protocol/disco#info'/><feature var='http://jabber.org/protocol/disco#items'/>\
-    <feature var='urn:xmpp:ping'/>";
-
 /// How an IQ is answered.
 enum Answer {
     Result(String),
     Refused(Refused),
+    /// `bad-request`, and why.
+    Bad(String),
 }
 
-fn answer(kind: &str, to: To, asked: Tag<'_>) -> Answer {
+impl From<Result<String, Refused>> for Answer {
+    fn from(answer: Result<String, Refused>) -> Self {
+        answer.map_or_else(Self::Refused, Self::Result)
+    }
+}
+
+fn answer(kind: &str, to: To, asked: Tag<'_>, location: bool) -> Answer {
     let result = |payload: &str| Answer::Result(payload.to_owned());
-    let get = kind == "get";
+    let (get, node) = (kind == "get", asked.attribute("node"));
     match (asked.name(), asked.namespace()) {
         _ if to == To::Other => Answer::Refused(Refused::ServiceUnavailable),
         ("ping", ns::PING) if get => result(""),
-        ("query", ns::DISCO_INFO | ns::DISCO_ITEMS) if get && asked.attribute("node").is_some() => Answer::Refused(Refused::ItemNotFound),
-        ("query", ns::DISCO_INFO) if get => {
-            let info = if to == To::Service { SERVICE_INFO } else { ACCOUNT_INFO };
-            Answer::Result(format!("<query xmlns='{}'>{info}</query>", ns::DISCO_INFO))
-        }
-        ("query", ns::DISCO_ITEMS) if get => Answer::Result(format!("<query xmlns='{}'/>", ns::DISCO_ITEMS)),
+        ("query", ns::DISCO_INFO) if get => disco::info(to == To::Account, location, node).into(),
+        ("query", ns::DISCO_ITEMS) if get => disco::items(node).into(),
         ("query", ns::VERSION) if get => Answer::Result(format!(
             "<query xmlns='{}'><name>unpoll</name><version>{}</version></query>",
             ns::VERSION,
@@ -79,19 +76,6 @@ fn answer(kind: &str, to: To, asked: Tag<'_>) -> Answer {
         ("session", ns::SESSION) if !get => result(""),
         _ => Answer::Refused(Refused::ServiceUnavailable),
     }
-}
-
-/// What a presence says of polling: `<attributes xmlns='urn:unpoll:event:1'><json>{"polling":"off"}</json></attributes>`; the
-/// container may be the one of XEP-0335. Anything but `on` and `off` means that nobody knows.
-fn reported_polling(presence: Tag<'_>) -> Option<Polling> {
-    let attributes = presence.child("attributes", ns::EVENT)?;
-    let json = attributes.child("json", ns::JSON).or_else(|| attributes.child("json", ns::EVENT))?;
-    let reported: serde_json::Value = serde_json::from_str(&json.text()).ok()?;
-    Some(match reported.get("polling")?.as_str() {
-        Some("off") => Polling::Off,
-        Some("on") => Polling::On,
-        _ => Polling::Unknown,
-    })
 }
 
 impl ServerStream {
@@ -154,13 +138,33 @@ impl ServerStream {
         let full = session.jid.full().to_owned();
         let mut children = tag.children();
         let answer = match (asked, children.next(), children.next()) {
-            (Some((_, kind)), Some(child), None) => answer(kind, place, child),
+            (Some((id, "set")), Some(outcome), None) if place != To::Other && outcome.is("outcome", ns::EVENT) => {
+                match self.outcome(id, to, outcome) {
+                    Ok(()) => return LifeSign::Acknowledgement,
+                    Err(Untold::Refused(refused)) => Answer::Refused(refused),
+                    Err(Untold::Bad(why)) => Answer::Bad(why),
+                }
+            }
+            (Some((_, kind)), Some(child), None) => {
+                let published = (kind == "set" && place != To::Other)
+                    .then(|| reported::of_iq(child, place == To::Account, &self.config))
+                    .flatten();
+                match published {
+                    Some(Ok(published)) => {
+                        self.actions.push_back(Action::Reported(Box::new(published.report)));
+                        Answer::Result(published.answer.to_owned())
+                    }
+                    Some(Err(why)) => Answer::Bad(why),
+                    None => answer(kind, place, child, self.config.location),
+                }
+            }
             _ => Answer::Refused(Refused::BadRequest),
         };
         let ping = tag.child("ping", ns::PING).is_some();
         let kind = if ping { LifeSign::Keepalive } else { LifeSign::Connect };
         self.write(kind, |out| match answer {
-            Answer::Refused(refused) => write_refusal(out, "iq", id, to, &full, refused),
+            Answer::Refused(refused) => write_refusal(out, "iq", id, to, &full, refused, None),
+            Answer::Bad(why) => write_refusal(out, "iq", id, to, &full, Refused::BadRequest, Some(&why)),
             Answer::Result(payload) => {
                 out.extend_from_slice(b"<iq type='result'");
                 for (name, value) in [("id", id), ("from", to), ("to", Some(full.as_str()))] {
@@ -186,7 +190,7 @@ impl ServerStream {
             // A device can address nothing but the service.
             let (id, full) = (tag.attribute("id"), session.jid.full().to_owned());
             self.write(LifeSign::Connect, |out| {
-                write_refusal(out, "message", id, to, &full, Refused::ServiceUnavailable);
+                write_refusal(out, "message", id, to, &full, Refused::ServiceUnavailable, None);
             });
             return LifeSign::Connect;
         }
@@ -196,15 +200,23 @@ impl ServerStream {
 
     /// A message to the service: a receipt (XEP-0184), or an error in answer to an event.
     pub(super) fn receipt(&mut self, tag: Tag<'_>) {
-        let (id, outcome) = if tag.attribute("type") == Some("error") {
-            (tag.attribute("id"), Outcome::Rejected(Reason::DeviceError))
+        let refused = tag.attribute("type") == Some("error");
+        let id = if refused {
+            tag.attribute("id")
         } else {
             let received = tag.child("received", ns::RECEIPTS);
-            (received.and_then(|received| received.attribute("id")), Outcome::Delivered)
+            received.and_then(|received| received.attribute("id"))
         };
         // Receipts for what we do not know are ignored: they may come twice, or after a resumption.
-        let Some(id) = id.and_then(|id| id.parse().ok()) else { return };
-        if let Some(end) = self.session.as_mut().and_then(|session| session.window.settle(id, outcome)) {
+        let (Some(id), Some(session)) = (id.and_then(|id| id.parse().ok()), &mut self.session) else {
+            return;
+        };
+        let end = if refused {
+            session.window.settle(id, Outcome::Rejected(Reason::DeviceError))
+        } else {
+            session.window.receive(id)
+        };
+        if let Some(end) = end {
             self.ended(vec![end]);
         }
     }
@@ -216,7 +228,7 @@ impl ServerStream {
                 let priority: i8 = priority.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
                 let keepalive = self.negotiate_keepalive(tag);
                 self.echo(tag.attribute("id"), priority, keepalive);
-                self.actions.extend(reported_polling(tag).map(Action::Polls));
+                self.reported(tag);
                 self.set_available(priority >= 0);
             }
             (None, Some("unavailable")) => self.set_available(false),
@@ -233,6 +245,25 @@ impl ServerStream {
             }
             // Directed presence, probes and the rest of subscriptions concern nobody here.
             _ => {}
+        }
+    }
+
+    /// Takes what a presence reports. What is wrong with that is told, and the presence counts all the same.
+    fn reported(&mut self, presence: Tag<'_>) {
+        match reported::of_presence(presence, &self.config) {
+            Ok(report) => {
+                self.actions.extend(reported::polling(&report).map(Action::Polls));
+                if !report.is_empty() {
+                    self.actions.push_back(Action::Reported(Box::new(report)));
+                }
+            }
+            Err(why) => {
+                let Some(session) = &self.session else { return };
+                let (id, full) = (presence.attribute("id"), session.jid.full().to_owned());
+                self.write(LifeSign::Presence, |out| {
+                    write_refusal(out, "presence", id, None, &full, Refused::BadRequest, Some(&why));
+                });
+            }
         }
     }
 

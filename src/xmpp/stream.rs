@@ -11,7 +11,7 @@ use super::{
     error::{Condition, StreamError},
     flood::Flood,
     framer::{Frame, Framer},
-    header,
+    framing::{self, Framing},
     liveness::Liveness,
     login::Login,
     ns,
@@ -44,6 +44,7 @@ pub(super) enum Stage {
 /// One connection's stream.
 pub struct ServerStream {
     pub(super) config: Arc<StreamConfig>,
+    pub(super) framing: Framing,
     pub(super) framer: Framer,
     pub(super) stage: Stage,
     /// Our header was written, so that an error needs none.
@@ -75,6 +76,7 @@ impl ServerStream {
         Self {
             login: Some(Box::new(Login::new(secured, &random, now + config.login_within))),
             config,
+            framing: Framing::Stream,
             framer: Framer::default(),
             stage: Stage::Header,
             opened: false,
@@ -92,6 +94,13 @@ impl ServerStream {
         }
     }
 
+    /// The same, carried as `framing` says.
+    pub fn framed(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self.framer = framing.framer();
+        self
+    }
+
     /// What logins on this connection can be bound to, once TLS is up and before anything said inside it is read.
     pub fn bound_to(&mut self, bindings: Bindings) {
         if let Some(login) = &mut self.login {
@@ -99,7 +108,7 @@ impl ServerStream {
         }
     }
 
-    /// Takes bytes that the peer sent: any cut, any number of stanzas. Output and actions follow. While an action waits
+    /// Takes bytes that the peer sent: any cut, any number of stanzas; with WebSocket exactly one message. Output and actions follow. While an action waits
     /// for its answer the rest is kept (bounded by the stanza limit) and read after the answer.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, time: Timestamp) {
         if bytes.is_empty() || self.stage == Stage::Closed {
@@ -217,7 +226,7 @@ impl ServerStream {
 
     /// A new stream within the connection, with a new parser (RFC 6120 §4.3.3).
     pub(super) fn restart(&mut self) {
-        self.framer = Framer::default();
+        self.framer = self.framing.framer();
         self.stage = Stage::Header;
         self.opened = false;
     }
@@ -225,12 +234,15 @@ impl ServerStream {
     /// An answer came: goes on with what was kept.
     pub(super) fn go_on(&mut self, now: Instant) {
         let kept = std::mem::take(&mut self.kept);
-        if !kept.is_empty() {
-            self.read(&kept, now);
+        for piece in framing::pieces(self.framing, &kept) {
+            self.read(piece, now);
         }
     }
 
     fn read(&mut self, mut bytes: &[u8], now: Instant) {
+        if self.framing == Framing::WebSocket {
+            return self.read_message(bytes, now);
+        }
         loop {
             match self.stage {
                 Stage::Closed | Stage::Tls | Stage::Taken => return,
@@ -270,11 +282,11 @@ impl ServerStream {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.kept.len() + bytes.len() > self.config.bounds(self.logged_in()).bytes {
             return self.fail_with(&Condition::PolicyViolation("too much was sent ahead"));
         }
-        self.kept.extend_from_slice(bytes);
+        framing::keep(self.framing, &mut self.kept, bytes);
     }
 
     /// Whether the peer has proved who it is.
@@ -282,7 +294,7 @@ impl ServerStream {
         self.login.as_ref().is_none_or(|login| login.who.is_some())
     }
 
-    fn stanza(&mut self, tag: Tag<'_>, now: Instant) -> LifeSign {
+    pub(super) fn stanza(&mut self, tag: Tag<'_>, now: Instant) -> LifeSign {
         match self.stage {
             Stage::Bound => self.in_session(tag, now),
             Stage::Leaving => {
@@ -297,12 +309,12 @@ impl ServerStream {
     }
 
     /// The peer closed its stream in order (RFC 6120 §4.4): that ends the session, too.
-    fn finished(&mut self) {
+    pub(super) fn finished(&mut self) {
         if self.stage == Stage::Leaving {
             self.stage = Stage::Closed;
             return;
         }
-        self.out.extend_from_slice(b"</stream:stream>");
+        self.framing.write_close(&mut self.out);
         self.close(SessionEnd::Over);
     }
 
@@ -327,6 +339,7 @@ impl ServerStream {
                 }
                 let before = self.out.len();
                 condition.write(&mut self.out);
+                self.framing.write_close(&mut self.out);
                 self.traffic.send(LifeSign::Connect, self.out.len() - before);
             }
         }
@@ -353,7 +366,7 @@ impl ServerStream {
     pub(super) fn open(&mut self, from: Option<&str>) {
         let id = self.login.as_mut().map(|login| login.random_hex()).unwrap_or_default();
         let before = self.out.len();
-        header::write(&mut self.out, &id, from);
+        self.framing.write_open(&mut self.out, &id, from);
         self.traffic.send(LifeSign::Connect, self.out.len() - before);
         self.opened = true;
     }

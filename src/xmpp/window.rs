@@ -29,13 +29,15 @@ enum Sent {
     Other(Box<[u8]>),
 }
 
-/// An event that the device's library has, and its application has not confirmed.
+/// An event that the device's library has, and its application has not confirmed, or has not said what became of it.
 #[derive(Debug)]
 struct Awaited {
     id: EventId,
     located: Located,
     until: Timestamp,
     bytes: u32,
+    /// A receipt is not enough.
+    outcome_wanted: bool,
 }
 
 /// The device claims to have handled more than it was sent.
@@ -141,12 +143,13 @@ impl Window {
                     self.others_bytes -= bytes.len();
                 }
                 Sent::Event { event, bytes, ended, .. } => {
-                    if !ended && event.event.require == Require::Received {
+                    if !ended && event.event.require != Require::Acknowledged {
                         self.awaited.push_back(Awaited {
                             id: event.id,
                             located: event.located,
                             until: event.event.accepted_at.plus(event.event.ttl.max(RECEIPT_WITHIN)),
                             bytes,
+                            outcome_wanted: event.event.require == Require::Processed,
                         });
                         continue;
                     }
@@ -160,6 +163,17 @@ impl Window {
         }
         self.uncounted = self.uncounted.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         ends
+    }
+
+    /// The receipt of an event came. `None`: it does not wait here (any more), or waits for an outcome.
+    pub(super) fn receive(&mut self, id: EventId) -> Option<Ended> {
+        let outcome_wanted = |event: &QueuedEvent| event.id == id && event.event.require == Require::Processed;
+        let wanted = self.awaited.iter().any(|one| one.id == id && one.outcome_wanted)
+            || self
+                .sent
+                .iter()
+                .any(|stanza| matches!(stanza, Sent::Event { event, .. } if outcome_wanted(event)));
+        if wanted { None } else { self.settle(id, Outcome::Delivered) }
     }
 
     /// The device itself says how that event ended. `None`: it does not wait here (any more).
@@ -179,7 +193,7 @@ impl Window {
         })
     }
 
-    /// Gives up on receipts of events that expired.
+    /// Gives up on receipts and outcomes of events that expired.
     pub(super) fn expire(&mut self, time: Timestamp) -> Vec<Ended> {
         let mut ends = Vec::new();
         let (events, bytes) = (&mut self.events, &mut self.bytes);

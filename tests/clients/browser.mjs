@@ -17,6 +17,7 @@ const commands = {
       viewport: { width, height },
       colorScheme: scheme,
       locale: "en-GB",
+      ignoreHTTPSErrors: true, // the services of tests make their own certificates
       ...(password && { httpCredentials: { username: "anyone", password } }),
     });
     page = await context.newPage();

@@ -1,4 +1,4 @@
-// A device with xmpp.js: node device.mjs JID HOST:PORT JOURNAL
+// A device with xmpp.js: node device.mjs JID HOST:PORT JOURNAL (or, instead of HOST:PORT, wss://HOST:PORT/xmpp-websocket)
 //
 // Applies each event by appending it to JOURNAL as one JSON line, and prints it. The password comes from UNPOLL_PASSWORD,
 // the file with the certificate authority from NODE_EXTRA_CA_CERTS.
@@ -31,10 +31,11 @@ function apply(entry) {
   console.log(line);
 }
 
-const xmpp = client({ service: `xmpps://${address}`, domain, username, password: process.env.UNPOLL_PASSWORD });
+const service = address.startsWith("wss://") ? address : `xmpps://${address}`;
+const xmpp = client({ service, domain, username, password: process.env.UNPOLL_PASSWORD });
 
-// xmpp.js decodes each piece of the stream on its own, which breaks a character that lies across two pieces.
-xmpp.on("connect", () => xmpp.socket.socket.setEncoding("utf8"));
+// xmpp.js decodes each piece of a TLS stream on its own, which breaks a character that lies across two pieces.
+xmpp.on("connect", () => xmpp.socket.socket.setEncoding?.("utf8"));
 
 // "I can take events". After a resumption (XEP-0198, xmpp.js does it) this is not needed and "online" is not emitted.
 xmpp.on("online", () => xmpp.send(xml("presence")));

@@ -254,7 +254,11 @@ impl Conversation {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                     self.stream.session_mut().map(Session::read_on);
                 }
-                Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
+                Action::Told(telling) => {
+                    assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger says what became of an event");
+                    self.stream.told(telling.ticket, !self.failing);
+                }
+                Action::Reported(_) | Action::Polls(_) | Action::Unavailable | Action::Keepalive(_) => {
                     assert!(matches!(self.scene, Scene::Bound { .. }), "a stranger has a session");
                 }
             }

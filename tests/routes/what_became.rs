@@ -50,6 +50,7 @@ async fn settle(scene: &Scene, id: &str, outcome: Outcome) {
         outcome,
         at: crate::scene::START,
         epoch: None,
+        told: None,
     };
     scene.store.settle(vec![end]).await.remove(0).unwrap();
 }

@@ -55,6 +55,7 @@ pub struct Service {
     dir: TestDir,
     child: Option<Child>,
     pub http: SocketAddr,
+    pub https: SocketAddr,
     pub admin: SocketAddr,
     pub xmpp: SocketAddr,
     pub xmpps: SocketAddr,
@@ -74,6 +75,7 @@ impl Service {
             dir: TestDir::new(),
             child: None,
             http: nowhere,
+            https: nowhere,
             admin: nowhere,
             xmpp: nowhere,
             xmpps: nowhere,
@@ -96,7 +98,7 @@ impl Service {
                 "--http",
                 &self.http.to_string(),
                 "--https",
-                "127.0.0.1:0",
+                &self.https.to_string(),
                 "--admin",
                 &self.admin.to_string(),
             ])
@@ -117,7 +119,8 @@ impl Service {
         assert_eq!(ready["ready"], true, "{line}");
         let address = |name: &str| ready[name].as_str().and_then(|text| text.parse().ok());
         let address = |name: &str| address(name).unwrap_or_else(|| panic!("no {name} in the ready line: {line}"));
-        (self.http, self.admin, self.xmpp, self.xmpps) = (address("http"), address("admin"), address("xmpp"), address("xmpps"));
+        (self.http, self.https, self.admin) = (address("http"), address("https"), address("admin"));
+        (self.xmpp, self.xmpps) = (address("xmpp"), address("xmpps"));
         self.ready = ready;
         self.child = Some(child);
     }

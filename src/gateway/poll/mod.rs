@@ -35,12 +35,12 @@ pub use metrics::PollMetrics;
 use self::credentials::Logins;
 use super::{DeviceTokens, Hosts, Links};
 use crate::{
-    domain::{Clock, DeviceSignal, PollMeter, Urgency},
+    domain::{Clock, DeviceSignal, Outcome, PollMeter, Urgency},
     store::Store,
 };
 
-/// Counts a delivery that an acknowledgement ended: how urgent it was, and how long it took from acceptance.
-pub type CountDelivered = Arc<dyn Fn(Urgency, Duration) + Send + Sync>;
+/// Counts a delivery that a device ended: how, how urgent it was, and how long it took from acceptance.
+pub type CountEnded = Arc<dyn Fn(Outcome, Urgency, Duration) + Send + Sync>;
 
 /// What the door is made of.
 pub struct Parts {
@@ -63,7 +63,7 @@ pub struct Parts {
     /// The poll interval of a device that has none of its own, in seconds.
     pub interval_secs: u32,
     /// Told of every delivery that ended here.
-    pub delivered: CountDelivered,
+    pub ended: CountEnded,
     /// Ends every wait.
     pub stop: CancellationToken,
 }

@@ -86,7 +86,7 @@ async fn a_login_beyond_the_rate_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_crowd_that_logs_in_takes_turns_and_all_get_in() {
+pub(super) async fn a_crowd_that_logs_in_takes_turns_and_all_get_in() {
     let service = Service::with(|config| config.login_turns_max = 1).await;
     let mut crowd = Vec::new();
     for number in 0..40 {
@@ -104,7 +104,7 @@ async fn a_crowd_that_logs_in_takes_turns_and_all_get_in() {
 }
 
 #[tokio::test]
-async fn an_account_whose_logins_fail_again_and_again_is_slowed_and_not_locked() {
+pub(super) async fn an_account_whose_logins_fail_again_and_again_is_slowed_and_not_locked() {
     let mut service = Service::with(|config| config.login_failures_max = 2).await;
     let wrong = format!(
         "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{}</auth>",

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{SOON, Service};
+use super::{SOON, Service, websocket};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>";
 
@@ -49,7 +49,7 @@ impl AsyncWrite for KeyUpdates {
     }
 }
 
-fn connector(service: &Service, alpn: &[&str]) -> TlsConnector {
+pub(super) fn connector(service: &Service, alpn: &[&str]) -> TlsConnector {
     connector_of(service, alpn, rustls::ALL_VERSIONS)
 }
 
@@ -77,8 +77,11 @@ impl Device {
         Self::over(TcpStream::connect(service.gateway.addresses().xmpp).await.unwrap())
     }
 
-    /// Direct TLS.
+    /// Direct TLS, or WebSocket where a test is run once more over it.
     pub(super) async fn tls(service: &Service) -> Self {
+        if websocket::over_websocket() {
+            return Self::over(websocket::as_stream(service).await);
+        }
         Self::tls_as(service, &["xmpp-client"]).await.unwrap()
     }
 

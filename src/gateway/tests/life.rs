@@ -39,7 +39,7 @@ async fn the_kernel_gives_up_on_data_that_nobody_takes_on_every_port() {
 }
 
 #[tokio::test]
-async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
+pub(super) async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
     let mut service = Service::with(|config| {
         config.window_max_events = 10_000;
         config.window_max_bytes = 64 * 1024 * 1024;
@@ -73,7 +73,7 @@ async fn a_device_that_does_not_read_is_named_and_then_why_it_was_given_up() {
 }
 
 #[tokio::test]
-async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
+pub(super) async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
     let mut service = Service::with(|config| {
         config.flood_stanzas_per_second = 200;
         config.flood_stanzas_burst = 100;
@@ -147,7 +147,7 @@ async fn presence_and_the_kernel_follow_the_keepalive_that_a_device_asks_for() {
 }
 
 #[tokio::test]
-async fn a_keepalive_that_was_asked_for_outlives_a_resumption() {
+pub(super) async fn a_keepalive_that_was_asked_for_outlives_a_resumption() {
     let mut service = Service::with(|config| {
         config.keepalive_secs = 1;
         config.overdue_secs = 1;
@@ -176,7 +176,7 @@ async fn a_keepalive_that_was_asked_for_outlives_a_resumption() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_reset_and_its_session_resumed() {
+pub(super) async fn an_old_connection_is_reset_and_its_session_resumed() {
     let mut service = Service::with(|config| config.session_lifetime_secs = 1).await;
     let mut device = Device::tls(&service).await;
     device.login("box").await;
@@ -198,7 +198,7 @@ async fn an_old_connection_is_reset_and_its_session_resumed() {
 }
 
 #[tokio::test]
-async fn a_cloned_identity_shows_in_presence() {
+pub(super) async fn a_cloned_identity_shows_in_presence() {
     let service = Service::start().await;
     let mut clones = Vec::new();
     for _ in 0..4 {

@@ -6,11 +6,13 @@ mod life;
 mod sessions;
 mod store;
 mod transport;
+mod websocket;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use axum::{Router, routing::get};
+use tokio::{net::TcpListener, sync::mpsc};
 
 use super::{Balanced, Config, DeviceTokens, Gateway, GatewayMetrics, Link, Offer, Parts};
 use crate::{
@@ -20,7 +22,9 @@ use crate::{
         Account, Clock, Data, DeviceId, DeviceSignal, Direction, Event, EventId, Generation, Lane, Located, Meter, Overhead, Polling,
         Queue, Require, Seq, SystemClock, TenantId, Timestamp, Urgency,
     },
+    http::{self, HttpMetrics},
     presence::{Presence, Rules},
+    proxy::Balancers,
     store::{DeviceKey, QueuedEvent},
     tls,
 };
@@ -63,6 +67,9 @@ struct Service {
     signals: mpsc::Receiver<DeviceSignal>,
     links: Crew,
     roots: Arc<rustls::RootCertStore>,
+    /// The door for WebSocket, without TLS and with it.
+    http: SocketAddr,
+    https: SocketAddr,
     registry: prometheus::Registry,
 }
 
@@ -76,6 +83,14 @@ impl Service {
     }
 
     async fn with_channel(signals_max: usize, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_all(signals_max, http::Config::default(), change).await
+    }
+
+    async fn with_http(limits: http::Config, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_all(1024, limits, change).await
+    }
+
+    async fn with_all(signals_max: usize, limits: http::Config, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             listen_tls: "127.0.0.1:0".parse().unwrap(),
@@ -114,9 +129,22 @@ impl Service {
             node,
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),
         };
-        let gateway = Gateway::bind(config, tls, parts).await.unwrap();
+        let gateway = Gateway::bind(config, tls.clone(), parts).await.unwrap();
         let links = Crew::default();
         gateway.start(&links);
+        let routes = http::mount_beside(
+            Router::new().route("/nothing", get(async || "")),
+            gateway.routes(),
+            Arc::new(|_| None),
+            HttpMetrics::register(&prometheus::Registry::new()).unwrap(),
+        );
+        let web: http::Tls = Arc::new(move || tls.get().web.clone());
+        let mut doors = Vec::new();
+        for tls in [None, Some(web)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            doors.push(listener.local_addr().unwrap());
+            http::serve(listener, tls, Balancers::default(), routes.clone(), limits.clone(), &links);
+        }
         Self {
             gateway,
             store,
@@ -124,6 +152,8 @@ impl Service {
             signals,
             links,
             roots: Arc::new(roots),
+            http: doors[0],
+            https: doors[1],
             registry,
         }
     }
@@ -164,6 +194,11 @@ impl Service {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
         text.lines()
             .find_map(|found| found.strip_prefix(line).map(|value| value.trim().to_owned()))
+    }
+
+    /// How devices come in that say nothing of it.
+    fn transport(&self) -> &'static str {
+        if websocket::over_websocket() { "websocket" } else { "xmpps" }
     }
 
     /// Logs in over direct TLS, with stream management and presence, up to `Ready`; the dispatcher has caught up.

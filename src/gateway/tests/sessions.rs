@@ -10,7 +10,7 @@ use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
 use crate::domain::{Caller, Epoch, Outcome, Scope, Urgency};
 
 #[tokio::test]
-async fn an_acknowledged_event_ends_and_presence_follows() {
+pub(super) async fn an_acknowledged_event_ends_and_presence_follows() {
     let mut service = Service::start().await;
     assert_eq!(service.state("box").await, "offline");
     let mut device = service.online("box").await;
@@ -53,7 +53,7 @@ async fn an_acknowledged_event_ends_and_presence_follows() {
 }
 
 #[tokio::test]
-async fn arrivals_wait_until_the_backlog_is_read() {
+pub(super) async fn arrivals_wait_until_the_backlog_is_read() {
     let mut service = Service::start().await;
     let mut device = Device::tls(&service).await;
     device.login("box").await;
@@ -84,7 +84,7 @@ async fn arrivals_wait_until_the_backlog_is_read() {
 }
 
 #[tokio::test]
-async fn a_full_window_says_later_and_is_ready_again_after_an_acknowledgement() {
+pub(super) async fn a_full_window_says_later_and_is_ready_again_after_an_acknowledgement() {
     let mut service = Service::with(|config| config.window_max_events = 2).await;
     let mut device = service.online("box").await;
     let link = service.link("box").unwrap();
@@ -98,7 +98,7 @@ async fn a_full_window_says_later_and_is_ready_again_after_an_acknowledgement() 
 }
 
 #[tokio::test]
-async fn a_lost_session_is_away_and_resumes_with_what_it_did_not_get() {
+pub(super) async fn a_lost_session_is_away_and_resumes_with_what_it_did_not_get() {
     let mut service = Service::start().await;
     let mut device = Device::tls(&service).await;
     device.login("box").await;
@@ -147,7 +147,7 @@ async fn a_lost_session_is_away_and_resumes_with_what_it_did_not_get() {
 }
 
 #[tokio::test]
-async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
+pub(super) async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
     let mut service = Service::start().await;
     let mut old = Device::tls(&service).await;
     old.login("box").await;
@@ -163,7 +163,9 @@ async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
     service.ready("box").await;
     assert_eq!(service.state("box").await, "online");
     assert_eq!(
-        service.metric(r#"unpoll_sessions{node="n1",transport="xmpps"}"#).as_deref(),
+        service
+            .metric(&format!(r#"unpoll_sessions{{node="n1",transport="{}"}}"#, service.transport()))
+            .as_deref(),
         Some("1")
     );
     let events = |labels| service.metric(&format!("unpoll_session_events_total{{{labels}}}"));
@@ -178,7 +180,7 @@ async fn resuming_over_an_open_connection_ends_that_one_with_conflict() {
 }
 
 #[tokio::test]
-async fn a_newer_bind_takes_the_seat_and_the_older_session_returns_its_events() {
+pub(super) async fn a_newer_bind_takes_the_seat_and_the_older_session_returns_its_events() {
     let mut service = Service::start().await;
     let mut old = service.online("box").await;
     let first = event("box", 1, "{}");
@@ -200,7 +202,7 @@ async fn a_newer_bind_takes_the_seat_and_the_older_session_returns_its_events() 
 }
 
 #[tokio::test]
-async fn a_new_bind_ends_a_session_that_waits_to_be_resumed_and_its_count_is_remembered() {
+pub(super) async fn a_new_bind_ends_a_session_that_waits_to_be_resumed_and_its_count_is_remembered() {
     let mut service = Service::start().await;
     let mut device = Device::tls(&service).await;
     device.login("box").await;
@@ -223,7 +225,7 @@ async fn a_new_bind_ends_a_session_that_waits_to_be_resumed_and_its_count_is_rem
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_resumes_ends_and_gives_the_seat_up() {
+pub(super) async fn a_session_that_nobody_resumes_ends_and_gives_the_seat_up() {
     let mut service = Service::with(|config| config.resume_within_secs = 1).await;
     let device = service.online("box").await;
     let first = event("box", 1, "{}");
@@ -252,7 +254,7 @@ async fn a_session_that_nobody_resumes_ends_and_gives_the_seat_up() {
 }
 
 #[tokio::test]
-async fn a_silent_device_reads_offline_after_a_missed_probe() {
+pub(super) async fn a_silent_device_reads_offline_after_a_missed_probe() {
     let mut service = Service::with(|config| (config.keepalive_secs, config.overdue_secs) = (1, 1)).await;
     let mut device = service.online("box").await;
     let began = Instant::now();
@@ -271,7 +273,7 @@ async fn a_silent_device_reads_offline_after_a_missed_probe() {
 }
 
 #[tokio::test]
-async fn a_removed_device_is_thrown_out() {
+pub(super) async fn a_removed_device_is_thrown_out() {
     let mut service = Service::start().await;
     let mut device = service.online("box").await;
     let links = service.gateway.links();
@@ -283,7 +285,7 @@ async fn a_removed_device_is_thrown_out() {
 }
 
 #[tokio::test]
-async fn a_full_signal_channel_loses_no_signal() {
+pub(super) async fn a_full_signal_channel_loses_no_signal() {
     let mut service = Service::with_channel(1, |_| {}).await;
     let mut device = service.online("box").await;
     let link = service.link("box").unwrap();
@@ -301,14 +303,14 @@ async fn a_full_signal_channel_loses_no_signal() {
                 assert!(events.is_empty());
                 break;
             }
-            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } | DeviceSignal::Told { .. } => {}
         }
     }
     assert_eq!(ended, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
-async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
+pub(super) async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
     let mut service = Service::start().await;
     let mut device = service.online("box").await;
     let away = service.online("away").await;
@@ -331,7 +333,7 @@ async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
             DeviceSignal::Returned { events, .. } => {
                 returned.push(events.into_iter().map(|(_, located)| located.number).collect::<Vec<_>>())
             }
-            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } => {}
+            DeviceSignal::Ready { .. } | DeviceSignal::Broke { .. } | DeviceSignal::Told { .. } => {}
         }
     }
     returned.sort();
@@ -340,7 +342,7 @@ async fn at_a_stop_devices_hear_it_and_their_last_acknowledgements_count() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_no_wrong_password() {
+pub(super) async fn a_store_that_is_down_is_no_wrong_password() {
     let service = Service::start().await;
     *service.store.down.lock() = true;
     let mut device = Device::tls(&service).await;
@@ -366,7 +368,7 @@ async fn a_bug_in_one_connection_ends_that_one_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_resumption_that_dies_of_the_same_event_is_told_each_time() {
+pub(super) async fn a_resumption_that_dies_of_the_same_event_is_told_each_time() {
     let mut service = Service::start().await;
     let mut device = Device::tls(&service).await;
     device.login("box").await;
@@ -414,7 +416,7 @@ async fn a_resumption_that_dies_of_the_same_event_is_told_each_time() {
 }
 
 #[tokio::test]
-async fn two_connections_that_fight_for_a_seat_are_slowed() {
+pub(super) async fn two_connections_that_fight_for_a_seat_are_slowed() {
     let service = Service::with(|config| config.seat_changes_max = 2).await;
     let mut devices = Vec::new();
     for _ in 0..3 {
@@ -432,7 +434,7 @@ async fn two_connections_that_fight_for_a_seat_are_slowed() {
 }
 
 #[tokio::test]
-async fn presence_is_told_over_http_to_who_may_read() {
+pub(super) async fn presence_is_told_over_http_to_who_may_read() {
     let mut service = Service::start().await;
     let _device = service.online("box").await;
     let ask = async |device: &str, scope| {
@@ -470,7 +472,7 @@ async fn presence_is_told_over_http_to_who_may_read() {
     );
     assert_eq!(
         (&body["device"], &body["state"], &body["node"], &body["transport"]),
-        (&"box".into(), &"online".into(), &"n1".into(), &"xmpps".into())
+        (&"box".into(), &"online".into(), &"n1".into(), &service.transport().into())
     );
     assert_eq!(ask("unknown", Scope::Read).await.0, 404);
     assert_eq!(ask("removed", Scope::Admin).await.0, 410);
@@ -479,7 +481,7 @@ async fn presence_is_told_over_http_to_who_may_read() {
 }
 
 #[tokio::test]
-async fn low_urgency_waits_in_the_store_while_the_device_is_inactive() {
+pub(super) async fn low_urgency_waits_in_the_store_while_the_device_is_inactive() {
     let mut service = Service::start().await;
     let mut device = service.online("box").await;
     let link = service.link("box").unwrap();

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{
-        Cohort, Credential, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, ScramSecret, TenantId,
-        Timestamp,
+        Cohort, Credential, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, Report, Reported, ScramSecret,
+        TenantId, Timestamp,
     },
     store::{
         ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, Receipt, Records,
@@ -27,7 +27,8 @@ type Place = (Epoch, Option<Seat>, Option<Timestamp>);
 
 #[derive(Default)]
 pub(super) struct MemoryStore {
-    tokens: parking_lot::Mutex<FastTokens>,
+    tokens: Mutex<FastTokens>,
+    pub(super) reported: Mutex<HashMap<DeviceKey, Reported>>,
     seats: Mutex<HashMap<DeviceKey, Place>>,
     pub(super) down: Mutex<bool>,
     pub(super) slow: Mutex<Duration>,
@@ -80,6 +81,10 @@ impl Mailbox for MemoryStore {
 
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>> {
         ends.into_iter().map(|_| Err(nothing())).collect()
+    }
+
+    async fn requeue_due(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
     }
 
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
@@ -179,6 +184,15 @@ impl Registry for MemoryStore {
     async fn change_fast_tokens(&self, _: &DeviceKey, _: u32, change: FastChange) -> Result<(), StoreError> {
         self.tokens.lock().apply(&change);
         Ok(())
+    }
+
+    async fn report(&self, device: &DeviceKey, report: Report, now: Timestamp) -> Result<bool, StoreError> {
+        self.up()?;
+        Ok(self.reported.lock().entry(device.clone()).or_default().take(report, now))
+    }
+
+    async fn reported(&self, _: TenantId, _: &[Device]) -> Result<Vec<Option<Reported>>, StoreError> {
+        Err(nothing())
     }
 
     async fn put_key(&self, _: [u8; 32], _: ApiKey) -> Result<(), StoreError> {

@@ -136,7 +136,7 @@ async fn beyond_the_cap_a_connection_reads_why_it_is_refused() {
 }
 
 #[tokio::test]
-async fn beyond_sessions_max_a_device_reads_why_it_is_refused() {
+pub(super) async fn beyond_sessions_max_a_device_reads_why_it_is_refused() {
     let mut service = Service::with(|config| config.sessions_max = 1).await;
     let mut early = Device::tls(&service).await;
     let _first = service.online("first").await;
@@ -179,7 +179,7 @@ async fn fill(link: &dyn Link, json: impl Fn(u64) -> String) -> u64 {
 }
 
 #[tokio::test]
-async fn a_device_that_does_not_read_is_sent_no_more_than_it_takes_and_all_of_it_later() {
+pub(super) async fn a_device_that_does_not_read_is_sent_no_more_than_it_takes_and_all_of_it_later() {
     let mut service = Service::with(|config| {
         config.window_max_events = 10_000;
         config.window_max_bytes = 64 * 1024 * 1024;
@@ -198,7 +198,7 @@ async fn a_device_that_does_not_read_is_sent_no_more_than_it_takes_and_all_of_it
 }
 
 #[tokio::test]
-async fn a_device_that_takes_nothing_for_too_long_is_given_up() {
+pub(super) async fn a_device_that_takes_nothing_for_too_long_is_given_up() {
     let mut service = Service::with(|config| {
         config.window_max_events = 10_000;
         config.window_max_bytes = 64 * 1024 * 1024;

@@ -87,6 +87,7 @@ fn heard(peers: &Peers, piece: usize) -> Vec<String> {
                     said.push("secured".to_owned());
                 }
                 Heard::Clear(clear) => said.push(String::from_utf8(clear.to_vec()).unwrap()),
+                Heard::Alive(_) | Heard::Unreadable(_) => unreachable!(),
             };
             wire.open(&mut buffer[..kept + piece.len()], &mut hear, &mut answer).unwrap();
         }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Config, connection, wire::Counted};
+use super::{Config, Peer, connection, wire::Counted};
 use crate::{crew::Crew, proxy::Balancers};
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
@@ -120,10 +120,14 @@ impl Listening {
             // A balancer's header is none of the client's traffic.
             let (socket, wire) = Counted::new(socket);
             let Some(tls) = tls else {
-                return connection::run(socket, wire, router, &config, stop, full).await;
+                let peer = Peer { client, tls: false };
+                return connection::run(socket, (wire, peer), router, &config, stop, full).await;
             };
             match timeout(Duration::from_secs(config.head_secs), tls.accept(socket)).await {
-                Ok(Ok(stream)) => connection::run(stream, wire, router, &config, stop, full).await,
+                Ok(Ok(stream)) => {
+                    let peer = Peer { client, tls: true };
+                    connection::run(stream, (wire, peer), router, &config, stop, full).await;
+                }
                 Ok(Err(error)) => {
                     debug!(%error, client.address = %client, "a TLS handshake of an HTTP connection from {client} failed: {error}")
                 }

@@ -32,13 +32,13 @@ pub async fn a_late_acknowledgement_is_kept_as_an_outcome(bench: impl Bench) {
             let id = push(&*store, event("box", "{}", START)).await.unwrap().id;
             end(&*store, "box", id, first, START).await;
             end(&*store, "box", id, Outcome::Delivered, START).await;
-            assert_eq!(store.delivery(TENANT, id).await.unwrap().unwrap().outcome, expected, "{first:?}");
+            assert_eq!(store.delivery(TENANT, id).await.unwrap().unwrap().late_ack, expected, "{first:?}");
         }
     };
-    check(Outcome::Delivered, None).await;
-    check(Outcome::Cancelled, Some("late-ack")).await;
-    check(Outcome::Expired, Some("late-ack")).await;
-    check(Outcome::Failed(Reason::Poison), None).await;
+    check(Outcome::Delivered, false).await;
+    check(Outcome::Cancelled, true).await;
+    check(Outcome::Expired, true).await;
+    check(Outcome::Failed(Reason::Poison), false).await;
 }
 
 pub async fn expired_events_are_not_delivered_and_are_swept(bench: impl Bench) {
@@ -135,6 +135,7 @@ pub async fn a_foreign_tenant_sees_nothing(bench: impl Bench) {
         outcome: Outcome::Cancelled,
         at: START,
         epoch: None,
+        told: None,
     };
     assert_eq!(store.settle(vec![settle]).await.remove(0).unwrap(), Settled::Unknown);
     assert_eq!(waiting(&*store, "box").await, [id]);
@@ -163,6 +164,7 @@ pub async fn a_batch_is_answered_in_order(bench: impl Bench) {
         outcome: Outcome::Delivered,
         at: START,
         epoch: None,
+        told: None,
     });
     let settled: Vec<_> = store.settle(ends.to_vec()).await.into_iter().map(Result::unwrap).collect();
     assert!(matches!(settled[0], Settled::Now { .. }) && matches!(settled[2], Settled::Now { .. }));

@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the name of a suite tells what it checks")]
 
 mod end;
+mod outcome;
 mod queue;
 mod records;
 mod registry;
@@ -16,16 +17,16 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
-    ApiKey, Arrival, Claimed, Cursor, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent, NewSeat, Registered, Settle,
-    Settled, Store, StoreError, Tenant, Transport,
+    ApiKey, Arrival, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent, NewSeat,
+    QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
     CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
-    FastMechanism, FastProof, FastToken, Lane, ManualClock, Outcome, Password, Queue, Reason, Require, ScramSecret, SessionId, TenantId,
-    Timestamp, Urgency,
+    FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, Reason, Report, Reported,
+    Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, queue::*, records::*, registry::*, seat::*};
+pub use self::{end::*, outcome::*, queue::*, records::*, registry::*, seat::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -52,6 +53,7 @@ pub fn limits() -> crate::domain::Limits {
         queue_max_events: 5,
         queue_max_bytes: 1_000,
         receipts_max: 4,
+        attempts_max: 3,
         ..crate::domain::Limits::default()
     }
 }
@@ -122,6 +124,7 @@ pub async fn end(store: &dyn Store, device: &str, id: EventId, outcome: Outcome,
         outcome,
         at,
         epoch: Some(Epoch(9)),
+        told: None,
     };
     store.settle(vec![settle]).await.remove(0).unwrap()
 }
@@ -184,6 +187,12 @@ macro_rules! run_contract {
             changed_credentials_refuse_a_claim,
             a_final_state_is_never_changed,
             a_late_acknowledgement_is_kept_as_an_outcome,
+            an_outcome_ends_what_requires_one_and_nothing_less_does,
+            delivered_becomes_processed_once_and_a_refusal_after_it_is_kept,
+            an_event_wanted_again_waits_out_its_pause_and_goes_to_the_tail,
+            what_is_put_off_again_and_again_fails_or_expires,
+            what_is_wanted_later_comes_with_the_next_session,
+            an_event_put_off_can_be_replaced_cancelled_and_repeated,
             expired_events_are_not_delivered_and_are_swept,
             records_are_dropped_when_their_time_is_over,
             deliveries_are_listed_newest_first,
@@ -195,6 +204,7 @@ macro_rules! run_contract {
             credentials_have_a_bound_and_a_generation,
             keys_and_tenants_answer_from_memory,
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
+            what_a_device_reports_is_kept_until_it_goes,
             receipts_tell_every_end_in_order,
             ledger_minutes_add_up,
             everything_durable_survives_a_reopening,

@@ -225,3 +225,52 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
     let names: Vec<_> = store.tenants().iter().map(|tenant| tenant.name.clone()).collect();
     assert_eq!(names, ["default", "tv"]);
 }
+
+pub async fn what_a_device_reports_is_kept_until_it_goes(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    add(&*store, "mute").await;
+    let report = |json: &str| Report {
+        attributes: object(json),
+        location: None,
+    };
+    let unknown = store.report(&key("nobody"), report("{}"), START).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownDevice)));
+    assert!(
+        store
+            .report(&key("box"), report(r#"{"fw":"7.1","hdmi":true}"#), START)
+            .await
+            .unwrap()
+    );
+    let later = Timestamp(START.0 + 1);
+    let again = store.report(&key("box"), report(r#"{"fw":"7.1","hdmi":true}"#), later).await;
+    assert!(!again.unwrap(), "nothing is new");
+    let here = Location::new(52.5, 13.4, None, None).unwrap();
+    let moved = Report {
+        attributes: None,
+        location: Some(Some(here.clone())),
+    };
+    assert!(store.report(&key("box"), moved, later).await.unwrap());
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    let devices = store.devices(TENANT, None, 10).await.unwrap();
+    let expected = Reported {
+        attributes: object(r#"{"fw":"7.1","hdmi":true}"#).unwrap(),
+        location: Some(here),
+        at: later,
+    };
+    assert_eq!(store.reported(TENANT, &devices).await.unwrap(), [Some(expected), None]);
+    // The backend's word does not touch the device's, and a device of the same id is another one.
+    let put = DeviceChange {
+        replace: true,
+        ..DeviceChange::default()
+    };
+    store.put_device(&key("box"), put.clone(), true, later).await.unwrap();
+    assert!(store.reported(TENANT, &devices).await.unwrap()[0].is_some());
+    store.remove_device(&key("box"), later).await.unwrap();
+    let removed = store.report(&key("box"), report("{}"), later).await;
+    assert!(matches!(removed, Err(StoreError::RemovedDevice)));
+    store.put_device(&key("box"), put, true, later).await.unwrap();
+    let devices = store.devices(TENANT, None, 10).await.unwrap();
+    assert_eq!(store.reported(TENANT, &devices).await.unwrap(), [None, None]);
+}

@@ -56,6 +56,8 @@ pub(super) struct DeviceState {
     pub(super) now_seq: u64,
     pub(super) events: u32,
     pub(super) bytes: u64,
+    /// Events that wait for the next session, at most.
+    pub(super) at_next_session: u32,
     /// Which waiting event has a collapse key. At most one each.
     collapse: Option<Box<Replaceable>>,
     pub(super) held: Option<Arc<Held>>,
@@ -86,6 +88,7 @@ impl DeviceState {
             now_seq: 0,
             events: 0,
             bytes: 0,
+            at_next_session: 0,
             collapse: None,
             held: None,
             used: 0,
@@ -95,6 +98,7 @@ impl DeviceState {
             let (facts, json) = decode_event(&value)?;
             state.events += 1;
             state.bytes += json.len() as u64;
+            state.at_next_session += u32::from(facts.at_next_session);
             if let Some(key) = facts.collapse_key {
                 state.remember(Arc::from(key), place.queue, place.number);
             }

@@ -10,13 +10,15 @@
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
 //! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
+//! | rows | `p`, tenant 2, ordinal 4 | what a device reported |
+//! | rows | `w`, time 8, and an event's key | an event that waits for that moment (empty) |
 //! | rows | `n`, tenant 2 | the last ordinal given out |
 //! | rows | `k`, hash 32 | an API key |
 //! | rows | `t`, tenant 2 | a tenant |
 //! | rows | `M` and a word | facts of the store |
 
 use crate::{
-    domain::{Located, Queue, TenantId},
+    domain::{Located, Queue, TenantId, Timestamp},
     store::DeviceKey,
 };
 
@@ -146,6 +148,34 @@ pub(super) fn fast_tokens(tenant: TenantId, ordinal: u32) -> [u8; 7] {
     let mut key = [b'f'; 7];
     key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
     key
+}
+
+pub(super) fn reported(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [b'p'; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
+/// Where an event that waits for `due` is found in the order of time.
+pub(super) fn due(due: Timestamp, place: Place) -> [u8; 24] {
+    let mut key = [b'w'; 24];
+    key[1..9].copy_from_slice(&due.0.to_be_bytes());
+    key[9..].copy_from_slice(&place.event_key());
+    key
+}
+
+/// The bounds of what is due at `now`.
+pub(super) fn due_until(now: Timestamp) -> ([u8; 1], [u8; 10]) {
+    let mut last = [0xff; 10];
+    last[0] = b'w';
+    last[1..9].copy_from_slice(&now.0.to_be_bytes());
+    (*b"w", last)
+}
+
+/// Reads a key of [`due`].
+pub(super) fn read_due(key: &[u8]) -> Option<(Timestamp, Place)> {
+    let (time, place) = (key.get(1..9)?, key.get(9..)?);
+    Some((Timestamp(u64::from_be_bytes(time.try_into().ok()?)), Place::read(place)?))
 }
 
 pub(super) fn last_ordinal(tenant: TenantId) -> [u8; 3] {

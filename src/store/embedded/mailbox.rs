@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    EmbeddedStore, Shared,
+    EmbeddedStore, Shared, again,
     codec::damaged,
     device_state::Held,
     engine::{Engine, Space},
@@ -50,28 +50,52 @@ impl Shared {
             let (key, value) = row?;
             let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
             let (facts, json) = decode_event(&value)?;
-            if facts.expires_at() > now {
-                let id = self.ids.seal(place.located(bucket));
+            if facts.expires_at() > now && facts.due.is_none() {
+                let id = self.ids.seal(facts.born(place).located(bucket));
                 page.push(Arc::new(record::queued_event(id, place, bucket, self.generation, &facts, json)?));
             }
         }
         Ok(())
     }
 
-    /// What became of the event at that place.
+    /// What became of the event that was born at that place.
     fn read_delivery(&self, engine: &Engine, place: Place, id: EventId) -> Result<Option<Delivery>, StoreError> {
-        if let Some(row) = engine.get(Space::Events, &place.event_key())? {
-            return record::delivery(id, self.generation, &decode_event(&row)?.0, None).map(Some);
+        let end = engine.get(Space::Ends, &place.end_key())?;
+        let ending = end.as_deref().map(decode_end).transpose()?;
+        if let Some((_, row)) = again::find(place, |space, key| engine.get(space, key))? {
+            let ending = ending.map(|(_, ending)| ending);
+            return record::delivery(id, self.generation, &decode_event(&row)?.0, ending.as_ref()).map(Some);
         }
-        let Some(row) = engine.get(Space::Ends, &place.end_key())? else {
-            return Ok(None);
-        };
-        let (facts, ending) = decode_end(&row)?;
+        let Some((facts, ending)) = ending else { return Ok(None) };
         let kept = Duration::from_secs(self.limits.state_kept_secs);
-        if self.clock.now() >= ending.at.plus(kept) {
+        if ending.waits_at.is_some() || self.clock.now() >= ending.at.plus(kept) {
             return Ok(None);
         }
         record::delivery(id, self.generation, &facts, Some(&ending)).map(Some)
+    }
+
+    /// Deliveries of a device below a number, newest first: each with its number now, and where it was born.
+    fn places(&self, engine: &Engine, from: Place, to: Place, limit: usize) -> Result<Vec<(u64, Place)>, StoreError> {
+        let mut places = Vec::new();
+        for row in engine.range(Space::Events, &from.event_key(), &to.event_key()).rev().take(limit) {
+            let (key, row) = row?;
+            let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
+            places.push((place.number, decode_event(&row)?.0.born(place)));
+        }
+        let mut ends = 0;
+        for row in engine.range(Space::Ends, &from.end_key(), &to.end_key()).rev() {
+            let (key, row) = row?;
+            // What waits again is found where it waits.
+            if decode_end(&row)?.1.waits_at.is_some() {
+                continue;
+            }
+            places.extend(key.get(1..).and_then(Place::read).map(|place| (place.number, place)));
+            ends += 1;
+            if ends >= limit {
+                break;
+            }
+        }
+        Ok(places)
     }
 }
 
@@ -135,6 +159,17 @@ impl Mailbox for EmbeddedStore {
         }
     }
 
+    async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let (from, to) = keys::due_until(now);
+        let due = self
+            .shared
+            .read(|engine| Ok(engine.range(Space::Rows, &from, &to).next().transpose()?.is_some()))?;
+        if !due {
+            return Ok(0);
+        }
+        self.ask(|answer| Op::RequeueDue(now, limit, answer)).await?
+    }
+
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
         let device = device.clone();
         self.ask(|answer| Op::Release(device, epoch, last_seen_at, answer)).await?
@@ -184,16 +219,13 @@ impl Mailbox for EmbeddedStore {
     }
 
     async fn deliveries(&self, device: &DeviceKey, before: Option<EventId>, limit: usize) -> Result<Vec<Delivery>, StoreError> {
-        let before = match before {
-            Some(id) => match self.locate(device.tenant, id) {
-                Some(located) => located.number,
-                None => return Ok(Vec::new()),
-            },
-            None => u64::MAX,
-        };
         self.shared.read(|engine| {
+            let before = match before.map(|id| self.locate(device.tenant, id).and_then(Place::of)) {
+                None => u64::MAX,
+                Some(None) => return Ok(Vec::new()),
+                Some(Some(born)) => again::find(born, |space, key| engine.get(space, key))?.map_or(born.number, |(place, _)| place.number),
+            };
             let ordinal = head(engine, device)?.ordinal;
-            let bucket = keys::bucket(device);
             let mut places = Vec::new();
             for queue in [Queue::First, Queue::Rest] {
                 let at = |number| Place {
@@ -202,24 +234,18 @@ impl Mailbox for EmbeddedStore {
                     queue,
                     number,
                 };
-                let (from, to) = (at(0), at(before.saturating_sub(1)));
-                for row in engine.range(Space::Events, &from.event_key(), &to.event_key()).rev().take(limit) {
-                    places.extend(Place::read(&row?.0));
-                }
                 // Rows past their time are left out below, so a page of ends may hold fewer than `limit`; they are the oldest.
-                for row in engine.range(Space::Ends, &from.end_key(), &to.end_key()).rev().take(limit) {
-                    places.extend(row?.0.get(1..).and_then(Place::read));
-                }
+                places.extend(self.shared.places(engine, at(0), at(before.saturating_sub(1)), limit)?);
             }
-            places.sort_unstable_by_key(|place| std::cmp::Reverse(place.number));
+            places.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
             places.dedup();
             let mut found = Vec::new();
-            for place in places {
+            for (_, born) in places {
                 if found.len() >= limit {
                     break;
                 }
-                let id = self.shared.ids.seal(place.located(bucket));
-                found.extend(self.shared.read_delivery(engine, place, id)?);
+                let id = self.shared.ids.seal(born.located(keys::bucket(device)));
+                found.extend(self.shared.read_delivery(engine, born, id)?);
             }
             Ok(found)
         })

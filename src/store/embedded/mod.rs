@@ -11,6 +11,7 @@
 //! store/engine/           fjall
 //! ```
 
+mod again;
 mod codec;
 mod device_state;
 mod draft;
@@ -26,6 +27,7 @@ mod record;
 mod records;
 mod recover;
 mod registry;
+mod reported;
 mod rows;
 mod space;
 mod steps;

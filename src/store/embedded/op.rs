@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::engine::Space;
 use crate::{
-    domain::{Epoch, FastChange, TenantId, Timestamp},
+    domain::{Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
         ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError, Tenant,
     },
@@ -18,11 +18,13 @@ type Fallible<T> = Answer<Result<T, StoreError>>;
 pub(super) enum Op {
     Enqueue(Vec<NewEvent>, Answer<Vec<Result<Enqueued, StoreError>>>),
     Settle(Vec<Settle>, Answer<Vec<Result<Settled, StoreError>>>),
+    RequeueDue(Timestamp, usize, Fallible<usize>),
     Claim(DeviceKey, NewSeat, Fallible<Claimed>),
     Release(DeviceKey, Epoch, Timestamp, Fallible<bool>),
     PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
     RemoveDevice(DeviceKey, Timestamp, Fallible<Option<Seat>>),
     ChangeFastTokens(DeviceKey, u32, Box<FastChange>, Fallible<()>),
+    Report(DeviceKey, Report, Timestamp, Fallible<bool>),
     PutKey([u8; 32], ApiKey, Fallible<()>),
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
@@ -57,12 +59,14 @@ pub(super) enum Care {
 pub(super) enum Outcome {
     Enqueued(Vec<Result<Enqueued, StoreError>>, Vec<Arrival>),
     Settled(Vec<Result<Settled, StoreError>>),
+    Requeued(Result<usize, StoreError>, Vec<Arrival>),
     Claimed(Result<Claimed, StoreError>),
     Released(Result<bool, StoreError>),
     PutDevice(Result<(Device, bool), StoreError>),
     Removed(Result<Option<Seat>, StoreError>),
     Done(Result<(), StoreError>),
     Revoked(Result<bool, StoreError>),
+    Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
     Nothing,
 }
@@ -74,6 +78,7 @@ impl Op {
             Self::Enqueue(events, _) => events.iter().map(|new| 192 + new.event.json.0.len()).sum(),
             Self::Settle(ends, _) => ends.len() * 192,
             Self::Forget(rows, _) => rows.len() * 64,
+            Self::RequeueDue(_, limit, _) => limit * 512,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
             _ => 512,
         }
@@ -85,6 +90,7 @@ impl Op {
             Self::Enqueue(events, _) => events.len().max(1),
             Self::Settle(ends, _) => ends.len().max(1),
             Self::Forget(rows, _) => rows.len().max(1),
+            Self::RequeueDue(_, limit, _) => (*limit).max(1),
             _ => 1,
         }
     }
@@ -102,6 +108,10 @@ impl Op {
                 return arrivals;
             }
             (Self::Settle(_, to), Outcome::Settled(results)) => drop(to.send(results)),
+            (Self::RequeueDue(_, _, to), Outcome::Requeued(result, arrivals)) => {
+                let _ = to.send(result);
+                return arrivals;
+            }
             (Self::Claim(_, _, to), Outcome::Claimed(result)) => drop(to.send(result)),
             (Self::Release(_, _, _, to), Outcome::Released(result)) => drop(to.send(result)),
             (Self::PutDevice(_, to), Outcome::PutDevice(result)) => drop(to.send(result)),
@@ -111,6 +121,7 @@ impl Op {
                 Outcome::Done(result),
             ) => drop(to.send(result)),
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
+            (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
             _ => {}
         }
@@ -123,13 +134,14 @@ impl Op {
             // Its events are gone into the draft: whoever waits learns from the closed channel.
             Self::Enqueue(_, to) => drop(to),
             Self::Settle(ends, to) => drop(to.send(ends.iter().map(|_| Err(error.clone())).collect())),
+            Self::RequeueDue(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Claim(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Release(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutDevice(_, to) => drop(to.send(Err(error.clone()))),
             Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::ChangeFastTokens(_, _, _, to) => drop(to.send(Err(error.clone()))),
-            Self::RevokeKey(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }

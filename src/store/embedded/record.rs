@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Outcome, Queue, Reason, Require, Seq, Timestamp, Urgency,
+        Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Outcome, Queue, Reason, Require, Seq, Timestamp, Told,
+        Urgency,
     },
     store::{Delivery, QueuedEvent, StoreError},
 };
@@ -31,11 +32,24 @@ pub(super) struct Facts<'a> {
     pub(super) device: &'a str,
     pub(super) collapse_key: Option<&'a str>,
     pub(super) idempotency: Option<[u8; 16]>,
+    /// The number under which it was born, when it was put at the tail again: its id is the seal of that one.
+    pub(super) born: Option<u64>,
+    /// It waits for that moment to be put at the tail again.
+    pub(super) due: Option<Timestamp>,
+    /// Or for the next session of its device.
+    pub(super) at_next_session: bool,
 }
 
+const URGENCY: u8 = 0x07;
+const PROCESSED: u8 = 0x08;
 const COLLAPSES: u8 = 0x10;
 const IDEMPOTENT: u8 = 0x20;
 const RECEIVED: u8 = 0x40;
+/// More flags follow.
+const MORE: u8 = 0x80;
+const BORN: u8 = 0x01;
+const DUE: u8 = 0x02;
+const AT_NEXT_SESSION: u8 = 0x04;
 
 impl<'a> Facts<'a> {
     pub(super) fn of(event: &'a Event, seq: Seq, idempotency: Option<[u8; 16]>) -> Self {
@@ -49,6 +63,17 @@ impl<'a> Facts<'a> {
             device: event.device.as_str(),
             collapse_key: event.collapse_key.as_deref(),
             idempotency,
+            born: None,
+            due: None,
+            at_next_session: false,
+        }
+    }
+
+    /// Where an event was born that is at `place` now.
+    pub(super) fn born(&self, place: Place) -> Place {
+        Place {
+            number: self.born.unwrap_or(place.number),
+            ..place
         }
     }
 
@@ -60,8 +85,14 @@ impl<'a> Facts<'a> {
         if self.idempotency.is_some() {
             flags |= IDEMPOTENT;
         }
-        if self.require == Require::Received {
-            flags |= RECEIVED;
+        flags |= match self.require {
+            Require::Acknowledged => 0,
+            Require::Received => RECEIVED,
+            Require::Processed => PROCESSED,
+        };
+        let more = self.born.map_or(0, |_| BORN) | self.due.map_or(0, |_| DUE) | if self.at_next_session { AT_NEXT_SESSION } else { 0 };
+        if more != 0 {
+            flags |= MORE;
         }
         into.byte(flags)
             .number(self.seq.0)
@@ -75,16 +106,23 @@ impl<'a> Facts<'a> {
         if let Some(key) = &self.idempotency {
             into.raw(key);
         }
+        if more != 0 {
+            into.byte(more);
+            for number in [self.born, self.due.map(|due| due.0)].into_iter().flatten() {
+                into.number(number);
+            }
+        }
     }
 
     fn decode(from: &mut Decoder<'a>) -> Result<Self, StoreError> {
         let flags = from.byte()?;
-        Ok(Self {
-            urgency: urgency(flags & 0x0f).ok_or_else(|| from.damaged())?,
-            require: if flags & RECEIVED == 0 {
-                Require::Acknowledged
-            } else {
-                Require::Received
+        let mut facts = Self {
+            urgency: urgency(flags & URGENCY).ok_or_else(|| from.damaged())?,
+            require: match flags & (RECEIVED | PROCESSED) {
+                0 => Require::Acknowledged,
+                RECEIVED => Require::Received,
+                PROCESSED => Require::Processed,
+                _ => return Err(from.damaged()),
             },
             seq: Seq(from.number()?),
             attempt: from.number32()?,
@@ -93,7 +131,17 @@ impl<'a> Facts<'a> {
             device: from.text()?,
             collapse_key: if flags & COLLAPSES == 0 { None } else { Some(from.text()?) },
             idempotency: if flags & IDEMPOTENT == 0 { None } else { Some(from.array()?) },
-        })
+            born: None,
+            due: None,
+            at_next_session: false,
+        };
+        if flags & MORE != 0 {
+            let more = from.byte()?;
+            facts.born = if more & BORN == 0 { None } else { Some(from.number()?) };
+            facts.due = if more & DUE == 0 { None } else { Some(Timestamp(from.number()?)) };
+            facts.at_next_session = more & AT_NEXT_SESSION != 0;
+        }
+        Ok(facts)
     }
 
     pub(super) fn expires_at(&self) -> Timestamp {
@@ -102,11 +150,11 @@ impl<'a> Facts<'a> {
 }
 
 /// The bytes of an event that waits.
-pub(super) fn encode_event(facts: &Facts<'_>, json: &Data) -> Vec<u8> {
-    let mut into = Encoder::with_capacity(64 + facts.device.len() + json.0.len());
+pub(super) fn encode_event(facts: &Facts<'_>, json: &[u8]) -> Vec<u8> {
+    let mut into = Encoder::with_capacity(80 + facts.device.len() + json.len());
     into.byte(VERSION);
     facts.encode(&mut into);
-    into.raw(json.0.as_bytes());
+    into.raw(json);
     into.finish()
 }
 
@@ -151,8 +199,8 @@ pub(super) fn device_id(text: &str) -> Result<DeviceId, StoreError> {
     text.parse().map_err(|_| damaged("a device id"))
 }
 
-/// How an event ended.
-#[derive(Debug, Clone, Copy)]
+/// How an event ended, or, with the state `queued`, that it waits again.
+#[derive(Debug, Clone)]
 pub(super) struct Ending {
     pub(super) state: DeliveryState,
     pub(super) reason: Option<Reason>,
@@ -161,11 +209,15 @@ pub(super) struct Ending {
     pub(super) replaced_by: Option<EventId>,
     /// An acknowledgement came after the end.
     pub(super) late_ack: bool,
+    /// What the device says of it.
+    pub(super) told: Option<Arc<Told>>,
+    /// It waits again, under this number.
+    pub(super) waits_at: Option<u64>,
 }
 
 impl Ending {
     /// The end that an outcome is.
-    pub(super) fn of(outcome: Outcome, at: Timestamp, epoch: Option<Epoch>) -> Self {
+    pub(super) fn of(outcome: Outcome, at: Timestamp, epoch: Option<Epoch>, told: Option<Arc<Told>>) -> Self {
         Self {
             state: outcome.state(),
             reason: outcome.reason(),
@@ -173,35 +225,41 @@ impl Ending {
             epoch,
             replaced_by: None,
             late_ack: false,
+            told,
+            waits_at: None,
         }
     }
 }
 
 /// The bytes of a state row, made of the event's own.
-pub(super) fn encode_end(event: &[u8], json: &[u8], ending: &Ending) -> Vec<u8> {
+pub(super) fn encode_end(event: &[u8], json: &[u8], ending: &Ending) -> Result<Vec<u8>, StoreError> {
     let head = &event[..event.len().saturating_sub(json.len())];
     let mut into = Encoder::with_capacity(head.len() + 40);
     into.raw(head);
-    encode_ending(&mut into, ending);
-    into.finish()
+    encode_ending(&mut into, ending)?;
+    Ok(into.finish())
 }
 
-/// The bytes of a state row whose event was acknowledged late.
-pub(super) fn with_late_ack(row: &[u8]) -> Result<Vec<u8>, StoreError> {
+/// The bytes of a state row of which more is known now.
+pub(super) fn with_change(row: &[u8], change: impl FnOnce(&mut Ending)) -> Result<Vec<u8>, StoreError> {
     let mut from = Decoder::new(row, "a state");
     from.version(VERSION)?;
     Facts::decode(&mut from)?;
     let head = &row[..row.len().saturating_sub(from.rest().len())];
     let mut ending = decode_ending(&mut from)?;
-    ending.late_ack = true;
+    change(&mut ending);
     let mut into = Encoder::with_capacity(row.len());
     into.raw(head);
-    encode_ending(&mut into, &ending);
+    encode_ending(&mut into, &ending)?;
     Ok(into.finish())
 }
 
-fn encode_ending(into: &mut Encoder, ending: &Ending) {
-    let flags = u8::from(ending.late_ack) | u8::from(ending.epoch.is_some()) << 1 | u8::from(ending.replaced_by.is_some()) << 2;
+fn encode_ending(into: &mut Encoder, ending: &Ending) -> Result<(), StoreError> {
+    let flags = u8::from(ending.late_ack)
+        | u8::from(ending.epoch.is_some()) << 1
+        | u8::from(ending.replaced_by.is_some()) << 2
+        | u8::from(ending.told.is_some()) << 3
+        | u8::from(ending.waits_at.is_some()) << 4;
     into.byte(state_code(ending.state))
         .byte(reason_code(ending.reason))
         .byte(flags)
@@ -212,6 +270,13 @@ fn encode_ending(into: &mut Encoder, ending: &Ending) {
     if let Some(id) = &ending.replaced_by {
         into.raw(&id.0);
     }
+    if let Some(told) = &ending.told {
+        into.text(&serde_json::to_string(&**told).map_err(|error| StoreError::Corrupt(error.to_string().into()))?);
+    }
+    if let Some(number) = ending.waits_at {
+        into.number(number);
+    }
+    Ok(())
 }
 
 fn decode_ending(from: &mut Decoder<'_>) -> Result<Ending, StoreError> {
@@ -225,6 +290,12 @@ fn decode_ending(from: &mut Decoder<'_>) -> Result<Ending, StoreError> {
         epoch: if flags & 2 == 0 { None } else { Some(Epoch(from.number()?)) },
         replaced_by: if flags & 4 == 0 { None } else { Some(EventId(from.array()?)) },
         late_ack: flags & 1 != 0,
+        told: if flags & 8 == 0 {
+            None
+        } else {
+            Some(Arc::new(serde_json::from_str(from.text()?).map_err(|_| damaged("an outcome"))?))
+        },
+        waits_at: if flags & 16 == 0 { None } else { Some(from.number()?) },
     })
 }
 
@@ -237,18 +308,19 @@ pub(super) fn decode_end(bytes: &[u8]) -> Result<(Facts<'_>, Ending), StoreError
     Ok((facts, ending))
 }
 
-/// The public view of an event: `ending` is `None` while it waits.
+/// The public view of an event: `ending` is `None` while it waits for the first time.
 pub(super) fn delivery(id: EventId, generation: Generation, facts: &Facts<'_>, ending: Option<&Ending>) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         id,
         device: device_id(facts.device)?,
         state: ending.map_or(DeliveryState::Queued, |ending| ending.state),
         reason: ending.and_then(|ending| ending.reason),
-        outcome: ending.filter(|ending| ending.late_ack).map(|_| "late-ack"),
+        late_ack: ending.is_some_and(|ending| ending.late_ack),
+        told: ending.and_then(|ending| ending.told.clone()),
         replaced_by: ending.and_then(|ending| ending.replaced_by),
         accepted_at: facts.accepted_at,
         expires_at: facts.expires_at(),
-        ended_at: ending.map(|ending| ending.at),
+        ended_at: ending.filter(|ending| ending.waits_at.is_none()).map(|ending| ending.at),
         urgency: facts.urgency,
         lane: Lane::Queue(facts.urgency, generation),
         seq: facts.seq,
@@ -341,6 +413,9 @@ pub(super) fn reason_code(reason: Option<Reason>) -> u8 {
         Some(Reason::Poison) => 1,
         Some(Reason::DeviceRemoved) => 2,
         Some(Reason::DeviceError) => 3,
+        Some(Reason::DeviceFailed) => 4,
+        Some(Reason::DeviceRejected) => 5,
+        Some(Reason::TooManyAttempts) => 6,
     }
 }
 
@@ -350,6 +425,9 @@ pub(super) fn reason(code: u8) -> Option<Option<Reason>> {
         1 => Some(Reason::Poison),
         2 => Some(Reason::DeviceRemoved),
         3 => Some(Reason::DeviceError),
+        4 => Some(Reason::DeviceFailed),
+        5 => Some(Reason::DeviceRejected),
+        6 => Some(Reason::TooManyAttempts),
         _ => return None,
     })
 }
@@ -375,7 +453,7 @@ mod tests {
     #[test]
     fn an_event_and_its_end_come_back() {
         let event = event();
-        let bytes = encode_event(&Facts::of(&event, Seq(7), Some([9; 16])), &event.json);
+        let bytes = encode_event(&Facts::of(&event, Seq(7), Some([9; 16])), event.json.0.as_bytes());
         let (facts, json) = decode_event(&bytes).unwrap();
         let place = Place {
             tenant: TenantId(4),
@@ -393,21 +471,60 @@ mod tests {
             epoch: Some(Epoch(1 << 40)),
             replaced_by: Some(EventId([2; 20])),
             late_ack: false,
+            told: None,
+            waits_at: None,
         };
-        let row = with_late_ack(&encode_end(&bytes, json, &ending)).unwrap();
+        let row = with_change(&encode_end(&bytes, json, &ending).unwrap(), |ending| ending.late_ack = true).unwrap();
         let (facts, back) = decode_end(&row).unwrap();
         let view = delivery(EventId([1; 20]), Generation(1), &facts, Some(&back)).unwrap();
         assert_eq!(view.state, DeliveryState::Replaced);
-        assert_eq!(view.outcome, Some("late-ack"));
+        assert!(view.late_ack && view.told.is_none());
         assert_eq!(view.replaced_by, Some(EventId([2; 20])));
         assert_eq!(view.session_epoch, Some(Epoch(1 << 40)));
         assert_eq!(facts.idempotency, Some([9; 16]));
     }
 
     #[test]
+    fn an_event_that_waits_again_knows_where_it_was_born() {
+        let event = Event {
+            require: Require::Processed,
+            ..event()
+        };
+        for (due, at_next_session) in [(None, false), (Some(Timestamp(77)), false), (Some(Timestamp(78)), true)] {
+            let facts = Facts {
+                attempt: 3,
+                born: Some(4),
+                due,
+                at_next_session,
+                ..Facts::of(&event, Seq(9), Some([9; 16]))
+            };
+            let bytes = encode_event(&facts, event.json.0.as_bytes());
+            let (back, json) = decode_event(&bytes).unwrap();
+            assert_eq!(json, event.json.0.as_bytes());
+            assert_eq!((back.born, back.due, back.at_next_session), (Some(4), due, at_next_session));
+            assert_eq!((back.require, back.urgency), (Require::Processed, Urgency::High));
+        }
+        let told = crate::domain::OutcomeFields {
+            status: Some("failed"),
+            retry: Some("30"),
+            code: Some("disk-full"),
+            ..Default::default()
+        };
+        let told = Some(Arc::new(Told::new(told).unwrap()));
+        let ending = Ending {
+            waits_at: Some(12),
+            ..Ending::of(told.as_ref().unwrap().outcome(), Timestamp(5), None, told.clone())
+        };
+        let bytes = encode_event(&Facts::of(&event, Seq(7), None), event.json.0.as_bytes());
+        let row = encode_end(&bytes, event.json.0.as_bytes(), &ending).unwrap();
+        let (_, back) = decode_end(&row).unwrap();
+        assert_eq!((back.waits_at, back.told, back.state), (Some(12), told, DeliveryState::Queued));
+    }
+
+    #[test]
     fn a_cut_or_newer_record_is_damaged() {
         let event = event();
-        let bytes = encode_event(&Facts::of(&event, Seq(7), None), &event.json);
+        let bytes = encode_event(&Facts::of(&event, Seq(7), None), event.json.0.as_bytes());
         for length in 0..20 {
             assert!(decode_event(&bytes[..length]).is_err(), "{length}");
         }
@@ -421,8 +538,9 @@ mod tests {
         for each in DeliveryState::ALL {
             assert_eq!(state(state_code(each)), Some(each));
         }
-        for each in [None, Some(Reason::Poison), Some(Reason::DeviceRemoved), Some(Reason::DeviceError)] {
-            assert_eq!(reason(reason_code(each)), Some(each));
+        for code in 0..=6 {
+            assert_eq!(reason_code(reason(code).unwrap()), code);
         }
+        assert_eq!(reason(7), None);
     }
 }

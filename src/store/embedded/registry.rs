@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::{
-    EmbeddedStore, codec::damaged, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, rows,
+    EmbeddedStore, codec::damaged, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported, rows,
     rows::DeviceHead, steps::Book,
 };
 use crate::{
-    domain::{Credential, DeviceId, FastChange, FastTokens, TenantId, Timestamp},
+    domain::{Credential, DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp},
     store::{ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant},
 };
 
@@ -116,6 +116,7 @@ impl Book {
             ..head
         };
         draft.remove(Space::Rows, keys::fast_tokens(key.tenant, head.ordinal));
+        draft.remove(Space::Rows, keys::reported(key.tenant, head.ordinal));
         draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
         draft.must_sync();
         self.states.forget(key);
@@ -314,6 +315,18 @@ impl Registry for EmbeddedStore {
         let device = device.clone();
         self.ask(|answer| Op::ChangeFastTokens(device, generation, Box::new(change), answer))
             .await?
+    }
+
+    async fn report(&self, device: &DeviceKey, report: Report, now: Timestamp) -> Result<bool, StoreError> {
+        let device = device.clone();
+        self.ask(|answer| Op::Report(device, report, now, answer)).await?
+    }
+
+    async fn reported(&self, tenant: TenantId, devices: &[Device]) -> Result<Vec<Option<Reported>>, StoreError> {
+        self.shared.read(|engine| {
+            let row = |device: &Device| reported::decode(engine.get(Space::Rows, &keys::reported(tenant, device.ordinal))?.as_deref());
+            devices.iter().map(row).collect()
+        })
     }
 
     async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
 
 use super::{
     Shared,
+    again::{self, Pause},
     codec::damaged,
     device_state::{DeviceState, DeviceStates, Held},
     draft::Draft,
@@ -13,7 +14,7 @@ use super::{
     rows::{NewReceipt, Totals},
 };
 use crate::{
-    domain::{DeliveryState, Durability, Epoch, EventId, Lane, Located, Outcome, Seq, TenantId, Timestamp},
+    domain::{DeliveryState, Durability, Epoch, EventId, Lane, Located, Outcome, Reason, Require, Seq, TenantId, Timestamp},
     store::{Arrival, Claimed, DeviceKey, Enqueued, EnqueuedKind, NewEvent, NewSeat, QueuedEvent, Settle, Settled, StoreError},
 };
 
@@ -131,7 +132,11 @@ impl Book {
         let located = place.located(bucket);
         let id = shared.ids.seal(located);
         let facts = Facts::of(&event, seq, idempotency.map(|idempotency| idempotency.key));
-        draft.put(Space::Events, place.event_key(), record::encode_event(&facts, &event.json));
+        draft.put(
+            Space::Events,
+            place.event_key(),
+            record::encode_event(&facts, event.json.0.as_bytes()),
+        );
         draft.put(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode());
         if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {
             let kept = Kept {
@@ -153,14 +158,11 @@ impl Book {
             let (facts, json) = decode_event(&row)?;
             // One that had expired before was not replaced: it would not have been delivered.
             let expired = facts.expires_at() <= event.accepted_at;
-            let old_id = shared.ids.seal(old_place.located(bucket));
+            let old_id = shared.ids.seal(facts.born(old_place).located(bucket));
             let ending = Ending {
                 state: if expired { DeliveryState::Expired } else { DeliveryState::Replaced },
-                reason: None,
-                at: event.accepted_at,
-                epoch: None,
                 replaced_by: (!expired).then_some(id),
-                late_ack: false,
+                ..Ending::of(Outcome::Expired, event.accepted_at, None, None)
             };
             end(
                 draft,
@@ -259,15 +261,42 @@ impl Book {
         let Some(place) = Place::of(settle.located).filter(|place| place.tenant == settle.device.tenant) else {
             return Ok(Settled::Unknown);
         };
-        let Some(row) = draft.get(Space::Events, &place.event_key())? else {
-            return Self::settle_again(draft, place, settle);
+        let (place, row) = match again::find(place, |space, key| draft.get(space, key))? {
+            Some(found) => found,
+            None => {
+                // A session may know it where it was before it was put at the tail again: the id tells where it was born.
+                let born = self.shared.ids.open(settle.id).and_then(Place::of).filter(|born| *born != place);
+                match born
+                    .map(|born| again::find(born, |space, key| draft.get(space, key)))
+                    .transpose()?
+                    .flatten()
+                {
+                    Some(found) => found,
+                    None => return Self::settle_again(draft, &mut self.positions, born.unwrap_or(place), settle),
+                }
+            }
         };
         let (facts, json) = decode_event(&row)?;
         if facts.device != settle.device.device.as_str() {
             return Ok(Settled::Unknown);
         }
+        let outcome = match settle.outcome {
+            Outcome::Delivered if facts.require == Require::Processed => return Ok(Settled::OutcomeWanted),
+            Outcome::Again { .. } if facts.attempt >= self.shared.limits.attempts_max => Outcome::Failed(Reason::TooManyAttempts),
+            Outcome::Again { after, at_next_session } => {
+                let pause = Pause {
+                    at: settle.at,
+                    due: settle.at.plus(after),
+                    at_next_session,
+                    epoch: settle.epoch,
+                    told: settle.told.clone(),
+                };
+                return self.put_off(draft, &settle.device, place, &row, pause);
+            }
+            other => other,
+        };
         let shared = Arc::clone(&self.shared);
-        let ending = Ending::of(settle.outcome, settle.at, settle.epoch);
+        let ending = Ending::of(outcome, settle.at, settle.epoch, settle.told.clone());
         end(
             draft,
             &mut self.totals,
@@ -291,7 +320,13 @@ impl Book {
         })
     }
 
-    fn settle_again(draft: &mut Draft<'_>, place: Place, settle: &Settle) -> Result<Settled, StoreError> {
+    /// An end after the end: what the device says later is kept, and changes no state but `delivered`, once.
+    fn settle_again(
+        draft: &mut Draft<'_>,
+        positions: &mut HashMap<TenantId, u64>,
+        place: Place,
+        settle: &Settle,
+    ) -> Result<Settled, StoreError> {
         let Some(row) = draft.get(Space::Ends, &place.end_key())? else {
             return Ok(Settled::Unknown);
         };
@@ -303,8 +338,23 @@ impl Book {
             ending.state,
             DeliveryState::Replaced | DeliveryState::Cancelled | DeliveryState::Expired
         );
-        if settle.outcome == Outcome::Delivered && overtaken && !ending.late_ack {
-            draft.put(Space::Ends, place.end_key(), record::with_late_ack(&row)?);
+        let acknowledged = matches!(settle.outcome, Outcome::Delivered | Outcome::Processed);
+        let late_ack = acknowledged && overtaken && !ending.late_ack;
+        let told = settle.told.clone().filter(|_| ending.told.is_none());
+        let processed = settle.outcome == Outcome::Processed && ending.state == DeliveryState::Delivered && ending.told.is_none();
+        if late_ack || told.is_some() || processed {
+            let changed = record::with_change(&row, |ending| {
+                ending.late_ack |= late_ack;
+                ending.told = told.or(ending.told.take());
+                if processed {
+                    ending.state = DeliveryState::Processed;
+                    (ending.at, ending.epoch) = (settle.at, settle.epoch);
+                }
+            })?;
+            if processed {
+                receive(draft, positions, place, settle.id, &facts, &record::decode_end(&changed)?.1)?;
+            }
+            draft.put(Space::Ends, place.end_key(), changed);
             draft.must_sync();
         }
         Ok(Settled::Before(ending.state))
@@ -339,11 +389,9 @@ impl Book {
         // No sync: an epoch is never given out twice, whatever is lost, because the boot count is in it.
         draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());
         self.seat_changes.push((device.clone(), Some(held)));
-        Ok(Claimed {
-            epoch,
-            displaced,
-            waiting: state.events,
-        })
+        let waiting = state.events;
+        self.hasten(draft, device, session.at)?;
+        Ok(Claimed { epoch, displaced, waiting })
     }
 
     pub(super) fn release(
@@ -371,9 +419,9 @@ impl Book {
         let bucket = keys::bucket(device);
         for (key, row) in draft.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal))? {
             let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
-            let id = shared.ids.seal(place.located(bucket));
-            let outcome = Outcome::Failed(crate::domain::Reason::DeviceRemoved);
-            let ending = Ending::of(outcome, at, None);
+            let id = shared.ids.seal(decode_event(&row)?.0.born(place).located(bucket));
+            let outcome = Outcome::Failed(Reason::DeviceRemoved);
+            let ending = Ending::of(outcome, at, None, None);
             end(
                 draft,
                 &mut self.totals,
@@ -392,7 +440,7 @@ impl Book {
 
 /// The state of an event, and whether it has ended. `None`: it is not known any more.
 fn state_of(draft: &Draft<'_>, place: Place) -> Result<Option<(DeliveryState, bool)>, StoreError> {
-    if draft.get(Space::Events, &place.event_key())?.is_some() {
+    if again::find(place, |space, key| draft.get(space, key))?.is_some() {
         return Ok(Some((DeliveryState::Queued, false)));
     }
     match draft.get(Space::Ends, &place.end_key())? {
@@ -415,13 +463,46 @@ fn end(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let (facts, json) = decode_event(row)?;
+    let born = facts.born(place);
+    draft.remove(Space::Events, place.event_key());
+    if let Some(due) = facts.due {
+        draft.remove(Space::Rows, keys::due(due, place));
+    }
+    draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, ending)?);
+    receive(draft, positions, place, id, &facts, ending)?;
+    if let Some(key) = &facts.idempotency
+        && now >= facts.accepted_at.plus(shared.idempotency_kept())
+    {
+        let kept_key = keys::idempotency(place.tenant, place.ordinal, key);
+        let kept = draft.get(Space::Ends, &kept_key)?;
+        if kept
+            .map(|row| Kept::decode(&row))
+            .transpose()?
+            .is_some_and(|kept| kept.number == born.number)
+        {
+            draft.remove(Space::Ends, kept_key);
+        }
+    }
+    draft.must_sync();
+    totals.queued = totals.queued.saturating_sub(1);
+    totals.queued_bytes = totals.queued_bytes.saturating_sub(json.len() as u64);
+    Ok(())
+}
+
+/// Writes the receipt of a change of state.
+pub(super) fn receive(
+    draft: &mut Draft<'_>,
+    positions: &mut HashMap<TenantId, u64>,
+    place: Place,
+    id: EventId,
+    facts: &Facts<'_>,
+    ending: &Ending,
+) -> Result<(), StoreError> {
     let position = match positions.get(&place.tenant) {
         Some(position) => position + 1,
         None => last_position(draft, place.tenant)? + 1,
     };
     positions.insert(place.tenant, position);
-    draft.remove(Space::Events, place.event_key());
-    draft.put(Space::Ends, place.end_key(), record::encode_end(row, json, ending));
     let receipt = NewReceipt {
         event: id,
         device: facts.device,
@@ -432,22 +513,6 @@ fn end(
         latency_ms: u64::try_from(ending.at.since(facts.accepted_at).as_millis()).unwrap_or(u64::MAX),
     };
     draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode());
-    if let Some(key) = &facts.idempotency
-        && now >= facts.accepted_at.plus(shared.idempotency_kept())
-    {
-        let kept_key = keys::idempotency(place.tenant, place.ordinal, key);
-        let kept = draft.get(Space::Ends, &kept_key)?;
-        if kept
-            .map(|row| Kept::decode(&row))
-            .transpose()?
-            .is_some_and(|kept| kept.number == place.number)
-        {
-            draft.remove(Space::Ends, kept_key);
-        }
-    }
-    draft.must_sync();
-    totals.queued = totals.queued.saturating_sub(1);
-    totals.queued_bytes = totals.queued_bytes.saturating_sub(json.len() as u64);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fjall::Slice;
 
 use super::{
-    EmbeddedStore, Shared,
+    EmbeddedStore, Shared, again,
     codec::damaged,
     engine::{Engine, Space},
     keys::{self, Place},
@@ -176,6 +176,12 @@ fn walk(shared: &Shared, engine: &Engine, sweeper: &mut Sweeper, now: Timestamp)
 /// Events that one round ends at most.
 const ENDS_MAX: usize = 1_000;
 
+/// Whether the event whose state row has that key waits.
+fn waits(engine: &Engine, end: &[u8]) -> Result<bool, StoreError> {
+    let born = end.get(1..).and_then(Place::read).ok_or_else(|| damaged("the key of a state"))?;
+    Ok(again::find(born, |space, key| engine.get(space, key))?.is_some())
+}
+
 /// Looks at one row. Answers a key to go on behind when the rest up to it need not be looked at.
 fn look(
     shared: &Shared,
@@ -200,18 +206,21 @@ fn look(
                 tenant: place.tenant,
                 device: record::device_id(facts.device)?,
             };
-            let located = place.located(keys::bucket(&device));
+            let bucket = keys::bucket(&device);
             found.expired.push(Settle {
                 device,
-                id: shared.ids.seal(located),
-                located,
+                id: shared.ids.seal(facts.born(place).located(bucket)),
+                located: place.located(bucket),
                 outcome: Outcome::Expired,
                 at: now,
                 epoch: None,
+                told: None,
             });
         }
         Part::Ends => {
-            if now >= decode_end(value)?.1.at.plus(Duration::from_secs(limits.state_kept_secs)) {
+            let ending = decode_end(value)?.1;
+            let old = now >= ending.at.plus(Duration::from_secs(limits.state_kept_secs));
+            if old && !(ending.waits_at.is_some() && waits(engine, key)?) {
                 drop_row(Space::Ends);
             }
         }
@@ -219,8 +228,8 @@ fn look(
             let kept = Kept::decode(value)?;
             if now >= kept.accepted_at.plus(shared.idempotency_kept()) {
                 let head = key.get(1..7).ok_or_else(|| damaged("the key of an idempotency key"))?;
-                let event = [head, &[keys::queue_byte(kept.queue)], &kept.number.to_be_bytes()].concat();
-                if engine.get(Space::Events, &event)?.is_none() {
+                let event = [b"s", head, &[keys::queue_byte(kept.queue)], &kept.number.to_be_bytes()].concat();
+                if !waits(engine, &event)? {
                     drop_row(Space::Ends);
                 }
             }

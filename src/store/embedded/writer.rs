@@ -291,10 +291,16 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
             Outcome::Enqueued(results, arrivals)
         }
         Op::Settle(ends, _) => Outcome::Settled(ends.iter().map(|end| book.settle(draft, end)).collect()),
+        Op::RequeueDue(now, limit, _) => {
+            let mut arrivals = Vec::new();
+            let result = book.requeue_due(draft, *now, *limit, &mut arrivals);
+            Outcome::Requeued(result, arrivals)
+        }
         Op::Claim(device, session, _) => Outcome::Claimed(book.claim(draft, device, session)),
         Op::Release(device, epoch, at, _) => Outcome::Released(book.release(draft, device, *epoch, *at)),
         Op::PutDevice(put, _) => Outcome::PutDevice(book.put_device(draft, put)),
         Op::RemoveDevice(device, now, _) => Outcome::Removed(book.remove_device(draft, device, *now)),
+        Op::Report(device, report, now, _) => Outcome::Reported(book.report(draft, device, report, *now)),
         Op::ChangeFastTokens(device, generation, change, _) => Outcome::Done(book.change_fast_tokens(draft, device, *generation, change)),
         Op::PutKey(hash, key, _) => Outcome::Done(Book::put_key(draft, hash, key)),
         Op::RevokeKey(tenant, id, _) => Outcome::Revoked(Ok(book.revoke_key(draft, *tenant, id))),

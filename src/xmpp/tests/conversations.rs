@@ -2,8 +2,9 @@
 //! every byte sent alone.
 //!
 //! `C:` is what the client sends, `S:` all that it is answered since, `=` what the gateway is told. `+` is something else that
-//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`. A line
-//! that begins with blanks goes on with the one before; `…` stands for anything; `#` begins a comment.
+//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
+//! `located`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands for
+//! anything; `#` begins a comment.
 //! `BLESS=1` writes what the machine answers into the files: read the difference before you commit it.
 
 use std::{fs, path::PathBuf};
@@ -11,6 +12,22 @@ use std::{fs, path::PathBuf};
 use super::*;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations");
+
+/// Instead of a size to cut to: over WebSocket, an element a message.
+const OVER_WEBSOCKET: usize = 0;
+/// Transcripts in which the client always sends whole elements: they hold over WebSocket, too.
+const WHOLE_ELEMENTS: [&str; 10] = [
+    "01-login-and-event.txt",
+    "03-one-round-trip.txt",
+    "04-failed-logins.txt",
+    "07-questions.txt",
+    "08-stream-management.txt",
+    "09-silence.txt",
+    "10-receipts.txt",
+    "11-presence.txt",
+    "12-outcomes.txt",
+    "20-reported.txt",
+];
 
 /// One step of a transcript.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,11 +90,24 @@ struct Run {
 
 impl Run {
     fn new(scene: &str, cut: usize) -> Self {
+        let carried = if cut == OVER_WEBSOCKET {
+            Carried::WebSocketAsTcp
+        } else {
+            Carried::Tcp
+        };
         let talk = match scene {
             "clear" => Talk::with(config(), false),
-            "tls" => Talk::new(),
-            "session" => Talk::bound(),
-            "managed" => Talk::managed(),
+            "tls" => Talk::new().over(carried),
+            "session" => Talk::new().over(carried).binds(),
+            "located" => {
+                let located = StreamConfig {
+                    location: true,
+                    ..config()
+                };
+                Talk::with(located, true).over(carried).binds()
+            }
+            "managed" => Talk::new().over(carried).binds().manages(),
+            "websocket" => Talk::new().over(Carried::WebSocket),
             _ => panic!("{scene:?} is no scene"),
         };
         Self {
@@ -88,7 +118,8 @@ impl Run {
     }
 
     fn client(&mut self, text: &str) {
-        for bytes in text.replace('␣', " ").as_bytes().chunks(self.cut) {
+        let cut = if self.talk.carried == Carried::Tcp { self.cut } else { usize::MAX };
+        for bytes in text.replace('␣', " ").as_bytes().chunks(cut) {
             let said = self.talk.send_bytes(bytes);
             self.said.push_str(&said);
         }
@@ -102,6 +133,10 @@ impl Run {
             }
             Some(("receipt", number)) => {
                 assert!(self.talk.push_event(&event_with_receipt(number.parse().unwrap()), false));
+                self.talk.flush()
+            }
+            Some(("outcome", number)) => {
+                assert!(self.talk.push_event(&event_with_outcome(number.parse().unwrap()), false));
                 self.talk.flush()
             }
             Some((seconds, "s")) => {
@@ -175,7 +210,8 @@ fn line(step: &Step) -> String {
         Step::Told(text) => format!("= {text}"),
         Step::Server(text) => {
             let mut text = text.clone();
-            if let Some(at) = text.find(" id='").filter(|at| text[..*at].contains("<stream:stream")) {
+            let opens = |before: &str| before.contains("<stream:stream") || before.contains("<open ");
+            if let Some(at) = text.find(" id='").filter(|at| opens(&text[..*at])) {
                 let end = at + 5 + text[at + 5..].find('\'').unwrap();
                 text.replace_range(at + 5..end, "…");
             }
@@ -188,6 +224,7 @@ fn line(step: &Step) -> String {
                 "<r ",
                 "<a ",
                 "</stream:stream",
+                "<close ",
             ] {
                 text = text.replace(start, &format!("\n   {start}"));
             }
@@ -213,6 +250,9 @@ fn every_transcript_is_what_is_said() {
         let steps = read(&fs::read_to_string(&file).unwrap());
         for cut in [usize::MAX, 1, 7] {
             run(&name, &steps, cut, false);
+        }
+        if WHOLE_ELEMENTS.contains(&name.as_str()) {
+            run(&name, &steps, OVER_WEBSOCKET, false);
         }
     }
 }

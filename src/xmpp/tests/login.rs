@@ -46,7 +46,7 @@ fn a_device_logs_in_over_starttls_by_each_mechanism() {
         if mechanism != "PLAIN" {
             assert!(decoded(inside(&success, "success")).starts_with("v="));
         }
-        let out = talk.send(HEADER);
+        let out = talk.send(HEADER).replace(crate::xmpp::disco::caps(), "");
         assert!(out.ends_with(
             "<stream:features><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>\
              <session xmlns='urn:ietf:params:xml:ns:xmpp-session'><optional/></session><sm xmlns='urn:xmpp:sm:3'/>\

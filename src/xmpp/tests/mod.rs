@@ -12,6 +12,7 @@ mod push;
 mod sasl2;
 mod standby;
 mod stanza;
+mod websocket;
 
 use std::{
     sync::{Arc, LazyLock},
@@ -62,6 +63,18 @@ struct Talk {
     /// The session that a resumption finds.
     parked: Option<Box<Session>>,
     tls: bool,
+    carried: Carried,
+}
+
+/// How a conversation is carried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// As a stream.
+    Tcp,
+    /// In messages, which stand here one behind the other.
+    WebSocket,
+    /// In messages, and told as if it were a stream.
+    WebSocketAsTcp,
 }
 
 impl Talk {
@@ -78,7 +91,16 @@ impl Talk {
             tokens: FastTokens::default(),
             parked: None,
             tls: false,
+            carried: Carried::Tcp,
         }
+    }
+
+    fn over(mut self, carried: Carried) -> Self {
+        if carried != Carried::Tcp {
+            self.stream = self.stream.framed(Framing::WebSocket);
+        }
+        self.carried = carried;
+        self
     }
 
     fn new() -> Self {
@@ -91,21 +113,27 @@ impl Talk {
     }
 
     fn bound_with(config: StreamConfig) -> Self {
-        let mut talk = Self::with(config, true);
-        talk.log_in();
-        let out = talk.send(BIND);
+        Self::with(config, true).binds()
+    }
+
+    fn binds(mut self) -> Self {
+        self.log_in();
+        let out = self.send(BIND);
         assert!(out.contains("<jid>stb-1@example.com/main</jid>"), "{out}");
-        talk
+        self
     }
 
     /// Bound, with stream management on, available; `<presence/>` was counted on both sides.
     fn managed() -> Self {
-        let mut talk = Self::bound();
-        assert!(talk.send(ENABLE).contains("<enabled xmlns='urn:xmpp:sm:3' id='"));
-        talk.send("<presence/>");
-        assert_eq!(talk.facts(), ["ready"]);
-        talk.send("<a xmlns='urn:xmpp:sm:3' h='1'/>");
-        talk
+        Self::bound().manages()
+    }
+
+    fn manages(mut self) -> Self {
+        assert!(self.send(ENABLE).contains("<enabled xmlns='urn:xmpp:sm:3' id='"));
+        self.send("<presence/>");
+        assert_eq!(self.facts(), ["ready"]);
+        self.send("<a xmlns='urn:xmpp:sm:3' h='1'/>");
+        self
     }
 
     fn log_in(&mut self) {
@@ -120,13 +148,24 @@ impl Talk {
     }
 
     fn send_bytes(&mut self, bytes: &[u8]) -> String {
-        self.stream.receive(bytes, self.now, self.time);
+        if self.carried == Carried::WebSocketAsTcp {
+            for message in websocket::messages_of(std::str::from_utf8(bytes).unwrap()) {
+                self.stream.receive(message.as_bytes(), self.now, self.time);
+            }
+        } else {
+            self.stream.receive(bytes, self.now, self.time);
+        }
         self.answer();
         self.output()
     }
 
     fn output(&mut self) -> String {
-        String::from_utf8(std::mem::take(self.stream.output())).unwrap()
+        let output = std::mem::take(self.stream.output());
+        match self.carried {
+            Carried::Tcp => String::from_utf8(output).unwrap(),
+            Carried::WebSocket => websocket::whole(&output).concat(),
+            Carried::WebSocketAsTcp => websocket::as_over_tcp(&output),
+        }
     }
 
     /// Answers what the machine asks, until it asks nothing more.
@@ -183,6 +222,11 @@ impl Talk {
                 Action::ChangeTokens { change, .. } => {
                     self.tokens.apply(&change);
                     self.stream.tokens_changed(true, self.now);
+                }
+                Action::Told(telling) => {
+                    let known = EventIdKey::new(&[3; 32]).open(telling.event).is_some();
+                    self.stream.told(telling.ticket, known);
+                    self.seen.push(Action::Told(telling));
                 }
                 fact => self.seen.push(fact),
             }
@@ -241,6 +285,17 @@ fn word(fact: &Action) -> String {
             ends.join(", ")
         }
         Action::Ready => "ready".into(),
+        Action::Told(telling) => {
+            let number = EventIdKey::new(&[3; 32]).open(telling.event).map(|located| located.number);
+            format!("told {} {}", number.unwrap_or(0), serde_json::to_string(&*telling.told).unwrap())
+        }
+        Action::Reported(report) => {
+            let attributes = report.attributes.as_ref().map(|map| serde_json::to_string(map).unwrap());
+            let location = report.location.as_ref().map(|location| serde_json::to_string(location).unwrap());
+            let said = [("", attributes), ("location ", location)];
+            let said = said.into_iter().filter_map(|(what, said)| Some(format!("{what}{}", said?)));
+            format!("reports {}", said.collect::<Vec<_>>().join(", "))
+        }
         Action::Polls(polling) => format!("polls {polling:?}"),
         Action::Keepalive(keepalive) => format!("keepalive {}", keepalive.as_secs()),
         Action::Unavailable => "unavailable".into(),
@@ -285,6 +340,10 @@ fn event(number: u64) -> Arc<QueuedEvent> {
 
 fn event_with_receipt(number: u64) -> Arc<QueuedEvent> {
     event_of(number, |event| event.event.require = Require::Received)
+}
+
+fn event_with_outcome(number: u64) -> Arc<QueuedEvent> {
+    event_of(number, |event| event.event.require = Require::Processed)
 }
 
 /// The id of event `number` as text.

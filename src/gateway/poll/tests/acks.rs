@@ -82,7 +82,7 @@ async fn what_is_wrong_with_a_request_is_named() {
         assert_eq!(scene.poll(query).await.expect(400).body["parameter"], name, "{query}");
     }
     for (body, slug, field) in [
-        (json!({}), "missing-field", "ids or upto"),
+        (json!({}), "missing-field", "ids, upto or outcomes"),
         (json!({ "ids": [], "upto": "x" }), "invalid-field", "upto"),
         (json!({ "ids": [], "id": 1 }), "unknown-field", "id"),
         (json!({ "ids": "a" }), "invalid-field", "ids"),

@@ -91,6 +91,8 @@ impl Link for OneLink {
     fn holds(&self, id: EventId) -> bool {
         self.0.lock().contains(&id)
     }
+    fn told(&self, _: u32, _: bool) {}
+
     fn give_up(&self, id: EventId) {
         self.0.lock().retain(|held| *held != id);
     }
@@ -177,7 +179,7 @@ impl Scene {
             tokens: DeviceTokens::default(),
             hosts: Arc::new(|host| (host == "localhost").then_some(TENANT)),
             interval_secs: 900,
-            delivered: Arc::new(move |_, _| {
+            ended: Arc::new(move |_, _, _| {
                 count.fetch_add(1, Ordering::Relaxed);
             }),
             stop: stop.clone(),

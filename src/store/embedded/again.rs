@@ -1,0 +1,202 @@
+//! Events that their device wants once more: they wait out a pause where they are, and then go to the tail of their lane under a
+//! new number. The id stays the seal of the place where the event was born, so a state row there (`queued`) says where it is now.
+
+use std::sync::Arc;
+
+use super::{
+    codec::damaged,
+    draft::Draft,
+    engine::Space,
+    keys::{self, Place},
+    record::{self, Ending, Facts, decode_end, decode_event},
+    steps::{Book, receive},
+};
+use crate::{
+    domain::{DeliveryState, Epoch, Seq, Timestamp, Told},
+    store::{Arrival, DeviceKey, Settled, StoreError},
+};
+
+/// Where the event that was born at `place` is now, and its row. `None`: it does not wait.
+pub(super) fn find<T>(place: Place, get: impl Fn(Space, &[u8]) -> Result<Option<T>, StoreError>) -> Result<Option<(Place, T)>, StoreError>
+where
+    T: AsRef<[u8]>,
+{
+    if let Some(row) = get(Space::Events, &place.event_key())? {
+        return Ok(Some((place, row)));
+    }
+    let Some(row) = get(Space::Ends, &place.end_key())? else {
+        return Ok(None);
+    };
+    let Some(number) = decode_end(row.as_ref())?.1.waits_at else {
+        return Ok(None);
+    };
+    let place = Place { number, ..place };
+    Ok(get(Space::Events, &place.event_key())?.map(|row| (place, row)))
+}
+
+/// What is asked for when an event is put off.
+pub(super) struct Pause {
+    pub(super) at: Timestamp,
+    pub(super) due: Timestamp,
+    pub(super) at_next_session: bool,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) told: Option<Arc<Told>>,
+}
+
+impl Book {
+    /// Lets the event at `place` wait for its pause.
+    pub(super) fn put_off(
+        &mut self,
+        draft: &mut Draft<'_>,
+        device: &DeviceKey,
+        place: Place,
+        row: &[u8],
+        pause: Pause,
+    ) -> Result<Settled, StoreError> {
+        let (facts, json) = decode_event(row)?;
+        if facts.due.is_some() {
+            return Ok(Settled::Before(DeliveryState::Queued));
+        }
+        let waiting = Facts {
+            due: Some(pause.due),
+            at_next_session: pause.at_next_session,
+            ..facts
+        };
+        let born = facts.born(place);
+        let id = self.shared.ids.seal(born.located(keys::bucket(device)));
+        let ending = Ending {
+            state: DeliveryState::Queued,
+            reason: None,
+            at: pause.at,
+            epoch: pause.epoch,
+            replaced_by: None,
+            late_ack: false,
+            told: pause.told,
+            waits_at: Some(place.number),
+        };
+        draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, &ending)?);
+        draft.put(Space::Events, place.event_key(), record::encode_event(&waiting, json));
+        draft.put(Space::Rows, keys::due(pause.due, place), Vec::new());
+        receive(draft, &mut self.positions, place, id, &facts, &ending)?;
+        draft.must_sync();
+        if pause.at_next_session
+            && let Some(state) = self.states.get_mut(device)
+        {
+            state.at_next_session += 1;
+        }
+        Ok(Settled::Again)
+    }
+
+    /// Puts what is due at the tails of the lanes. Answers how many rows it looked at.
+    pub(super) fn requeue_due(
+        &mut self,
+        draft: &mut Draft<'_>,
+        now: Timestamp,
+        limit: usize,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Result<usize, StoreError> {
+        let (from, to) = keys::due_until(now);
+        let mut looked = 0;
+        for row in draft.engine().range(Space::Rows, &from, &to).take(limit) {
+            let (key, _) = row?;
+            looked += 1;
+            let (due, place) = keys::read_due(&key).ok_or_else(|| damaged("the key of an event that waits again"))?;
+            // What this round has changed already is not due any more.
+            if draft.get(Space::Rows, &key)?.is_none() {
+                continue;
+            }
+            draft.remove(Space::Rows, key);
+            let Some(row) = draft.get(Space::Events, &place.event_key())? else {
+                continue;
+            };
+            if decode_event(&row)?.0.due == Some(due) {
+                self.requeue(draft, place, &row, now, arrivals)?;
+            }
+        }
+        Ok(looked)
+    }
+
+    fn requeue(
+        &mut self,
+        draft: &mut Draft<'_>,
+        place: Place,
+        row: &[u8],
+        now: Timestamp,
+        arrivals: &mut Vec<Arrival>,
+    ) -> Result<(), StoreError> {
+        let (facts, json) = decode_event(row)?;
+        let device = DeviceKey {
+            tenant: place.tenant,
+            device: record::device_id(facts.device)?,
+        };
+        let shared = Arc::clone(&self.shared);
+        let state = self.states.load(draft, &device, &shared.seats)?;
+        let bucket = state.bucket;
+        state.numbers.number += 1;
+        let lane = usize::from(record::urgency_code(facts.urgency));
+        let seq = state.numbers.seqs.get_mut(lane).ok_or_else(|| damaged("a lane"))?;
+        *seq += 1;
+        let born = facts.born(place);
+        let tail = Place {
+            number: state.numbers.number,
+            ..place
+        };
+        let again = Facts {
+            seq: Seq(*seq),
+            attempt: facts.attempt.saturating_add(1),
+            born: Some(born.number),
+            due: None,
+            at_next_session: false,
+            ..facts
+        };
+        if let Some(key) = facts.collapse_key
+            && state.replaceable(key) == Some((place.queue, place.number))
+        {
+            state.remember(Arc::from(key), tail.queue, tail.number);
+        }
+        draft.put(Space::Rows, keys::numbers(place.tenant, place.ordinal), state.numbers.encode());
+        draft.remove(Space::Events, place.event_key());
+        draft.put(Space::Events, tail.event_key(), record::encode_event(&again, json));
+        let end = draft.get(Space::Ends, &born.end_key())?;
+        let end = end.ok_or_else(|| damaged("the state of an event that waits again"))?;
+        let end = record::with_change(&end, |ending| ending.waits_at = Some(tail.number))?;
+        draft.put(Space::Ends, born.end_key(), end);
+        // A number that was on the wire is never given again.
+        draft.must_sync();
+        if let Some(held) = state.held.as_ref().filter(|_| again.expires_at() > now) {
+            let id = shared.ids.seal(born.located(bucket));
+            let event = record::queued_event(id, tail, bucket, shared.generation, &again, json)?;
+            arrivals.push(Arrival {
+                epoch: held.seat.epoch,
+                event: Arc::new(event),
+            });
+        }
+        self.touched.push(device);
+        Ok(())
+    }
+
+    /// A new session is there: what waits for it is due at once.
+    pub(super) fn hasten(&mut self, draft: &mut Draft<'_>, device: &DeviceKey, now: Timestamp) -> Result<(), StoreError> {
+        let Some(state) = self.states.get_mut(device).filter(|state| state.at_next_session > 0) else {
+            return Ok(());
+        };
+        state.at_next_session = 0;
+        let ordinal = state.ordinal;
+        for (key, row) in draft.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal))? {
+            let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
+            let (facts, json) = decode_event(&row)?;
+            let Some(due) = facts.due.filter(|due| facts.at_next_session && *due > now) else {
+                continue;
+            };
+            let hastened = Facts {
+                due: Some(now),
+                at_next_session: false,
+                ..facts
+            };
+            draft.remove(Space::Rows, keys::due(due, place));
+            draft.put(Space::Rows, keys::due(now, place), Vec::new());
+            draft.put(Space::Events, key, record::encode_event(&hastened, json));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Devices, credentials, tenants, keys: what the registry keeps, and how it is asked.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{DeviceKey, Seat, StoreError};
+use crate::domain::{Cohort, Credential, DeviceId, FastChange, FastTokens, Report, Reported, Scope, TenantId, Timestamp, UserId};
+
+/// A device as the registry keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its number within the tenant, never reused.
+    pub ordinal: u32,
+    /// Its owner.
+    pub user: Option<UserId>,
+    /// Facts of the backend about it: a JSON object.
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+    /// How it learns of events.
+    pub cohort: Cohort,
+    /// Ways to log in. Never shown.
+    pub credentials: Vec<Credential>,
+    /// Rises with every change of the credentials.
+    pub credential_generation: u32,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A change of a device. A field that is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceChange {
+    /// New owner; `Some(None)` takes the owner away.
+    pub user: Option<Option<UserId>>,
+    /// Attributes to set; a JSON `null` takes one away (RFC 7396). Applied onto `{}` when `replace`.
+    pub attributes: Option<serde_json::Map<String, serde_json::Value>>,
+    /// New cohort.
+    pub cohort: Option<Cohort>,
+    /// New credentials, all of them.
+    pub credentials: Option<Vec<Credential>>,
+    /// PUT: whatever is not named goes back to its default. Credentials stay unless given.
+    pub replace: bool,
+}
+
+/// What a look at the registry finds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Registered {
+    /// It is there.
+    Present(Box<Device>),
+    /// It was removed, and when.
+    Removed(Timestamp),
+    /// It never was, or was removed longer ago than tombstones are kept.
+    Unknown,
+}
+
+/// An API key as the registry keeps it. The key itself is nowhere, only its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Public id, for listing and revoking.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub tenant: u16,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A tenant: an XMPP domain of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its number.
+    pub id: u16,
+    /// Its name. The default tenant is `default`.
+    pub name: String,
+    /// Its XMPP domain.
+    pub domain: String,
+}
+
+/// Devices, credentials, tenants and keys.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Adds or changes a device, durably. With `create` false an unknown device is refused. Adding a removed device makes a
+    /// new one of the same id, with a new ordinal: nothing that waited for the old one reaches it.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice` (only when `create` is false), `NoSpace`.
+    async fn put_device(
+        &self,
+        device: &DeviceKey,
+        change: DeviceChange,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<(Device, bool), StoreError>;
+
+    /// Looks one up.
+    async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError>;
+
+    /// Devices in order of their ids, behind `after`.
+    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
+
+    /// Removes a device: leaves a tombstone, fails what waits for it (`device-removed`), ends its seat. Answers the seat that
+    /// was held, so that the session can be told.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`.
+    async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError>;
+
+    /// The device's FAST tokens that were earned with credentials of `generation`. They go with the device.
+    async fn fast_tokens(&self, device: &DeviceKey, generation: u32) -> Result<FastTokens, StoreError>;
+
+    /// Changes the device's FAST tokens, durably, for a login without a claim (with one, [`NewSeat::fast`] takes it along).
+    /// Tokens of another generation go.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`; `Conflict` when the credentials are not of `generation` any more.
+    async fn change_fast_tokens(&self, device: &DeviceKey, generation: u32, change: FastChange) -> Result<(), StoreError>;
+
+    /// Takes in what a device reports of itself, durably. False: it says nothing new. What was reported goes with the device.
+    ///
+    /// # Errors
+    /// `UnknownDevice`, `RemovedDevice`, `NoSpace`.
+    async fn report(&self, device: &DeviceKey, report: Report, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// What each of these devices reported, in order.
+    async fn reported(&self, tenant: TenantId, devices: &[Device]) -> Result<Vec<Option<Reported>>, StoreError>;
+
+    /// Stores a key under the SHA-256 of its text.
+    async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError>;
+
+    /// The key of that hash. Called for every request, so it answers from memory.
+    fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>>;
+
+    /// All keys of a tenant.
+    async fn keys(&self, tenant: TenantId) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Ends a key. `false`: there was none of that id.
+    async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
+
+    /// Makes or renames a tenant.
+    async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError>;
+
+    /// All tenants. Answers from memory.
+    fn tenants(&self) -> Vec<Arc<Tenant>>;
+}
