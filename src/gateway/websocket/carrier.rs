@@ -177,3 +177,6 @@ impl Carrier {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
