@@ -68,7 +68,7 @@ const TOKIO_XMPP: Program = Program {
 const LIBSTROPHE: Program = Program {
     name: "libstrophe",
     door: Door::StartTls,
-    mechanism: || "SCRAM-SHA-256-PLUS",
+    mechanism: || "SCRAM-SHA-256",
     command: || Command::new(&*COMPILED),
 };
 

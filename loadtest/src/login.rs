@@ -87,7 +87,9 @@ impl Session {
             self.io.encrypt(trust, &self.options.domain),
         )
         .await?;
-        Ok(Self { io, ..self })
+        // Nothing of the stream in clear goes on inside.
+        let framer = Framer::default();
+        Ok(Self { io, framer, ..self })
     }
 
     /// Sends the header and reads the server's, and its features.

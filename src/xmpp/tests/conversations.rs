@@ -3,8 +3,8 @@
 //!
 //! `C:` is what the client sends, `S:` all that it is answered since, `=` what the gateway is told. `+` is something else that
 //! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
-//! `located`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands
-//! for anything; `#` begins a comment.
+//! `located`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands for
+//! anything; `#` begins a comment.
 //! `BLESS=1` writes what the machine answers into the files: read the difference before you commit it.
 
 use std::{fs, path::PathBuf};
