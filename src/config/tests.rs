@@ -113,6 +113,21 @@ fn beyond_loopback_nothing_secret_is_open_by_accident() {
     );
     check("[xmpp]\nlisten = '0.0.0.0:5222'\n[tls]\nrisk_impostors_beyond_loopback = true", &[]);
     check("[xmpp]\nlisten = '0.0.0.0:5222'\nrequire_tls = false", &["xmpp.listen = "]);
+    check(
+        "[http]\nlisten = '0.0.0.0:8080'\n[tls]\nrisk_readable_keys_beyond_loopback = true\n[xmpp]\nrequire_tls = false",
+        &["http.listen = 0.0.0.0:8080 is beyond loopback and xmpp.require_tls is false"],
+    );
+    check("[xmpp]\nwebsocket_url = 'wss://push.example.com/xmpp-websocket'", &[]);
+    check("[xmpp]\nwebsocket_url = 'push.example.com'", &["xmpp.websocket_url"]);
+    check(
+        "[xmpp]\nwebsocket_origins = ['https://ui.example.com', 'http://localhost:3000', 'null']",
+        &[],
+    );
+    check("[xmpp]\nwebsocket_origins = ['ui.example.com']", &["xmpp.websocket_origins"]);
+    check(
+        "[xmpp]\nwebsocket_origins = ['https://ui.example.com/']",
+        &["xmpp.websocket_origins"],
+    );
     check("[https]\nlisten = '0.0.0.0:8443'\n[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'", &[]);
     check("[tls]\ncertificate = 'c.pem'", &["tls.certificate and tls.key go together"]);
     check("domain = 'Example.com'", &["domain = "]);

@@ -9,7 +9,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::certificate::{CertificateIdentity, is_pattern};
+use super::{
+    certificate::{CertificateIdentity, is_pattern},
+    websocket,
+};
 use crate::{
     domain::{DeviceLimits, TenantId},
     xmpp::{FloodLimits, StreamConfig},
@@ -219,13 +222,14 @@ impl Config {
 
     /// Everything that does not fit together, each with the setting and the way out.
     pub fn problems(&self) -> Vec<String> {
-        if is_pattern(&self.certificate_pattern) {
-            return Vec::new();
+        let mut problems = websocket::problems(self);
+        if !is_pattern(&self.certificate_pattern) {
+            problems.push(format!(
+                "xmpp.certificate_pattern = {:?} has no place for the device, or several: write {{device}} once",
+                self.certificate_pattern
+            ));
         }
-        vec![format!(
-            "xmpp.certificate_pattern = {:?} has no place for the device, or several: write {{device}} once",
-            self.certificate_pattern
-        )]
+        problems
     }
 
     /// What devices meet of these settings, for `GET /v1/limits`.

@@ -163,6 +163,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_connection_cost_before_it_came_here_is_part_of_its_login() {
+        let meter = Notes::default();
+        let mut tally = Tally::default();
+        let carried = |bytes, packets| Carried { bytes, packets };
+        tally.before(carried(700, 3), carried(2_100, 2));
+        tally.received(300);
+        tally.sent(900);
+        tally.report_login(&meter, Overhead::Connect);
+        assert_eq!(
+            *meter.0.lock(),
+            [
+                (Overhead::Connect, Direction::In, 1_000, 3 + 1 + 2),
+                (Overhead::Connect, Direction::Out, 3_000, 2 + 1 + 1)
+            ]
+        );
+    }
+
+    #[test]
     fn shares_add_up() {
         let check = |whole, parts, expected| assert_eq!(spread(whole, &parts), expected, "{whole} over {parts:?}");
         check(0, [0, 0, 5, 5, 0, 0, 0], [0; 7]);

@@ -1,7 +1,8 @@
 //! A conversation of any bytes with the pure stream, and what must hold in it.
 //!
 //! Bytes below 0x09 can stand in no XML, so here they are what happens between two reads: an event, time, an answer that
-//! fails, a broken connection. All other bytes are fed to the stream as they are. The first byte chooses the scene.
+//! fails, a broken connection. All other bytes are fed to the stream as they are; over WebSocket a line feed ends a message. The
+//! first byte chooses the scene.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +16,9 @@ use unpoll::{
         Seq, SessionId, TenantId, Timestamp, Urgency,
     },
     store::QueuedEvent,
-    xmpp::{Action, Credentials, PeerCertificate, Pinned, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError},
+    xmpp::{
+        self, Action, Credentials, Framing, PeerCertificate, Pinned, Pushed, ServerStream, Session, SessionEnd, StreamConfig, StreamError,
+    },
 };
 
 /// One stream may hold this much: input that waits, output that nobody takes, the window. The largest stanza is 256 KiB.
@@ -23,7 +26,8 @@ const MEMORY_MAX: usize = 1024 * 1024;
 
 const HEADER: &str = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='example.com' version='1.0'>";
 const PLAIN: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHN0Yi0xAHBlbmNpbA==</auth>";
-const BIND: &str = "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
+const OPEN: &str = "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='example.com' version='1.0'/>";
+const BIND: &str = "<iq xmlns='jabber:client' type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
 const ENABLE: &str = "<enable xmlns='urn:xmpp:sm:3' resume='true'/>";
 
 static SECRET: LazyLock<ScramSecret> =
@@ -52,6 +56,7 @@ enum Scene {
 struct Conversation {
     stream: ServerStream,
     scene: Scene,
+    framing: Framing,
     now: Instant,
     time: Timestamp,
     events: u64,
@@ -69,14 +74,18 @@ struct Conversation {
 /// Runs one conversation. Panics where something does not hold.
 pub fn run(input: &[u8]) {
     let Some((scene, script)) = input.split_first() else { return };
-    let scene = match scene % 4 {
-        _ if *scene >= 0xf0 => Scene::Certified,
-        0 => Scene::Clear,
-        1 => Scene::Secured,
-        2 => Scene::Bound { managed: true },
-        _ => Scene::Bound { managed: false },
+    let (scene, framing) = match scene {
+        0xf0.. => (Scene::Certified, Framing::Stream),
+        0xe0.. => (Scene::Bound { managed: true }, Framing::WebSocket),
+        0xd0.. => (Scene::Secured, Framing::WebSocket),
+        scene => match scene % 4 {
+            0 => (Scene::Clear, Framing::Stream),
+            1 => (Scene::Secured, Framing::Stream),
+            2 => (Scene::Bound { managed: true }, Framing::Stream),
+            _ => (Scene::Bound { managed: false }, Framing::Stream),
+        },
     };
-    let mut conversation = Conversation::new(scene);
+    let mut conversation = Conversation::new(scene, framing);
     let mut rest = script;
     while let Some(at) = rest.iter().position(|byte| *byte < 0x09) {
         conversation.feed(&rest[..at]);
@@ -88,11 +97,12 @@ pub fn run(input: &[u8]) {
 }
 
 impl Conversation {
-    fn new(scene: Scene) -> Self {
+    fn new(scene: Scene, framing: Framing) -> Self {
         let now = Instant::now();
         let mut conversation = Self {
-            stream: ServerStream::new(CONFIG.clone(), scene != Scene::Clear, [7; 32], now),
+            stream: ServerStream::new(CONFIG.clone(), scene != Scene::Clear, [7; 32], now).framed(framing),
             scene,
+            framing,
             now,
             time: Timestamp(1_790_000_000_000),
             events: 0,
@@ -106,7 +116,11 @@ impl Conversation {
         };
         conversation.show();
         if let Scene::Bound { managed } = scene {
-            for said in [HEADER, PLAIN, HEADER, BIND, if managed { ENABLE } else { "" }, "<presence/>"] {
+            let (header, presence) = match framing {
+                Framing::Stream => (HEADER, "<presence/>"),
+                Framing::WebSocket => (OPEN, "<presence xmlns='jabber:client'/>"),
+            };
+            for said in [header, PLAIN, header, BIND, if managed { ENABLE } else { "" }, presence] {
                 conversation.feed(said.as_bytes());
             }
             assert_eq!((conversation.claims, conversation.closed), (1, 0), "the beginning of a session");
@@ -126,8 +140,10 @@ impl Conversation {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.stream.receive(bytes, self.now, self.time);
+        let framing = self.framing;
+        let ends = |byte: &u8| framing == Framing::WebSocket && *byte == b'\n';
+        for piece in bytes.split(ends).filter(|piece| !piece.is_empty()) {
+            self.stream.receive(piece, self.now, self.time);
             self.answer();
         }
     }
@@ -173,11 +189,13 @@ impl Conversation {
         if parked.is_some() {
             self.parked = parked;
         }
-        self.stream = ServerStream::new(CONFIG.clone(), self.scene != Scene::Clear, [9; 32], self.now);
+        let secured = self.scene != Scene::Clear;
+        self.stream = ServerStream::new(CONFIG.clone(), secured, [9; 32], self.now).framed(self.framing);
         self.closed = 0;
         self.show();
         if matches!(self.scene, Scene::Bound { .. }) {
-            for said in [HEADER, PLAIN, HEADER] {
+            let header = if self.framing == Framing::Stream { HEADER } else { OPEN };
+            for said in [header, PLAIN, header] {
                 self.feed(said.as_bytes());
             }
         }
@@ -265,6 +283,12 @@ impl Conversation {
         }
         let said = std::mem::take(self.stream.output());
         assert!(std::str::from_utf8(&said).is_ok(), "the stream says what is no UTF-8");
+        if self.framing == Framing::WebSocket {
+            for message in xmpp::messages(&said) {
+                let text = message.0.concat();
+                assert!(text.starts_with(b"<") && text.ends_with(b">"), "a message that is no element");
+            }
+        }
         let held = self.stream.memory();
         assert!(held < MEMORY_MAX, "{held} bytes are held");
     }

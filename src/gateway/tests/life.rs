@@ -73,7 +73,7 @@ pub(super) async fn a_device_that_does_not_read_is_named_and_then_why_it_was_giv
 }
 
 #[tokio::test]
-pub(super) async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
+async fn a_device_that_sends_too_much_is_slowed_by_its_own_tcp_and_nobody_else() {
     let mut service = Service::with(|config| {
         config.flood_stanzas_per_second = 200;
         config.flood_stanzas_burst = 100;

@@ -7,6 +7,7 @@
 mod carrier;
 mod frames;
 mod host_meta;
+mod settings;
 
 use std::{
     sync::Arc,
@@ -18,13 +19,14 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 pub(super) use carrier::Carrier;
+pub(super) use settings::problems;
 
 use super::{
     connection::Connection,
@@ -101,7 +103,8 @@ fn handshake(request: &Request<Body>, shared: &Shared) -> Result<HeaderValue, Re
     let headers = request.headers();
     let upgrades = names(headers, header::UPGRADE.as_str(), "websocket") && names(headers, header::CONNECTION.as_str(), "upgrade");
     let version = single(headers, header::SEC_WEBSOCKET_VERSION.as_str())?;
-    if request.method() != Method::GET || !upgrades || version != Some("13") {
+    let old = request.method() != Method::GET || request.version() < Version::HTTP_11;
+    if old || !upgrades || version != Some("13") {
         return Err(Refusal::UpgradeRequired);
     }
     if shared.config.require_tls && request.extensions().get().is_none_or(|peer: &Peer| !peer.tls) {

@@ -1,5 +1,7 @@
 //! Frames of clients, good and bad, in every cut.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A frame as a client sends it: `first` is its first byte.
@@ -143,4 +145,40 @@ fn nothing_goes_out_behind_our_close() {
         (vec!["sign 10".to_owned()], Vec::new())
     );
     assert_eq!(out.len(), before);
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        4 => prop::sample::select(vec![0x81_u8, 0x01, 0x00, 0x80, 0x89, 0x8a, 0x82, 0x88]),
+        1 => any::<u8>(),
+    ];
+    let payload = prop_oneof![
+        "[a-z<>/é]{0,40}".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..200)
+    ];
+    prop_oneof![
+        9 => (first, payload).prop_map(|(first, payload)| frame(first, &payload)),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_in_any_cut_are_read_alike_and_hold_no_more_than_allowed(
+        sent in prop::collection::vec(any_frame(), 0..20),
+        cut in 1_usize..50,
+    ) {
+        let bytes = sent.concat();
+        let (mut whole, mut cuts) = (Frames::new(150), Frames::new(150));
+        let one = read(&mut whole, &bytes, usize::MAX);
+        let mut other = (Vec::new(), Vec::new());
+        for piece in bytes.chunks(cut) {
+            let (heard, answer) = read(&mut cuts, piece, cut);
+            other.0.extend(heard);
+            other.1.extend(answer);
+            // A message, a frame of one with its header, and what a Vec has to spare.
+            prop_assert!(cuts.memory() <= 2 * (150 + 150 + 14 + 50), "{} bytes", cuts.memory());
+        }
+        prop_assert_eq!(one, other);
+    }
 }
