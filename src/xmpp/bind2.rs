@@ -7,7 +7,7 @@ use crate::domain::FastAgent;
 use super::{bind, element::Tag, management::Enable, ns};
 
 /// Features that work inside a bind.
-const INLINE: [&str; 1] = [ns::SM];
+const INLINE: [&str; 2] = [ns::SM, ns::CSI];
 
 /// The longest `<tag/>`, in bytes.
 const TAG_MAX_BYTES: usize = 128;
@@ -17,6 +17,8 @@ pub(super) struct Bind2 {
     tag: String,
     /// Stream management is to be on from the start.
     pub(super) enable: Option<Enable>,
+    /// It comes up in standby (XEP-0352).
+    pub(super) inactive: bool,
 }
 
 impl Bind2 {
@@ -27,6 +29,7 @@ impl Bind2 {
         fits.then(|| Self {
             tag,
             enable: bind.child("enable", ns::SM).map(Enable::read),
+            inactive: bind.child("inactive", ns::CSI).is_some(),
         })
     }
 

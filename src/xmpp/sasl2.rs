@@ -269,5 +269,8 @@ impl ServerStream {
             inline.write_end(out);
         });
         self.session_features();
+        if inline.bind.as_ref().is_some_and(|bind| bind.inactive) {
+            self.indicated(true);
+        }
     }
 }

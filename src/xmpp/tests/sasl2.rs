@@ -92,7 +92,7 @@ fn the_features_list_what_works_on_this_connection() {
          </sasl-channel-binding><authentication xmlns='urn:xmpp:sasl:2'>"
     ));
     assert!(out.contains(
-        "<inline><sm xmlns='urn:xmpp:sm:3'/><bind xmlns='urn:xmpp:bind:0'><inline><feature var='urn:xmpp:sm:3'/></inline></bind>\
+        "<inline><sm xmlns='urn:xmpp:sm:3'/><bind xmlns='urn:xmpp:bind:0'><inline><feature var='urn:xmpp:sm:3'/><feature var='urn:xmpp:csi:0'/></inline></bind>\
          <fast xmlns='urn:xmpp:fast:0'><mechanism>HT-SHA-256-EXPR</mechanism><mechanism>HT-SHA-256-ENDP</mechanism>\
          <mechanism>HT-SHA-256-NONE</mechanism></fast></inline></authentication>"
     ));
