@@ -237,3 +237,35 @@ async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
     assert!(report["steps"][1]["cpu_us_per_login"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["steps"][1]["memory_per_session"].as_f64().unwrap() > 0.0, "{report}");
 }
+
+#[tokio::test]
+async fn the_storm_run_brings_all_boxes_of_two_processes_back() {
+    let Some(prosody) = Prosody::start().await else { return };
+    prosody.register(&(0..30).map(|number| format!("load-{number}")).collect::<Vec<_>>());
+    std::fs::write(prosody.file("password"), PASSWORD).unwrap();
+    let mut run = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    run.args("storm --devices 30 --quiet 0 --calm 0 --pause 1 --resume --at-once 4 --json".split(' '));
+    run.arg("--domain")
+        .arg(DOMAIN)
+        .arg("--ca")
+        .arg(prosody.ca())
+        .arg("--password-file")
+        .arg(prosody.file("password"));
+    run.args(["--server", &prosody.direct.to_string(), "--pid", &prosody.pid().to_string()]);
+    let done = run.output().await.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(
+        (&report["asked"]["drivers"], &report["passed"]),
+        (&2.into(), &true.into()),
+        "{report}"
+    );
+    for figure in ["up", "resumed"] {
+        assert_eq!(report[figure], 30, "{figure} of all processes together: {report}");
+    }
+    assert_eq!(
+        (&report["back"]["count"], &report["login"]["count"]),
+        (&30.into(), &30.into()),
+        "{report}"
+    );
+}
