@@ -89,5 +89,5 @@ fn a_crowd_earns_tokens_and_logs_in_by_them() {
         crowd.earn(0..DEVICES, 8).await.unwrap();
         assert_eq!(crowd.log_in(0..DEVICES, 8).await.unwrap().count(), DEVICES);
     });
-    assert_eq!(proofs(&service, "HT-SHA-256-EXPR"), Some(DEVICES as f64));
+    assert_eq!(proofs(&service, "HT-SHA-256-EXPR"), Some(2.0 * DEVICES as f64));
 }

@@ -73,7 +73,8 @@ impl Crowd {
         &self.seen
     }
 
-    /// Logs in each device of the range with its password for a token (XEP-0484), and ends the session: the next login is by token.
+    /// Logs in each device of the range with its password for a token (XEP-0484), and once by that, because the first use of a
+    /// token is a change of its own. Both sessions are ended; the next login is as all that follow.
     ///
     /// # Errors
     /// The first login that fails; [`Error::NotOffered`] when the server gives no token.
@@ -88,8 +89,12 @@ impl Crowd {
             };
             logins.spawn(async move {
                 let _ticket = ticket;
-                let session = Session::log_in(Arc::new(options)).await?;
+                let session = Session::log_in(Arc::new(options.clone())).await?;
                 let token = session.token().cloned().ok_or(Error::NotOffered("a FAST token"))?;
+                session.end().await?;
+                let login = Login::Fast(token.clone());
+                let session = Session::log_in(Arc::new(Options { login, ..options })).await?;
+                let token = session.token().cloned().unwrap_or(token);
                 session.end().await?;
                 Ok((number, token))
             });

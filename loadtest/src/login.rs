@@ -94,7 +94,6 @@ impl Session {
 
     /// Sends the header and reads the server's, and its features.
     pub(crate) async fn open_stream(&mut self) -> Result<(), Error> {
-        self.framer.restart();
         let header = self.stream_header();
         self.send(&header).await?;
         self.read_features().await
@@ -115,6 +114,7 @@ impl Session {
 
     /// Reads the server's header and its features.
     pub(crate) async fn read_features(&mut self) -> Result<(), Error> {
+        self.framer.restart();
         match self.frame_in_time("a stream header").await? {
             Frame::Header(header) => {
                 let root = Element::header(&header)?;

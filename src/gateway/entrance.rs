@@ -2,8 +2,8 @@
 //!
 //! Nothing is spent on a connection before its first words are there in full: a crowd of silent sockets takes places, and the
 //! oldest of them goes when the places are all taken. Then it waits for its slot, if logins a second are limited, and for a
-//! turn at the CPU; each further step of its login takes a turn, too, before all newcomers. Who waits too long is refused
-//! before any cryptography was done for it.
+//! turn at the CPU; each further step of its login takes a turn, too, before all newcomers. A turn begins when nothing else is
+//! ready, so that sessions which are up go before all of them. Who waits too long is refused before any cryptography was done for it.
 
 use std::{
     collections::VecDeque,
@@ -66,6 +66,14 @@ impl Entrance {
             every,
             burst: every.unwrap_or_default().saturating_mul(config.logins_per_second / 10),
         }
+    }
+
+    /// A turn for work that can wait: whatever is ready goes first, and what came in meanwhile, too. tokio wakes who yields only
+    /// when its queue is empty and the sockets were looked at, or after 61 other tasks.
+    pub(super) async fn turn(&self, who: Who) -> Turn {
+        let turn = self.turns.take(who).await;
+        tokio::task::yield_now().await;
+        turn
     }
 
     /// Sends the oldest silent connection away. False: there is none.
@@ -138,12 +146,12 @@ pub(super) async fn enter(connection: &Connection) -> Result<Entered<'_>, Refuse
     let wait = entrance.slot(who, patience, Instant::now()).ok_or(Refused::Busy)?;
     tokio::time::sleep(wait).await;
     let begin = async {
-        // Before the turn: who holds one never waits.
+        // Before the turn: who holds one waits for nobody.
         let handshake = match clear {
             true => None,
             false => shared.handshakes.acquire().await.ok(),
         };
-        let turn = entrance.turns.take(who).await;
+        let turn = entrance.turn(who).await;
         Entered { handshake, turn }
     };
     tokio::time::timeout(patience, begin).await.map_err(|_| Refused::Busy)
@@ -193,7 +201,7 @@ pub(super) async fn step(connection: &Connection, turn: Option<Turn>) -> Next {
             (None, Some(interest)) => {
                 // An error shows in the step.
                 let _ = connection.socket.ready(interest).await;
-                Some(connection.shared.entrance.turns.take(Who::Known).await)
+                Some(connection.shared.entrance.turn(Who::Known).await)
             }
             (None, None) => None,
         };
@@ -250,6 +258,18 @@ mod tests {
         assert_eq!(wait(Who::Known), Some(0));
         let later = now + Duration::from_secs(3);
         assert_eq!(entrance.slot(Who::Newcomer, patience, later), Some(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_goes_before_a_turn() {
+        let (entrance, order) = (Entrance::new(&Config::default()), Mutex::new(Vec::new()));
+        let login = async {
+            let _turn = entrance.turn(Who::Known).await;
+            order.lock().push("login");
+        };
+        let up = async { order.lock().push("up") };
+        tokio::join!(login, up);
+        assert_eq!(*order.lock(), ["up", "login"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
     session::{Carried, Hibernated, broke},
     sessions::Entry,
     shared::Over,
+    turns::Who,
     wire::Wire,
 };
 use crate::{
@@ -38,7 +39,15 @@ pub(super) async fn close(connection: Arc<Connection>) {
         // Past its time it is not waited for.
         let _ = tokio::time::timeout(LINGER, last_acknowledgements(&connection)).await;
     }
-    let (signals, over) = settle(&connection, reason);
+    let lost = matches!(reason, Reason::Lost | Reason::Stalled);
+    let (signals, over) = {
+        // When a network breaks thousands are lost at once: those that are still up do not wait for that.
+        let _turn = match lost && connection.state.lock().seated.is_some() {
+            true => Some(connection.shared.entrance.turn(Who::Known).await),
+            false => None,
+        };
+        settle(&connection, reason)
+    };
     for signal in signals {
         // An error means that the dispatcher has ended: what it would do is done at the next start, from the store.
         let _ = connection.shared.signals.send(signal).await;
@@ -48,7 +57,7 @@ pub(super) async fn close(connection: Arc<Connection>) {
     }
     // Before TLS is up there is no word that a refused device could read.
     let mute = reason == Reason::Full && !connection.state.lock().wire.established();
-    let gone = mute || matches!(reason, Reason::Lost | Reason::Stalled);
+    let gone = mute || lost;
     let within = if gone { Duration::ZERO } else { LINGER };
     // Past its time it is closed as it is.
     let _ = tokio::time::timeout(within, async {

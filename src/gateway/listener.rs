@@ -30,6 +30,8 @@ use crate::{
     xmpp::{ServerStream, SessionEnd, StreamError},
 };
 
+/// Connections that are accepted in a row before others get their turn.
+const ACCEPTS_A_TURN: u64 = 16;
 /// After a failed accept that no descriptor helps.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,7 +65,11 @@ pub(super) async fn serve(listening: Listening, shared: Arc<Shared>, stop: Cance
         balancers,
     } = listening;
     let mut reserve = File::open("/dev/null").ok();
-    loop {
+    for number in 0_u64.. {
+        if number.is_multiple_of(ACCEPTS_A_TURN) {
+            // Sessions that are up go before a crowd that comes.
+            tokio::task::yield_now().await;
+        }
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,

@@ -343,7 +343,7 @@ fn encode_sized(
 mod tests {
     use std::io::Write as _;
 
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs, version};
+    use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, crypto::aws_lc_rs, version};
 
     use super::*;
     use crate::certificate::Identity;
@@ -397,6 +397,15 @@ mod tests {
             }
         }
         assert_eq!(heard, b"hello");
+        let suite = client.negotiated_cipher_suite().unwrap().suite();
+        let fast = [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ];
+        assert!(
+            fast.contains(&suite),
+            "SHA-256 goes first, whatever the client names first: {suite:?}"
+        );
         let exported = client
             .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[]))
             .unwrap();

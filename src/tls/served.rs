@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::CertificateDer, server::NoServerSessionStorage};
+use rustls::{
+    ServerConfig, SupportedCipherSuite,
+    crypto::{aws_lc_rs, hash::HashAlgorithm},
+    pki_types::CertificateDer,
+    server::NoServerSessionStorage,
+};
 
 use super::{Clients, end_point::end_point, exporter::Exporter};
 use crate::certificate::Identity;
@@ -33,6 +38,7 @@ impl Served {
         let leaf = identity.chain.first().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
         let mut devices = config(identity, clients.as_ref(), b"xmpp-client")?;
         devices.key_log = Arc::new(Exporter);
+        devices.ignore_client_order = true;
         Ok(Self {
             devices: Arc::new(devices),
             web: Arc::new(config(identity, None, b"http/1.1")?),
@@ -44,7 +50,8 @@ impl Served {
 }
 
 /// X25519 goes before X25519MLKEM768: it saves 14 µs of the 92 µs that a handshake costs the server, and logins come in storms.
-/// A client that insists on the hybrid gets it.
+/// A client that insists on the hybrid gets it. So does one that insists on SHA-384: processors have instructions for SHA-256
+/// only, and most clients name AES-256-GCM with SHA-384 first; it took a thirteenth of a login's CPU.
 fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Result<ServerConfig, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![
@@ -53,6 +60,7 @@ fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Re
         aws_lc_rs::kx_group::SECP256R1,
         aws_lc_rs::kx_group::SECP384R1,
     ];
+    provider.cipher_suites.sort_by_key(|suite| hash(suite) == HashAlgorithm::SHA384);
     let builder = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     let builder = match clients {
@@ -66,6 +74,13 @@ fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Re
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     Ok(config)
+}
+
+fn hash(suite: &SupportedCipherSuite) -> HashAlgorithm {
+    match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.algorithm(),
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.algorithm(),
+    }
 }
 
 /// The [`Served`] of the moment. Cheap to clone; all clones see a replacement.

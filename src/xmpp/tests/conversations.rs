@@ -1,22 +1,22 @@
-//! The transcripts of `tests/conversations`, which a device maker can read, held against the machine: as they stand, and with
-//! every byte sent alone.
+//! The transcripts of `tests/conversations`, which a device maker can read, held against the machine: as they stand, with every byte
+//! sent alone, and with all that a client can say without an answer sent at once.
 //!
 //! `C:` is what the client sends, `S:` all that it is answered since, `=` what the gateway is told. `+` is something else that
-//! happens: `+ event 1`, `+ 31 s`, `+ lost`. `␣` is a blank. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
-//! `located`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands for
+//! happens: `+ event 1`, `+ 31 s`, `+ lost`, `+ reconnects`, `+ comes back`, `+ ends conflict`. `␣` is a blank; [`words`] are computed. `!` chooses who is there: `clear`, `tls` (the default), `session`, `managed`,
+//! `located`, `bound` (TLS 1.3), `certificate`, and `websocket`, where each `C:` is one message. A line that begins with blanks goes on with the one before; `…` stands for
 //! anything; `#` begins a comment.
 //! `BLESS=1` writes what the machine answers into the files: read the difference before you commit it.
 
 use std::{fs, path::PathBuf};
 
-use super::*;
+use super::{sasl2::bindings, *};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations");
 
 /// Instead of a size to cut to: over WebSocket, an element a message.
 const OVER_WEBSOCKET: usize = 0;
 /// Transcripts in which the client always sends whole elements: they hold over WebSocket, too.
-const WHOLE_ELEMENTS: [&str; 10] = [
+const WHOLE_ELEMENTS: [&str; 17] = [
     "01-login-and-event.txt",
     "03-one-round-trip.txt",
     "04-failed-logins.txt",
@@ -26,63 +26,26 @@ const WHOLE_ELEMENTS: [&str; 10] = [
     "10-receipts.txt",
     "11-presence.txt",
     "12-outcomes.txt",
+    "13-scram.txt",
+    "14-fast.txt",
+    "15-certificate.txt",
+    "16-limits.txt",
+    "17-standby.txt",
+    "18-resumption.txt",
+    "19-ended-by-the-service.txt",
     "20-reported.txt",
 ];
 
-/// One step of a transcript.
-#[derive(Debug, Clone, PartialEq)]
-enum Step {
-    Comment(String),
-    Scene(String),
-    Client(String),
-    Server(String),
-    Happens(String),
-    Told(String),
-}
+mod transcript;
+mod words;
 
-fn read(text: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    for line in text.lines() {
-        if line.starts_with(' ') {
-            match steps.last_mut() {
-                Some(Step::Client(text) | Step::Server(text)) => text.push_str(line.trim_start()),
-                other => panic!("{line:?} goes on with {other:?}"),
-            }
-            continue;
-        }
-        let rest = line.get(2..).unwrap_or_default().trim_start().to_owned();
-        steps.push(match line.get(..2) {
-            Some("C:") => Step::Client(rest),
-            Some("S:") => Step::Server(rest),
-            Some("! ") => Step::Scene(rest),
-            Some("+ ") => Step::Happens(rest),
-            Some("= ") => Step::Told(rest),
-            Some("# ") | None => Step::Comment(line.to_owned()),
-            _ => panic!("{line:?} is no step"),
-        });
-    }
-    steps
-}
+use transcript::{Step, line, matches, pipelined, read};
+use words::Words;
 
-/// Whether `said` is `expected`, where `…` stands for anything.
-fn matches(expected: &str, said: &str) -> bool {
-    let mut pieces = expected.split('…');
-    let Some(mut rest) = pieces.next().and_then(|first| said.strip_prefix(first)) else {
-        return false;
-    };
-    let mut open = false;
-    for piece in pieces {
-        open = piece.is_empty();
-        match rest.find(piece) {
-            Some(at) => rest = &rest[at + piece.len()..],
-            None => return false,
-        }
-    }
-    open || rest.is_empty()
-}
-
+/// One run of a transcript.
 struct Run {
     talk: Talk,
+    words: Words,
     /// Answered, and not expected yet.
     said: String,
     cut: usize,
@@ -95,8 +58,29 @@ impl Run {
         } else {
             Carried::Tcp
         };
+        let (scene, of) = scene.split_once(' ').unwrap_or((scene, ""));
         let talk = match scene {
             "clear" => Talk::with(config(), false),
+            "bound" => {
+                let mut talk = Talk::new().over(carried);
+                talk.stream.bound_to(bindings());
+                talk
+            }
+            "certificate" | "pinned-other" => {
+                let mut talk = Talk::new().over(carried);
+                talk.stream.certificate(PeerCertificate {
+                    proves: of
+                        .split_whitespace()
+                        .map(|name| name.split_once('@').unwrap())
+                        .map(|(device, at)| (device.parse().unwrap(), at.to_owned()))
+                        .collect(),
+                    sha256: [7; 32],
+                });
+                if scene == "pinned-other" {
+                    talk.pinned = Pinned::Other;
+                }
+                talk
+            }
             "tls" => Talk::new().over(carried),
             "session" => Talk::new().over(carried).binds(),
             "located" => {
@@ -112,6 +96,7 @@ impl Run {
         };
         Self {
             talk,
+            words: Words::default(),
             said: String::new(),
             cut,
         }
@@ -119,10 +104,25 @@ impl Run {
 
     fn client(&mut self, text: &str) {
         let cut = if self.talk.carried == Carried::Tcp { self.cut } else { usize::MAX };
-        for bytes in text.replace('␣', " ").as_bytes().chunks(cut) {
+        let text = self.words.say(&text.replace('␣', " "));
+        for bytes in text.as_bytes().chunks(cut) {
             let said = self.talk.send_bytes(bytes);
+            self.words.heard.push_str(&said);
             self.said.push_str(&said);
         }
+    }
+
+    /// The device is back on a new connection; what the service knows of it goes on.
+    fn reconnect(&mut self) {
+        self.words.reconnect();
+        let before = &mut self.talk;
+        before.parked = before.stream.take_session().or(before.parked.take());
+        let mut stream = ServerStream::new(Arc::new(config()), true, [9; 32], before.now);
+        if before.carried != Carried::Tcp {
+            stream = stream.framed(Framing::WebSocket);
+        }
+        stream.bound_to(bindings());
+        before.stream = stream;
     }
 
     fn happens(&mut self, what: &str) {
@@ -139,8 +139,58 @@ impl Run {
                 assert!(self.talk.push_event(&event_with_outcome(number.parse().unwrap()), false));
                 self.talk.flush()
             }
+            Some(("low", number)) => {
+                let event = event_of(number.parse().unwrap(), |event| event.event.urgency = Urgency::Low);
+                self.talk.push_event(&event, false);
+                self.talk.flush()
+            }
+            // The gateway reads the store again from where the session says.
+            Some(("read", low)) => {
+                let number = low.strip_prefix("low ").unwrap().parse().unwrap();
+                let event = event_of(number, |event| event.event.urgency = Urgency::Low);
+                self.talk.stream.session_mut().unwrap().read_on();
+                assert!(self.talk.push_event(&event, true));
+                self.talk.stream.session_mut().unwrap().caught_up();
+                self.talk.flush()
+            }
+            Some(("waited", number)) => {
+                assert!(self.talk.push_event(&event(number.parse().unwrap()), true));
+                self.talk.flush()
+            }
+            Some((days, "days")) => {
+                let day = Duration::from_secs(24 * 3600);
+                self.talk.time = self.talk.time.plus(day * days.parse().unwrap());
+                String::new()
+            }
+            Some(("ends", why)) => {
+                let error = match why {
+                    "conflict" => StreamError::Conflict,
+                    "system-shutdown" => StreamError::SystemShutdown,
+                    "resource-constraint" => StreamError::ResourceConstraint { retry_after: 40 },
+                    "internal-server-error" => StreamError::InternalServerError,
+                    "not-authorized" => StreamError::NotAuthorized,
+                    _ => panic!("{why:?} ends nothing"),
+                };
+                self.talk.stream.fail(&error, self.talk.now);
+                self.talk.answer();
+                self.talk.output()
+            }
             Some((seconds, "s")) => {
                 self.talk.later(seconds.parse().unwrap());
+                self.talk.elapse()
+            }
+            _ if what == "reconnects" => {
+                self.reconnect();
+                String::new()
+            }
+            // It logs in as ever, and has read the features behind that.
+            _ if what == "comes back" => {
+                self.reconnect();
+                self.talk.log_in();
+                String::new()
+            }
+            _ if what == "old" => {
+                self.talk.stream.retire_at(self.talk.now);
                 self.talk.elapse()
             }
             _ if what == "lost" => {
@@ -200,39 +250,6 @@ fn settle(name: &str, run: &mut Run, written: &mut Vec<Step>, bless: bool) {
     assert!(said.is_empty() && told.is_empty(), "{name}: nobody expected {said:?} {told:?}");
 }
 
-/// A step as it stands in a file, one top-level element a line.
-fn line(step: &Step) -> String {
-    match step {
-        Step::Comment(text) => text.clone(),
-        Step::Scene(text) => format!("! {text}"),
-        Step::Client(text) => format!("C: {text}"),
-        Step::Happens(text) => format!("+ {text}"),
-        Step::Told(text) => format!("= {text}"),
-        Step::Server(text) => {
-            let mut text = text.clone();
-            let opens = |before: &str| before.contains("<stream:stream") || before.contains("<open ");
-            if let Some(at) = text.find(" id='").filter(|at| opens(&text[..*at])) {
-                let end = at + 5 + text[at + 5..].find('\'').unwrap();
-                text.replace_range(at + 5..end, "…");
-            }
-            for start in [
-                "<stream:features",
-                "<stream:error",
-                "<message ",
-                "<iq ",
-                "<presence ",
-                "<r ",
-                "<a ",
-                "</stream:stream",
-                "<close ",
-            ] {
-                text = text.replace(start, &format!("\n   {start}"));
-            }
-            format!("S: {}", text.trim_start())
-        }
-    }
-}
-
 #[test]
 fn every_transcript_is_what_is_said() {
     let bless = std::env::var_os("BLESS").is_some();
@@ -251,6 +268,17 @@ fn every_transcript_is_what_is_said() {
         for cut in [usize::MAX, 1, 7] {
             run(&name, &steps, cut, false);
         }
+        let mut scenes = Vec::new();
+        for step in steps {
+            if matches!(step, Step::Scene(_)) || scenes.is_empty() {
+                scenes.push(Vec::new());
+            }
+            scenes.last_mut().unwrap().push(step);
+        }
+        for steps in scenes.iter().filter_map(|scene| pipelined(scene)) {
+            run(&format!("{name}, pipelined"), &steps, usize::MAX, false);
+        }
+        let steps = scenes.concat();
         if WHOLE_ELEMENTS.contains(&name.as_str()) {
             run(&name, &steps, OVER_WEBSOCKET, false);
         }

@@ -10,7 +10,7 @@ const AGENT: &str = "<user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'><soft
 const BIND_MANAGED: &str = "<bind xmlns='urn:xmpp:bind:0'><tag>stb</tag><enable xmlns='urn:xmpp:sm:3' resume='true'/></bind>";
 const NOT_AUTHORIZED: &str = "<failure xmlns='urn:xmpp:sasl:2'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>";
 
-fn bindings() -> Bindings {
+pub(super) fn bindings() -> Bindings {
     Bindings {
         exporter: Some([b'e'; 32]),
         end_point: Some(Arc::from(*b"certificate")),
