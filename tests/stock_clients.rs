@@ -191,12 +191,21 @@ fn is_a_device(program: &Program) {
 
 #[test]
 fn xmpp_js_comes_back_by_the_token_that_its_first_login_earned() {
+    comes_back_by_its_token(&XMPP_JS);
+}
+
+#[test]
+fn so_it_does_over_websocket() {
+    comes_back_by_its_token(&XMPP_JS_WEB);
+}
+
+fn comes_back_by_its_token(program: &Program) {
     let mut service = Service::start();
     let backend = service.backend();
-    backend.add_device(XMPP_JS.name, "secret");
-    let _device = Running::start(&XMPP_JS, &service, &service.dir().join("events.jsonl"));
-    wait_for_presence(&backend, XMPP_JS.name, "online");
-    proved(&service, (XMPP_JS.mechanism)());
+    backend.add_device(program.name, "secret");
+    let _device = Running::start(program, &service, &service.dir().join("events.jsonl"));
+    wait_for_presence(&backend, program.name, "online");
+    proved(&service, (program.mechanism)());
     service.kill();
     service.run();
     proved(&service, "HT-SHA-256-NONE");

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{SOON, Service, websocket};
+use super::{SOON, Service, web_client, websocket};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>";
 
@@ -80,7 +80,7 @@ impl Device {
     /// Direct TLS, or WebSocket where a test is run once more over it.
     pub(super) async fn tls(service: &Service) -> Self {
         if websocket::over_websocket() {
-            return Self::over(websocket::as_stream(service).await);
+            return Self::over(web_client::as_stream(service).await);
         }
         Self::tls_as(service, &["xmpp-client"]).await.unwrap()
     }

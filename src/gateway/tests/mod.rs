@@ -6,6 +6,7 @@ mod life;
 mod sessions;
 mod store;
 mod transport;
+mod web_client;
 mod websocket;
 mod wire;
 
