@@ -209,13 +209,11 @@ async fn bytes_by_hand_reach_the_server_as_they_are() {
     assert_eq!(io.local().unwrap().ip().to_string(), "127.0.0.9");
 }
 
-#[tokio::test]
-async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
-    let Some(prosody) = Prosody::start().await else { return };
-    prosody.register(&(0..40).map(|number| format!("load-{number}")).collect::<Vec<_>>());
+/// Runs `loadtest` against that server, and gives its report.
+async fn report_of(prosody: &Prosody, words: &str) -> serde_json::Value {
     std::fs::write(prosody.file("password"), PASSWORD).unwrap();
     let mut run = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    run.args("connect --devices 40 --steps 10 --rest 0 --hold 1 --processes 2 --at-once 4 --json".split(' '));
+    run.args(words.split(' '));
     run.arg("--domain")
         .arg(DOMAIN)
         .arg("--ca")
@@ -225,7 +223,18 @@ async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
     run.args(["--server", &prosody.direct.to_string(), "--pid", &prosody.pid().to_string()]);
     let done = run.output().await.unwrap();
     assert!(done.status.success(), "{done:?}");
-    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
+    let Some(prosody) = Prosody::start().await else { return };
+    prosody.register(&(0..40).map(|number| format!("load-{number}")).collect::<Vec<_>>());
+    let report = report_of(
+        &prosody,
+        "connect --devices 40 --steps 10 --rest 0 --hold 1 --processes 2 --at-once 4 --json",
+    )
+    .await;
     assert_eq!((&report["passed"], &report["seen"]["up"]), (&true.into(), &40.into()), "{report}");
     let logins: Vec<u64> = report["steps"]
         .as_array()
@@ -242,19 +251,11 @@ async fn the_connect_run_measures_a_foreign_server_from_two_processes() {
 async fn the_storm_run_brings_all_boxes_of_two_processes_back() {
     let Some(prosody) = Prosody::start().await else { return };
     prosody.register(&(0..30).map(|number| format!("load-{number}")).collect::<Vec<_>>());
-    std::fs::write(prosody.file("password"), PASSWORD).unwrap();
-    let mut run = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    run.args("storm --devices 30 --quiet 0 --calm 0 --pause 1 --resume --at-once 4 --json".split(' '));
-    run.arg("--domain")
-        .arg(DOMAIN)
-        .arg("--ca")
-        .arg(prosody.ca())
-        .arg("--password-file")
-        .arg(prosody.file("password"));
-    run.args(["--server", &prosody.direct.to_string(), "--pid", &prosody.pid().to_string()]);
-    let done = run.output().await.unwrap();
-    assert!(done.status.success(), "{done:?}");
-    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let report = report_of(
+        &prosody,
+        "storm --devices 30 --quiet 0 --calm 0 --pause 1 --resume --at-once 4 --json",
+    )
+    .await;
     assert_eq!(
         (&report["asked"]["drivers"], &report["passed"]),
         (&2.into(), &true.into()),

@@ -301,18 +301,24 @@ impl Connection {
         }
     }
 
-    /// The device says what became of an event: the dispatcher keeps that, and answers.
-    fn told(&self, state: &mut State, telling: crate::xmpp::Telling) {
-        let Some(seated) = &mut state.seated else { return };
-        let place = state.written.iter().position(|written| written.id == telling.event);
-        if let Some(written) = place.map(|place| state.written.remove(place))
-            && telling.told.outcome() == Outcome::Processed
-        {
-            let now = self.shared.clock.now();
-            let meter = &self.shared.meter;
+    /// An event leaves the window; one that its device has counts in the ledger.
+    fn leaves(&self, state: &mut State, id: EventId, outcome: Outcome) {
+        let place = state.written.iter().position(|written| written.id == id);
+        let (Some(place), Some(seated)) = (place, &mut state.seated) else {
+            return;
+        };
+        let written = state.written.remove(place);
+        if matches!(outcome, Outcome::Delivered | Outcome::Processed) {
+            let (meter, now) = (&self.shared.meter, self.shared.clock.now());
             meter.delivered(&mut seated.account, written.urgency, written.accepted_at, now);
             meter.expiring(&seated.account, written.accepted_at, written.expires_at);
         }
+    }
+
+    /// The device says what became of an event: the dispatcher keeps that, and answers.
+    fn told(&self, state: &mut State, telling: crate::xmpp::Telling) {
+        self.leaves(state, telling.event, telling.told.outcome());
+        let Some(seated) = &state.seated else { return };
         let signal = DeviceSignal::Told {
             tenant: seated.key.tenant,
             device: seated.key.device.clone(),
@@ -325,21 +331,10 @@ impl Connection {
     }
 
     fn ended(&self, state: &mut State, ended: Vec<crate::xmpp::Ended>) {
-        let Some(seated) = &mut state.seated else {
-            return;
-        };
-        let now = self.shared.clock.now();
         for (id, _, outcome) in &ended {
-            let Some(place) = state.written.iter().position(|written| written.id == *id) else {
-                continue;
-            };
-            let written = state.written.remove(place);
-            if *outcome == Outcome::Delivered {
-                let meter = &self.shared.meter;
-                meter.delivered(&mut seated.account, written.urgency, written.accepted_at, now);
-                meter.expiring(&seated.account, written.accepted_at, written.expires_at);
-            }
+            self.leaves(state, *id, *outcome);
         }
+        let Some(seated) = &state.seated else { return };
         let signal = DeviceSignal::Ended {
             tenant: seated.key.tenant,
             device: seated.key.device.clone(),
