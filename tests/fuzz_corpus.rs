@@ -35,3 +35,42 @@ fn so_do_those_made_of_two() {
         }
     }
 }
+
+/// What clients say in the transcripts of `tests/conversations`, and what happens meanwhile, for each scene of the fuzzer.
+fn transcripts() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        for scene in text.split("\n! ") {
+            let mut said = Vec::new();
+            for line in scene.lines() {
+                match (line.get(..3), line) {
+                    (Some("C: "), _) => said.extend(&line.as_bytes()[3..]),
+                    (_, "+ lost" | "+ again") => said.push(7),
+                    (_, "+ drained") => said.push(8),
+                    (Some("+ e" | "+ l" | "+ o"), _) => said.push(0),
+                    (Some("+ r"), _) => said.push(1),
+                    (Some("+ 1" | "+ 3" | "+ 2"), _) => said.push(3),
+                    _ => {}
+                }
+            }
+            // Strangers, in clear and in TLS; a session with stream management and without.
+            found.extend((0..4).map(|scene| [&[scene], &*said].concat()));
+        }
+    }
+    found
+}
+
+/// `SEEDS=folder` writes them there, for the fuzzer to begin with.
+#[test]
+fn what_the_transcripts_say_holds_in_every_scene() {
+    let inputs = transcripts();
+    assert!(inputs.len() > 400, "{}", inputs.len());
+    for (number, input) in inputs.iter().enumerate() {
+        conversation::run(input);
+        if let Some(folder) = std::env::var_os("SEEDS") {
+            fs::write(std::path::Path::new(&folder).join(format!("transcript-{number}")), input).unwrap();
+        }
+    }
+}

@@ -94,6 +94,21 @@ impl ServerStream {
         let number = self.live.pings.wrapping_add(1);
         self.live.pings = number;
         self.live.ping = Some((number, session.window.in_flight()));
+        self.ping(number, kind);
+        true
+    }
+
+    /// Asks a silent device for any sign of life. One that never answered the last ping is sent that again.
+    fn probe(&mut self) {
+        if !self.ask(LifeSign::Keepalive)
+            && let Some((number, _)) = self.live.ping
+        {
+            self.ping(number, LifeSign::Keepalive);
+        }
+    }
+
+    fn ping(&mut self, number: u32, kind: LifeSign) {
+        let Some(session) = &self.session else { return };
         let before = self.out.len();
         // Writing to a Vec cannot fail.
         _ = write!(self.out, "<iq type='get' id='ping-{number}'");
@@ -101,7 +116,6 @@ impl ServerStream {
         attribute(&mut self.out, "to", session.jid.full());
         self.out.extend_from_slice(b"><ping xmlns='urn:xmpp:ping'/></iq>");
         self.traffic.send(kind, self.out.len() - before);
-        true
     }
 
     /// An answer of the device to an IQ of ours: a result or an error, both prove that what was written before arrived.
@@ -167,7 +181,7 @@ impl ServerStream {
             });
         }
         if self.live.probed.is_none() && now >= self.live.heard + self.keepalive() {
-            self.ask(LifeSign::Keepalive);
+            self.probe();
             self.live.probed = Some(now);
         }
         self.retire(now);

@@ -1,6 +1,7 @@
 //! The gateway over real sockets, with the real stream, a store in memory and a client that reads bytes.
 
 mod admission;
+mod conversations;
 mod device;
 mod life;
 mod sessions;

@@ -190,7 +190,7 @@ fn a_wrong_header_is_answered_by_ours_and_an_error() {
         ),
         (
             HEADER.replace("<stream", &format!("<stream{}", "a".repeat(20_000))),
-            "restricted-xml",
+            "policy-violation",
         ),
     ];
     for (header, condition) in cases {
