@@ -87,9 +87,13 @@ fn every_row_names_a_test_that_is_there() {
 #[test]
 fn every_transcript_proves_something() {
     let page = page();
-    for entry in fs::read_dir(root().join("tests/conversations")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(page.contains(&format!("`{name}`")), "{name} is in no row");
+    let folder = root().join("tests/conversations");
+    for inside in ["", "gateway/"] {
+        let entries = fs::read_dir(folder.join(inside)).unwrap().map(|entry| entry.unwrap());
+        for entry in entries.filter(|entry| entry.path().is_file()) {
+            let name = format!("{inside}{}", entry.file_name().into_string().unwrap());
+            assert!(page.contains(&format!("`{name}`")), "{name} is in no row");
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations")
 /// Instead of a size to cut to: over WebSocket, an element a message.
 const OVER_WEBSOCKET: usize = 0;
 /// Transcripts in which the client always sends whole elements: they hold over WebSocket, too.
-const WHOLE_ELEMENTS: [&str; 17] = [
+const WHOLE_ELEMENTS: [&str; 21] = [
     "01-login-and-event.txt",
     "03-one-round-trip.txt",
     "04-failed-logins.txt",
@@ -34,6 +34,10 @@ const WHOLE_ELEMENTS: [&str; 17] = [
     "18-resumption.txt",
     "19-ended-by-the-service.txt",
     "20-reported.txt",
+    "24-counting.txt",
+    "26-refusals.txt",
+    "27-presence-kinds.txt",
+    "28-pings.txt",
 ];
 
 mod transcript;
@@ -91,6 +95,14 @@ impl Run {
                 Talk::with(located, true).over(carried).binds()
             }
             "managed" => Talk::new().over(carried).binds().manages(),
+            // After a long life.
+            "counted" => {
+                let mut talk = Talk::new().over(carried).binds().manages();
+                let (from, session) = (of.parse().unwrap(), talk.stream.session.as_mut().unwrap());
+                session.window.start_at(from);
+                session.handled = from;
+                talk
+            }
             "websocket" => Talk::new().over(Carried::WebSocket),
             _ => panic!("{scene:?} is no scene"),
         };
@@ -144,6 +156,8 @@ impl Run {
                 self.talk.push_event(&event, false);
                 self.talk.flush()
             }
+            // In one piece, whatever the rest is cut into.
+            Some(("sends", text)) => self.talk.send(text),
             // The gateway reads the store again from where the session says.
             Some(("read", low)) => {
                 let number = low.strip_prefix("low ").unwrap().parse().unwrap();
