@@ -9,6 +9,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -32,6 +33,8 @@ use super::{
 
 /// So much of the first words is looked at.
 const LOOK: usize = 4096;
+/// Work that can wait has the CPU for about as long before it lets others go first.
+const PAUSE_EVERY_MICROS: u64 = 300;
 
 /// Who stands before the door.
 pub(super) struct Entrance {
@@ -44,6 +47,9 @@ pub(super) struct Entrance {
     every: Option<Duration>,
     /// Logins that may begin at once.
     burst: Duration,
+    start: Instant,
+    /// When others went first last, in microseconds since the start.
+    paused: AtomicU64,
 }
 
 /// What a connection needs to begin.
@@ -65,15 +71,32 @@ impl Entrance {
             slots: Mutex::new(None),
             every,
             burst: every.unwrap_or_default().saturating_mul(config.logins_per_second / 10),
+            start: Instant::now(),
+            paused: AtomicU64::new(0),
         }
     }
 
-    /// A turn for work that can wait: whatever is ready goes first, and what came in meanwhile, too. tokio wakes who yields only
-    /// when its queue is empty and the sockets were looked at, or after 61 other tasks.
+    /// A turn for work that can wait: now and then whatever is ready goes first, and what came in meanwhile, too. tokio wakes who
+    /// yields only when its queue is empty and the sockets were looked at, or after 61 other tasks.
     pub(super) async fn turn(&self, who: Who) -> Turn {
         let turn = self.turns.take(who).await;
-        tokio::task::yield_now().await;
+        if self.pause_is_due(Instant::now()) {
+            tokio::task::yield_now().await;
+        }
         turn
+    }
+
+    /// Whether the crowd has had the CPU for long enough. Looking at the sockets costs a part of a login, so it is not done at each turn.
+    fn pause_is_due(&self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.start).as_micros();
+        // 0 is for never.
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX).max(1);
+        let before = self.paused.load(Ordering::Relaxed);
+        let due = before == 0 || passed.saturating_sub(before) >= PAUSE_EVERY_MICROS;
+        if due {
+            self.paused.store(passed, Ordering::Relaxed);
+        }
+        due
     }
 
     /// Sends the oldest silent connection away. False: there is none.
@@ -270,6 +293,16 @@ mod tests {
         let up = async { order.lock().push("up") };
         tokio::join!(login, up);
         assert_eq!(*order.lock(), ["up", "login"]);
+    }
+
+    #[test]
+    fn the_crowd_pauses_after_a_while_and_not_at_each_turn() {
+        let entrance = Entrance::new(&Config::default());
+        let at = |micros| entrance.start + Duration::from_micros(micros);
+        let due: Vec<bool> = [0, 1, 200, 301, 302, 600, 602]
+            .map(|micros| entrance.pause_is_due(at(micros)))
+            .into();
+        assert_eq!(due, [true, false, false, true, false, false, true]);
     }
 
     #[test]
