@@ -10,6 +10,7 @@ use rxml::{
 use super::{
     element::{Element, KEPT_DEPTH},
     namespaces::Namespaces,
+    ns,
 };
 
 /// Limits of one stanza.
@@ -258,7 +259,9 @@ impl Reading {
                 };
                 self.open(&mut head)?;
                 if started {
-                    return Ok(None);
+                    // A header in the middle of a stream would be an element that never ends.
+                    let again = self.depth == 2 && head.name.1.as_str() == "stream" && self.element.top().is("stream", ns::STREAM);
+                    return if again { Err(Fault::BadFormat) } else { Ok(None) };
                 }
                 self.head = Some(head);
                 self.open.clear();

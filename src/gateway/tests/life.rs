@@ -17,7 +17,7 @@ fn kernel(service: &Service, device: &str) -> (Option<Duration>, Duration) {
 }
 
 #[tokio::test]
-async fn the_kernel_gives_up_on_data_that_nobody_takes_on_every_port() {
+pub(super) async fn the_kernel_gives_up_on_data_that_nobody_takes_on_every_port() {
     let mut service = Service::start().await;
     let _tls = service.online("tls").await;
     let mut starttls = Device::plain(&service).await.starttls(&service).await;

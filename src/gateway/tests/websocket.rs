@@ -52,6 +52,7 @@ once_more! {
         presence_is_told_over_http_to_who_may_read,
         low_urgency_waits_in_the_store_while_the_device_is_inactive;
     life:
+        the_kernel_gives_up_on_data_that_nobody_takes_on_every_port,
         a_device_that_does_not_read_is_named_and_then_why_it_was_given_up,
         a_keepalive_that_was_asked_for_outlives_a_resumption,
         an_old_connection_is_reset_and_its_session_resumed,

@@ -233,6 +233,8 @@ fn run(name: &str, steps: &[Step], cut: usize, bless: bool) -> Vec<Step> {
             Step::Comment(_) => {
                 settle(name, &mut run, &mut written, bless);
             }
+            // What is right stays as it is written, dots and all.
+            Step::Server(expected) if bless && matches(expected, &run.said) => run.said.clear(),
             Step::Server(_) | Step::Told(_) if bless => continue,
             Step::Server(expected) => {
                 let said = std::mem::take(&mut run.said);
