@@ -83,7 +83,9 @@ impl Totals {
             at,
             sessions: sum("unpoll_sessions", &[]),
             accepted: sum("unpoll_events_accepted_total", &[]),
-            delivered: sum("unpoll_deliveries_total", &[("state", "delivered")]),
+            // What the device has done is delivered, too.
+            delivered: sum("unpoll_deliveries_total", &[("state", "delivered")])
+                + figures.sum("unpoll_deliveries_total", &[("state", "processed")]).unwrap_or(0.0),
             latency: figures.histogram("unpoll_delivery_latency_seconds", &[]),
             polls: of_baselines("unpoll_polls_avoided_total"),
             polls_made: sum("unpoll_legacy_polls_total", &[]),

@@ -12,7 +12,9 @@ export function showService(snapshot, point) {
   say(find("sessions-note"), `of ${count(snapshot.devices)} ${snapshot.devices === 1 ? "device" : "devices"}${away}`);
   show("accepted", count(snapshot.accepted), snapshot.accepted);
   show("accepted_rate", rate(point?.accepted ?? null));
-  show("delivered", count(snapshot.ends.delivered ?? null), snapshot.ends.delivered);
+  const { delivered, processed } = snapshot.ends; // what the device has done is delivered, too
+  const arrived = delivered === undefined ? undefined : delivered + (processed ?? 0);
+  show("delivered", count(arrived ?? null), arrived);
   show("delivered_rate", rate(point?.delivered ?? null));
   show("p50", span(point?.p50 ?? latency.p50));
   find("p50-unit").hidden = !latency.count;
