@@ -35,7 +35,7 @@ pub struct Config {
     /// Devices must use TLS on `listen`. Default: true. With false, passwords may cross the network in clear: only for a
     /// TLS-terminating proxy on the same host, or a bench on loopback.
     pub require_tls: bool,
-    /// Origins of pages in browsers that may connect to `/xmpp-websocket`, such as "https://ui.example.com". Default: [], which means
+    /// Origins of pages in browsers that may connect to `/xmpp-websocket`, such as `"https://ui.example.com"`. Default: [], which means
     /// all of them: a page has no more than the password that it shows. Who is no browser sends no origin and is not asked for one.
     pub websocket_origins: Vec<String>,
     /// What `/.well-known/host-meta` tells of the WebSocket door, such as "wss://push.example.com/xmpp-websocket". Default: "", which

@@ -115,7 +115,7 @@ pub trait Registry: Send + Sync + 'static {
     /// The device's FAST tokens that were earned with credentials of `generation`. They go with the device.
     async fn fast_tokens(&self, device: &DeviceKey, generation: u32) -> Result<FastTokens, StoreError>;
 
-    /// Changes the device's FAST tokens, durably, for a login without a claim (with one, [`NewSeat::fast`] takes it along).
+    /// Changes the device's FAST tokens, durably, for a login without a claim (with one, [`NewSeat::fast`](super::NewSeat::fast) takes it along).
     /// Tokens of another generation go.
     ///
     /// # Errors
