@@ -43,8 +43,10 @@ pub(super) async fn settle(shared: &Arc<Shared>, mut ends: Vec<End>, stop: &Canc
         let mut again = Vec::new();
         for (end, answer) in ends.into_iter().zip(answers) {
             match answer {
-                Ok(Settled::Now { waited, urgency, .. }) => {
-                    shared.metrics.ended(end.settle.outcome, urgency, waited);
+                Ok(Settled::Now {
+                    outcome, waited, urgency, ..
+                }) => {
+                    shared.metrics.ended(outcome, urgency, waited);
                     end.answer(shared, true);
                 }
                 Ok(Settled::Again) => {

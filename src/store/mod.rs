@@ -274,6 +274,8 @@ pub struct Settle {
 pub enum Settled {
     /// It ended by this call. `waited` is the time from acceptance to the outcome.
     Now {
+        /// How: another than was asked for when it was to be put off once too often.
+        outcome: Outcome,
         /// From acceptance to `at`.
         waited: Duration,
         /// How urgent it was.

@@ -237,16 +237,16 @@ impl Ends<'_> {
         });
         let answers = parts.store.settle(settles.collect()).await;
         let (mut ended, mut failed) = (Vec::with_capacity(ends.len()), None);
-        for (Asking { id, told, .. }, answer) in ends.into_iter().zip(answers) {
+        for (Asking { id, .. }, answer) in ends.into_iter().zip(answers) {
             match answer {
                 Ok(Settled::Now {
+                    outcome,
                     waited,
                     urgency,
                     expires_at,
                 }) => {
                     done.acknowledged += 1;
                     ended.push(id);
-                    let outcome = told.map_or(Outcome::Delivered, |told| told.outcome());
                     (parts.ended)(outcome, urgency, waited);
                     if let Some(poller) = self.poller
                         && matches!(outcome, Outcome::Delivered | Outcome::Processed)

@@ -194,7 +194,12 @@ pub async fn what_is_put_off_again_and_again_fails_or_expires(bench: impl Bench)
         assert_eq!(store.requeue_due(START, 10).await.unwrap(), 1);
         assert_eq!(u64::from(view(&*store, id).await.attempt), attempt + 1);
     }
-    assert!(matches!(tell(&*store, id, &again, START).await, Settled::Now { .. }));
+    let given_up = tell(&*store, id, &again, START).await;
+    let outcome = Outcome::Failed(Reason::TooManyAttempts);
+    assert!(
+        matches!(given_up, Settled::Now { outcome: found, .. } if found == outcome),
+        "{given_up:?}"
+    );
     let failed = view(&*store, id).await;
     assert_eq!(
         (failed.state, failed.reason),

@@ -21,6 +21,7 @@ pub async fn an_event_waits_until_it_is_acknowledged(bench: impl Bench) {
 
     let at = START.plus(Duration::from_millis(250));
     let now = Settled::Now {
+        outcome: Outcome::Delivered,
         waited: Duration::from_millis(250),
         urgency: Urgency::Normal,
         expires_at: new.expires_at(),

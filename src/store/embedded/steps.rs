@@ -314,6 +314,7 @@ impl Book {
             state.ended(place, json.len() as u64, facts.collapse_key);
         }
         Ok(Settled::Now {
+            outcome,
             waited: settle.at.since(facts.accepted_at),
             urgency: facts.urgency,
             expires_at: facts.expires_at(),
