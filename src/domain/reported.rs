@@ -88,14 +88,15 @@ pub struct Reported {
 impl Reported {
     /// Takes a report in. False: it says nothing new, and `at` stays.
     pub fn take(&mut self, report: Report, now: Timestamp) -> bool {
-        let before = (self.attributes.clone(), self.location.clone());
-        if let Some(attributes) = report.attributes {
+        let attributes = report.attributes.filter(|attributes| *attributes != self.attributes);
+        let location = report.location.filter(|location| *location != self.location);
+        let changed = attributes.is_some() || location.is_some();
+        if let Some(attributes) = attributes {
             self.attributes = attributes;
         }
-        if let Some(location) = report.location {
+        if let Some(location) = location {
             self.location = location;
         }
-        let changed = before != (self.attributes.clone(), self.location.clone());
         if changed {
             self.at = now;
         }

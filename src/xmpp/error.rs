@@ -214,6 +214,16 @@ impl Unmanaged {
     }
 }
 
+/// Appends the beginning of an IQ that answers with a result; its tag is left open.
+pub(super) fn write_result(out: &mut Vec<u8>, id: Option<&str>, from: Option<&str>, to: &str) {
+    out.extend_from_slice(b"<iq type='result'");
+    for (name, value) in [("id", id), ("from", from), ("to", Some(to))] {
+        if let Some(value) = value {
+            super::text::attribute(out, name, value);
+        }
+    }
+}
+
 /// Appends a stanza of `kind` (`iq`, `message`, `presence`) that says `refused` and why, in answer to one of that `id` sent to `from`.
 pub(super) fn write_refusal(
     out: &mut Vec<u8>,

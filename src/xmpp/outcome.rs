@@ -8,11 +8,10 @@ use crate::domain::{EventId, OutcomeFields, Told};
 use super::{
     action::{Action, Telling},
     element::Tag,
-    error::{Refused, write_refusal},
+    error::{Refused, write_refusal, write_result},
     ns,
     session::Session,
     stream::{ServerStream, Stage},
-    text::attribute,
     traffic::LifeSign,
 };
 
@@ -70,12 +69,7 @@ impl Waiting {
         if !known {
             return write_refusal(out, "iq", Some(&self.id), self.to.as_deref(), to, Refused::ItemNotFound, None);
         }
-        out.extend_from_slice(b"<iq type='result'");
-        for (name, value) in [("id", Some(&*self.id)), ("from", self.to.as_deref()), ("to", Some(to))] {
-            if let Some(value) = value {
-                attribute(out, name, value);
-            }
-        }
+        write_result(out, Some(&self.id), self.to.as_deref(), to);
         out.extend_from_slice(b"/>");
     }
 

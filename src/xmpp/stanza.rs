@@ -11,7 +11,7 @@ use super::{
     action::Action,
     disco,
     element::Tag,
-    error::{Condition, Refused, write_refusal},
+    error::{Condition, Refused, write_refusal, write_result},
     keepalive, ns,
     outcome::Untold,
     reported,
@@ -166,12 +166,7 @@ impl ServerStream {
             Answer::Refused(refused) => write_refusal(out, "iq", id, to, &full, refused, None),
             Answer::Bad(why) => write_refusal(out, "iq", id, to, &full, Refused::BadRequest, Some(&why)),
             Answer::Result(payload) => {
-                out.extend_from_slice(b"<iq type='result'");
-                for (name, value) in [("id", id), ("from", to), ("to", Some(full.as_str()))] {
-                    if let Some(value) = value {
-                        attribute(out, name, value);
-                    }
-                }
+                write_result(out, id, to, &full);
                 out.push(b'>');
                 out.extend_from_slice(payload.as_bytes());
                 out.extend_from_slice(b"</iq>");

@@ -1,7 +1,7 @@
 //! Events that their device wants once more: they wait out a pause where they are, and then go to the tail of their lane under a
 //! new number. The id stays the seal of the place where the event was born, so a state row there (`queued`) says where it is now.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     codec::damaged,
@@ -12,8 +12,8 @@ use super::{
     steps::{Book, receive},
 };
 use crate::{
-    domain::{DeliveryState, Epoch, Seq, Timestamp, Told},
-    store::{Arrival, DeviceKey, Settled, StoreError},
+    domain::{DeliveryState, Timestamp},
+    store::{Arrival, DeviceKey, Settle, Settled, StoreError},
 };
 
 /// Where the event that was born at `place` is now, and its row. `None`: it does not wait.
@@ -34,54 +34,38 @@ where
     Ok(get(Space::Events, &place.event_key())?.map(|row| (place, row)))
 }
 
-/// What is asked for when an event is put off.
-pub(super) struct Pause {
-    pub(super) at: Timestamp,
-    pub(super) due: Timestamp,
-    pub(super) at_next_session: bool,
-    pub(super) epoch: Option<Epoch>,
-    pub(super) told: Option<Arc<Told>>,
-}
-
 impl Book {
-    /// Lets the event at `place` wait for its pause.
+    /// Lets the event at `place` wait for its pause, as its device asks in `settle`.
     pub(super) fn put_off(
         &mut self,
         draft: &mut Draft<'_>,
-        device: &DeviceKey,
+        settle: &Settle,
         place: Place,
         row: &[u8],
-        pause: Pause,
+        after: Duration,
+        at_next_session: bool,
     ) -> Result<Settled, StoreError> {
         let (facts, json) = decode_event(row)?;
         if facts.due.is_some() {
             return Ok(Settled::Before(DeliveryState::Queued));
         }
+        let due = settle.at.plus(after);
         let waiting = Facts {
-            due: Some(pause.due),
-            at_next_session: pause.at_next_session,
+            due: Some(due),
+            at_next_session,
             ..facts
         };
         let born = facts.born(place);
-        let id = self.shared.ids.seal(born.located(keys::bucket(device)));
         let ending = Ending {
-            state: DeliveryState::Queued,
-            reason: None,
-            at: pause.at,
-            epoch: pause.epoch,
-            replaced_by: None,
-            late_ack: false,
-            told: pause.told,
             waits_at: Some(place.number),
+            ..Ending::of(settle.outcome, settle.at, settle.epoch, settle.told.clone())
         };
         draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, &ending)?);
         draft.put(Space::Events, place.event_key(), record::encode_event(&waiting, json));
-        draft.put(Space::Rows, keys::due(pause.due, place), Vec::new());
-        receive(draft, &mut self.positions, place, id, &facts, &ending)?;
+        draft.put(Space::Rows, keys::due(due, place), Vec::new());
+        receive(draft, &mut self.positions, place, settle.id, &facts, &ending)?;
         draft.must_sync();
-        if pause.at_next_session
-            && let Some(state) = self.states.get_mut(device)
-        {
+        if at_next_session && let Some(state) = self.states.get_mut(&settle.device) {
             state.at_next_session += 1;
         }
         Ok(Settled::Again)
@@ -132,17 +116,11 @@ impl Book {
         let shared = Arc::clone(&self.shared);
         let state = self.states.load(draft, &device, &shared.seats)?;
         let bucket = state.bucket;
-        state.numbers.number += 1;
-        let lane = usize::from(record::urgency_code(facts.urgency));
-        let seq = state.numbers.seqs.get_mut(lane).ok_or_else(|| damaged("a lane"))?;
-        *seq += 1;
+        let (number, seq) = state.next(facts.urgency)?;
         let born = facts.born(place);
-        let tail = Place {
-            number: state.numbers.number,
-            ..place
-        };
+        let tail = Place { number, ..place };
         let again = Facts {
-            seq: Seq(*seq),
+            seq,
             attempt: facts.attempt.saturating_add(1),
             born: Some(born.number),
             due: None,

@@ -9,14 +9,15 @@ use std::{
 };
 
 use super::{
+    codec::damaged,
     draft::Draft,
     engine::Space,
     keys::{self, Place},
-    record::decode_event,
+    record::{decode_event, urgency_code},
     rows::{DeviceHead, Numbers},
 };
 use crate::{
-    domain::{Queue, Timestamp},
+    domain::{Queue, Seq, Timestamp, Urgency},
     store::{DeviceKey, Seat, StoreError},
 };
 
@@ -94,7 +95,7 @@ impl DeviceState {
             used: 0,
         };
         for (key, value) in draft.prefix(Space::Events, &keys::device_prefix(device.tenant, head.ordinal))? {
-            let place = Place::read(&key).ok_or_else(|| super::codec::damaged("the key of an event"))?;
+            let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
             let (facts, json) = decode_event(&value)?;
             state.events += 1;
             state.bytes += json.len() as u64;
@@ -117,6 +118,15 @@ impl DeviceState {
 
     pub(super) fn remember(&mut self, key: Arc<str>, queue: Queue, number: u64) {
         self.collapse.get_or_insert_default().insert(key, (queue, number));
+    }
+
+    /// The next number of the device, and of the lane of that urgency: where an event goes that is written now.
+    pub(super) fn next(&mut self, urgency: Urgency) -> Result<(u64, Seq), StoreError> {
+        self.numbers.number += 1;
+        let lane = usize::from(urgency_code(urgency));
+        let seq = self.numbers.seqs.get_mut(lane).ok_or_else(|| damaged("a lane"))?;
+        *seq += 1;
+        Ok((self.numbers.number, Seq(*seq)))
     }
 
     /// Takes an event out of the counts.

@@ -3,8 +3,7 @@
 use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
 
 use super::{
-    Shared,
-    again::{self, Pause},
+    Shared, again,
     codec::damaged,
     device_state::{DeviceState, DeviceStates, Held},
     draft::Draft,
@@ -114,20 +113,12 @@ impl Book {
             });
         }
 
-        state.numbers.number += 1;
-        let lane = usize::from(record::urgency_code(event.urgency));
-        let seq = match state.numbers.seqs.get_mut(lane) {
-            Some(seq) => {
-                *seq += 1;
-                Seq(*seq)
-            }
-            None => return Err(damaged("a lane")),
-        };
+        let (number, seq) = state.next(event.urgency)?;
         let place = Place {
             tenant: key.tenant,
             ordinal,
             queue: record::queue_of(event.urgency),
-            number: state.numbers.number,
+            number,
         };
         let located = place.located(bucket);
         let id = shared.ids.seal(located);
@@ -283,16 +274,7 @@ impl Book {
         let outcome = match settle.outcome {
             Outcome::Delivered if facts.require == Require::Processed => return Ok(Settled::OutcomeWanted),
             Outcome::Again { .. } if facts.attempt >= self.shared.limits.attempts_max => Outcome::Failed(Reason::TooManyAttempts),
-            Outcome::Again { after, at_next_session } => {
-                let pause = Pause {
-                    at: settle.at,
-                    due: settle.at.plus(after),
-                    at_next_session,
-                    epoch: settle.epoch,
-                    told: settle.told.clone(),
-                };
-                return self.put_off(draft, &settle.device, place, &row, pause);
-            }
+            Outcome::Again { after, at_next_session } => return self.put_off(draft, settle, place, &row, after, at_next_session),
             other => other,
         };
         let shared = Arc::clone(&self.shared);
