@@ -29,6 +29,7 @@ mod recover;
 mod registry;
 mod reported;
 mod rows;
+mod seats;
 mod space;
 mod steps;
 mod sweep;
