@@ -8,6 +8,7 @@
 //! What is deliberately absent: callbacks, iterators, and any knowledge of sockets or HTTP.
 
 pub mod embedded;
+mod hint;
 mod refusal;
 mod registry;
 mod watch;
@@ -20,6 +21,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
