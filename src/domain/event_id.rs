@@ -6,7 +6,7 @@ use aws_lc_rs::hmac;
 use data_encoding::{Encoding, Specification};
 use std::sync::LazyLock;
 
-use super::TenantId;
+use super::{TenantId, Urgency};
 
 /// RFC 4648 §6, lower case, without padding.
 static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
@@ -67,6 +67,13 @@ pub enum Queue {
     First,
     /// Every other urgency, in order of acceptance.
     Rest,
+}
+
+impl Queue {
+    /// Where events of that urgency wait.
+    pub fn of(urgency: Urgency) -> Self {
+        if urgency == Urgency::High { Self::First } else { Self::Rest }
+    }
 }
 
 /// The place of a record, as an id holds it.

@@ -7,7 +7,11 @@
 //!
 //! What is deliberately absent: callbacks, iterators, and any knowledge of sockets or HTTP.
 
+mod change;
+mod codec;
+mod codes;
 pub mod embedded;
+mod figures;
 mod hint;
 mod refusal;
 mod registry;
@@ -74,6 +78,17 @@ pub struct DeviceKey {
     pub tenant: TenantId,
     /// Which one.
     pub device: DeviceId,
+}
+
+impl DeviceKey {
+    /// The bucket of the device: FNV-1a (64 bits, folded to 32) of the tenant's two bytes and the id, modulo 1024.
+    pub fn bucket(&self) -> u16 {
+        let bytes = self.tenant.0.to_be_bytes().into_iter().chain(self.device.as_str().bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        ((hash ^ (hash >> 32)) & 0x3ff) as u16
+    }
 }
 
 /// An event on its way into the store.
@@ -480,3 +495,21 @@ pub trait Records: Send + Sync + 'static {
 pub trait Store: Mailbox + Registry + Records {}
 
 impl<T: Mailbox + Registry + Records> Store for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_stay_what_they_are() {
+        let bucket = |tenant, id: &str| {
+            let device = id.parse().unwrap();
+            DeviceKey {
+                tenant: TenantId(tenant),
+                device,
+            }
+            .bucket()
+        };
+        assert_eq!((bucket(0, "tsn-1"), bucket(0, "tsn-2"), bucket(1, "tsn-1")), (226, 763, 935));
+    }
+}

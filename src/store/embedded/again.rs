@@ -4,7 +4,6 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    codec::damaged,
     draft::Draft,
     engine::Space,
     keys::{self, Place},
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{DeliveryState, Timestamp},
-    store::{Arrival, DeviceKey, Settle, Settled, StoreError},
+    store::{Arrival, DeviceKey, Settle, Settled, StoreError, codec::damaged},
 };
 
 /// Where the event that was born at `place` is now, and its row. `None`: it does not wait.

@@ -9,16 +9,15 @@ use std::{
 };
 
 use super::{
-    codec::damaged,
     draft::Draft,
     engine::Space,
     keys::{self, Place},
-    record::{decode_event, urgency_code},
+    record::decode_event,
     rows::{DeviceHead, Numbers},
 };
 use crate::{
     domain::{Queue, Seq, Timestamp, Urgency},
-    store::{DeviceKey, Seat, StoreError},
+    store::{DeviceKey, Seat, StoreError, codec::damaged, codes::urgency_code},
 };
 
 /// A seat that is held, shared with those who only look.
@@ -83,7 +82,7 @@ impl DeviceState {
         };
         let mut state = Self {
             ordinal: head.ordinal,
-            bucket: keys::bucket(device),
+            bucket: device.bucket(),
             credential_generation: head.credential_generation,
             numbers,
             now_seq: 0,

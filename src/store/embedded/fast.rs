@@ -1,9 +1,9 @@
 //! The rows of FAST tokens (XEP-0484): one a device, all its tokens in it.
 
-use super::{codec::damaged, draft::Draft, engine::Space, keys, steps::Book};
+use super::{draft::Draft, engine::Space, keys, steps::Book};
 use crate::{
     domain::{FastChange, FastTokens, TenantId},
-    store::{DeviceKey, StoreError},
+    store::{DeviceKey, StoreError, codec::damaged},
 };
 
 /// Reads a row. None: there are no tokens.

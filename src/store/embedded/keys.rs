@@ -196,15 +196,6 @@ pub(super) fn tenant(id: u16) -> [u8; 3] {
     key
 }
 
-/// The bucket of a device: FNV-1a (64 bits, folded to 32) of the tenant's two bytes and the id, modulo 1024.
-pub(super) fn bucket(device: &DeviceKey) -> u16 {
-    let bytes = device.tenant.0.to_be_bytes().into_iter().chain(device.device.as_str().bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    ((hash ^ (hash >> 32)) & 0x3ff) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,18 +214,5 @@ mod tests {
         assert_eq!(Place::read(&first.event_key()), Some(first));
         assert_eq!(Place::read(&rest.event_key()), Some(rest));
         assert_eq!(Place::read(b"short"), None);
-    }
-
-    #[test]
-    fn buckets_stay_what_they_are() {
-        let bucket = |tenant, id: &str| {
-            bucket(&DeviceKey {
-                tenant: TenantId(tenant),
-                device: id.parse().unwrap(),
-            })
-        };
-        assert!(bucket(0, "tsn-1") < 1024);
-        assert_ne!(bucket(0, "tsn-1"), bucket(0, "tsn-2"));
-        assert_ne!(bucket(0, "tsn-1"), bucket(1, "tsn-1"));
     }
 }

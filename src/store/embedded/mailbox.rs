@@ -9,7 +9,6 @@ use async_trait::async_trait;
 
 use super::{
     EmbeddedStore, Shared, again,
-    codec::damaged,
     device_state::Held,
     engine::{Engine, Space},
     keys::{self, Place},
@@ -21,7 +20,7 @@ use crate::{
     domain::{Epoch, EventId, Generation, Located, Queue, TenantId, Timestamp},
     store::{
         Claimed, Cursor, Delivery, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, QueuedEvent, SeatView, Settle, Settled,
-        StoreError, StoreStats, Swept, Watch,
+        StoreError, StoreStats, Swept, Watch, codec::damaged,
     },
 };
 
@@ -130,7 +129,7 @@ impl Mailbox for EmbeddedStore {
         let now = self.shared.clock.now();
         self.shared.read(|engine| {
             let ordinal = head(engine, device)?.ordinal;
-            let bucket = keys::bucket(device);
+            let bucket = device.bucket();
             let mut events = Vec::new();
             for (queue, after) in [(Queue::First, after.first), (Queue::Rest, after.rest)] {
                 let Some(number) = after.checked_add(1) else { continue };
@@ -244,7 +243,7 @@ impl Mailbox for EmbeddedStore {
                 if found.len() >= limit {
                     break;
                 }
-                let id = self.shared.ids.seal(born.located(keys::bucket(device)));
+                let id = self.shared.ids.seal(born.located(device.bucket()));
                 found.extend(self.shared.read_delivery(engine, born, id)?);
             }
             Ok(found)

@@ -12,7 +12,6 @@
 //! ```
 
 mod again;
-mod codec;
 mod device_state;
 mod draft;
 mod engine;

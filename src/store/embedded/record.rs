@@ -6,16 +6,17 @@ use std::{sync::Arc, time::Duration};
 
 use fjall::Slice;
 
-use super::{
-    codec::{Decoder, Encoder, damaged},
-    keys::Place,
-};
+use super::keys::Place;
 use crate::{
     domain::{
         Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Outcome, Queue, Reason, Require, Seq, Timestamp, Told,
         Urgency,
     },
-    store::{Delivery, QueuedEvent, StoreError},
+    store::{
+        Delivery, QueuedEvent, StoreError,
+        codec::{Decoder, Encoder, damaged},
+        codes::{reason, reason_code, state, state_code, urgency, urgency_code},
+    },
 };
 
 const VERSION: u8 = 1;
@@ -361,75 +362,6 @@ impl Kept {
             accepted_at: Timestamp(from.number()?),
         })
     }
-}
-
-pub(super) fn queue_of(urgency: Urgency) -> Queue {
-    if urgency == Urgency::High { Queue::First } else { Queue::Rest }
-}
-
-pub(super) fn urgency_code(urgency: Urgency) -> u8 {
-    match urgency {
-        Urgency::VeryLow => 0,
-        Urgency::Low => 1,
-        Urgency::Normal => 2,
-        Urgency::High => 3,
-    }
-}
-
-fn urgency(code: u8) -> Option<Urgency> {
-    Some(match code {
-        0 => Urgency::VeryLow,
-        1 => Urgency::Low,
-        2 => Urgency::Normal,
-        3 => Urgency::High,
-        _ => return None,
-    })
-}
-
-pub(super) fn state_code(state: DeliveryState) -> u8 {
-    match state {
-        DeliveryState::Accepted => 0,
-        DeliveryState::Scheduled => 1,
-        DeliveryState::Queued => 2,
-        DeliveryState::Dispatched => 3,
-        DeliveryState::Delivered => 4,
-        DeliveryState::Processed => 5,
-        DeliveryState::Expired => 6,
-        DeliveryState::Replaced => 7,
-        DeliveryState::Cancelled => 8,
-        DeliveryState::Rejected => 9,
-        DeliveryState::Failed => 10,
-        DeliveryState::NoTarget => 11,
-    }
-}
-
-pub(super) fn state(code: u8) -> Option<DeliveryState> {
-    DeliveryState::ALL.into_iter().find(|state| state_code(*state) == code)
-}
-
-pub(super) fn reason_code(reason: Option<Reason>) -> u8 {
-    match reason {
-        None => 0,
-        Some(Reason::Poison) => 1,
-        Some(Reason::DeviceRemoved) => 2,
-        Some(Reason::DeviceError) => 3,
-        Some(Reason::DeviceFailed) => 4,
-        Some(Reason::DeviceRejected) => 5,
-        Some(Reason::TooManyAttempts) => 6,
-    }
-}
-
-pub(super) fn reason(code: u8) -> Option<Option<Reason>> {
-    Some(match code {
-        0 => None,
-        1 => Some(Reason::Poison),
-        2 => Some(Reason::DeviceRemoved),
-        3 => Some(Reason::DeviceError),
-        4 => Some(Reason::DeviceFailed),
-        5 => Some(Reason::DeviceRejected),
-        6 => Some(Reason::TooManyAttempts),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{EmbeddedStore, draft::Draft, engine::Space, keys, op::Op, rows, steps::Book, steps::position_of};
 use crate::{
     domain::TenantId,
-    store::{Receipt, Records, StoreError},
+    store::{Receipt, Records, StoreError, figures},
 };
 
 impl Book {
@@ -15,12 +15,12 @@ impl Book {
         let key = keys::minute(minute, node);
         let mut sum = BTreeMap::new();
         if let Some(row) = draft.get(Space::Log, &key)? {
-            rows::add_figures(&row, &mut sum)?;
+            figures::add_figures(&row, &mut sum)?;
         }
         for (name, figure) in figures {
             *sum.entry(name.clone()).or_insert(0.0) += figure;
         }
-        draft.put(Space::Log, key, rows::encode_figures(sum.iter()));
+        draft.put(Space::Log, key, figures::encode_figures(sum.iter()));
         draft.must_sync();
         Ok(())
     }
@@ -60,7 +60,7 @@ impl Records for EmbeddedStore {
                 for row in engine.range(Space::Log, &keys::minute(from, ""), &end) {
                     let (key, value) = row?;
                     if *key < *end {
-                        rows::add_figures(&value, &mut sum)?;
+                        figures::add_figures(&value, &mut sum)?;
                     }
                 }
                 Ok(sum)

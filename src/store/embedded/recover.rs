@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 
 use super::{
     Config, EmbeddedStore, Shared, Threads,
-    codec::damaged,
     device_state::DeviceStates,
     draft::Draft,
     engine::{Engine, Setup, Space},
@@ -30,7 +29,7 @@ use super::{
 };
 use crate::{
     domain::{Clock, EventIdKey, Generation, Limits},
-    store::{ApiKey, Arrival, StoreError, Tenant},
+    store::{ApiKey, Arrival, StoreError, Tenant, codec::damaged},
 };
 
 /// The layout that this program writes and reads.

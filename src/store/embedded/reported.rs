@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{codec::damaged, draft::Draft, engine::Space, keys, rows::DeviceHead, steps::Book};
+use super::{draft::Draft, engine::Space, keys, rows::DeviceHead, steps::Book};
 use crate::{
     domain::{Report, Reported, Timestamp},
-    store::{DeviceKey, StoreError},
+    store::{DeviceKey, StoreError, codec::damaged},
 };
 
 /// Reads a row. `None`: it reported nothing.

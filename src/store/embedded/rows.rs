@@ -2,13 +2,13 @@
 
 use fjall::Slice;
 
-use super::{
-    codec::{Decoder, Encoder, damaged},
-    record::{reason, reason_code, state, state_code},
-};
 use crate::{
     domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp},
-    store::{Device, Receipt, StoreError},
+    store::{
+        Device, Receipt, StoreError,
+        codec::{Decoder, Encoder, damaged},
+        codes::{cohort, cohort_code, reason, reason_code, state, state_code},
+    },
 };
 
 const VERSION: u8 = 1;
@@ -70,11 +70,7 @@ pub(super) fn encode_device(device: &Device) -> Result<Slice, StoreError> {
         removed: false,
     }
     .put(&mut into);
-    into.byte(match device.cohort {
-        Cohort::Push => 0,
-        Cohort::Poll => 1,
-        Cohort::Control => 2,
-    });
+    into.byte(cohort_code(device.cohort));
     into.text(device.user.as_ref().map_or("", |user| user.as_str()))
         .text(&attributes)
         .text(&credentials);
@@ -114,12 +110,7 @@ pub(super) fn decode_cohort(bytes: &[u8]) -> Result<Option<Cohort>, StoreError> 
 }
 
 fn take_cohort(from: &mut Decoder<'_>) -> Result<Cohort, StoreError> {
-    match from.byte()? {
-        0 => Ok(Cohort::Push),
-        1 => Ok(Cohort::Poll),
-        2 => Ok(Cohort::Control),
-        _ => Err(from.damaged()),
-    }
+    cohort(from.byte()?).ok_or_else(|| from.damaged())
 }
 
 /// The last numbers that a device was given: never deleted while the device is known, so that none is used twice.
@@ -306,32 +297,6 @@ impl Identity {
             id_secret: from.array()?,
         })
     }
-}
-
-pub(super) fn encode_figures<'a>(figures: impl ExactSizeIterator<Item = (&'a String, &'a f64)>) -> Slice {
-    let mut into = Encoder::default();
-    into.byte(VERSION).number(figures.len() as u64);
-    for (name, figure) in figures {
-        into.text(name).raw(&figure.to_le_bytes());
-    }
-    into.finish().into()
-}
-
-/// Adds the figures of a row to `sum`.
-pub(super) fn add_figures(bytes: &[u8], sum: &mut std::collections::BTreeMap<String, f64>) -> Result<(), StoreError> {
-    let mut from = Decoder::new(bytes, "a minute of the ledger");
-    from.version(VERSION)?;
-    for _ in 0..from.number()? {
-        let name = from.text()?;
-        let figure = f64::from_le_bytes(from.array()?);
-        match sum.get_mut(name) {
-            Some(place) => *place += figure,
-            None => {
-                sum.insert(name.to_owned(), figure);
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

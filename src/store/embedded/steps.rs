@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
 
 use super::{
     Shared, again,
-    codec::damaged,
     device_state::{DeviceState, DeviceStates, Held},
     draft::Draft,
     engine::Space,
@@ -13,8 +12,8 @@ use super::{
     rows::{NewReceipt, Totals},
 };
 use crate::{
-    domain::{DeliveryState, Durability, EventId, Lane, Located, Outcome, Reason, Require, Seq, TenantId, Timestamp},
-    store::{Arrival, DeviceKey, Enqueued, EnqueuedKind, NewEvent, QueuedEvent, Settle, Settled, StoreError},
+    domain::{DeliveryState, Durability, EventId, Lane, Located, Outcome, Queue, Reason, Require, Seq, TenantId, Timestamp},
+    store::{Arrival, DeviceKey, Enqueued, EnqueuedKind, NewEvent, QueuedEvent, Settle, Settled, StoreError, codec::damaged},
 };
 
 /// Seats to set (or, with `None`, to clear) once the commit holds.
@@ -117,7 +116,7 @@ impl Book {
         let place = Place {
             tenant: key.tenant,
             ordinal,
-            queue: record::queue_of(event.urgency),
+            queue: Queue::of(event.urgency),
             number,
         };
         let located = place.located(bucket);
@@ -346,7 +345,7 @@ impl Book {
     /// Ends every event that waits for that ordinal.
     pub(super) fn fail_all(&mut self, draft: &mut Draft<'_>, device: &DeviceKey, ordinal: u32, at: Timestamp) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let bucket = keys::bucket(device);
+        let bucket = device.bucket();
         for (key, row) in draft.prefix(Space::Events, &keys::device_prefix(device.tenant, ordinal))? {
             let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
             let id = shared.ids.seal(decode_event(&row)?.0.born(place).located(bucket));

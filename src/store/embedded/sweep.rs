@@ -8,7 +8,6 @@ use fjall::Slice;
 
 use super::{
     EmbeddedStore, Shared, again,
-    codec::damaged,
     engine::{Engine, Space},
     keys::{self, Place},
     op::Op,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Outcome, TenantId, Timestamp},
-    store::{DeviceKey, Mailbox, Settle, StoreError, Swept},
+    store::{DeviceKey, Mailbox, Settle, StoreError, Swept, codec::damaged},
 };
 
 /// What a round walks, in this order.
@@ -206,7 +205,7 @@ fn look(
                 tenant: place.tenant,
                 device: record::device_id(facts.device)?,
             };
-            let bucket = keys::bucket(&device);
+            let bucket = device.bucket();
             found.expired.push(Settle {
                 device,
                 id: shared.ids.seal(facts.born(place).located(bucket)),

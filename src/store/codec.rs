@@ -6,25 +6,25 @@ use crate::store::StoreError;
 
 /// Writes fields one after the other.
 #[derive(Default)]
-pub(super) struct Encoder(Vec<u8>);
+pub(in crate::store) struct Encoder(Vec<u8>);
 
 impl Encoder {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    pub(in crate::store) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
-    pub(super) fn byte(&mut self, byte: u8) -> &mut Self {
+    pub(in crate::store) fn byte(&mut self, byte: u8) -> &mut Self {
         self.0.push(byte);
         self
     }
 
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    pub(in crate::store) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
     /// LEB128: one byte for each 7 bits.
-    pub(super) fn number(&mut self, mut number: u64) -> &mut Self {
+    pub(in crate::store) fn number(&mut self, mut number: u64) -> &mut Self {
         while number >= 0x80 {
             self.0.push((number & 0x7f) as u8 | 0x80);
             number >>= 7;
@@ -33,50 +33,50 @@ impl Encoder {
         self
     }
 
-    pub(super) fn text(&mut self, text: &str) -> &mut Self {
+    pub(in crate::store) fn text(&mut self, text: &str) -> &mut Self {
         self.number(text.len() as u64).raw(text.as_bytes())
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(in crate::store) fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
 /// Takes fields out of bytes that come from the disk: every step is checked.
-pub(super) struct Decoder<'a> {
+pub(in crate::store) struct Decoder<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Decoder<'a> {
     /// `what` names the record in errors.
-    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Self {
+    pub(in crate::store) fn new(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }
     }
 
-    pub(super) fn damaged(&self) -> StoreError {
+    pub(in crate::store) fn damaged(&self) -> StoreError {
         damaged(self.what)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, StoreError> {
+    pub(in crate::store) fn byte(&mut self) -> Result<u8, StoreError> {
         let (&byte, rest) = self.rest.split_first().ok_or_else(|| damaged(self.what))?;
         self.rest = rest;
         Ok(byte)
     }
 
-    pub(super) fn raw(&mut self, length: usize) -> Result<&'a [u8], StoreError> {
+    pub(in crate::store) fn raw(&mut self, length: usize) -> Result<&'a [u8], StoreError> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or_else(|| damaged(self.what))?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    pub(in crate::store) fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| damaged(self.what))?;
         self.rest = rest;
         Ok(*bytes)
     }
 
-    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
+    pub(in crate::store) fn number(&mut self) -> Result<u64, StoreError> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -88,28 +88,28 @@ impl<'a> Decoder<'a> {
         Err(self.damaged())
     }
 
-    pub(super) fn number32(&mut self) -> Result<u32, StoreError> {
+    pub(in crate::store) fn number32(&mut self) -> Result<u32, StoreError> {
         u32::try_from(self.number()?).map_err(|_| self.damaged())
     }
 
-    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
+    pub(in crate::store) fn text(&mut self) -> Result<&'a str, StoreError> {
         let length = usize::try_from(self.number()?).map_err(|_| self.damaged())?;
         let bytes = self.raw(length)?;
         std::str::from_utf8(bytes).map_err(|_| self.damaged())
     }
 
     /// Refuses a record of a later format.
-    pub(super) fn version(&mut self, known: u8) -> Result<(), StoreError> {
+    pub(in crate::store) fn version(&mut self, known: u8) -> Result<(), StoreError> {
         if self.byte()? == known { Ok(()) } else { Err(self.damaged()) }
     }
 
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(in crate::store) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 }
 
 /// The error for a record that cannot be read.
-pub(super) fn damaged(what: &'static str) -> StoreError {
+pub(in crate::store) fn damaged(what: &'static str) -> StoreError {
     StoreError::Corrupt(Arc::from(what))
 }
 
