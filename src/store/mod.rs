@@ -13,6 +13,7 @@ mod codes;
 pub mod embedded;
 mod figures;
 mod hint;
+pub mod redis;
 mod refusal;
 mod registry;
 mod watch;

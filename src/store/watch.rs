@@ -23,6 +23,11 @@ impl Watches {
         }
     }
 
+    /// The devices that somebody waits for.
+    pub fn devices(&self) -> Vec<DeviceKey> {
+        self.watched.lock().keys().cloned().collect()
+    }
+
     /// Wakes whoever waits for one of these devices.
     pub fn wake<'a>(&self, devices: impl IntoIterator<Item = &'a DeviceKey>) {
         let watched = self.watched.lock();

@@ -1,0 +1,105 @@
+//! Whether a server is fit to keep promises: looked at before anything is written to it.
+
+use super::{Config, OpenError, lane, topology::Primary, url::Target};
+
+/// The oldest version that has what the scripts need: their flags.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// Checks every primary. Answers how many replicas the one with the fewest has.
+pub(super) async fn all(config: &Config, target: &Target, primaries: &[Primary]) -> Result<u32, OpenError> {
+    let mut fewest = u32::MAX;
+    for primary in primaries {
+        fewest = fewest.min(one(config, target, &primary.address).await?);
+    }
+    Ok(fewest)
+}
+
+async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, OpenError> {
+    let unreachable = |error: redis::RedisError| OpenError::Unreachable(format!("{address}: {error}"));
+    let settings = lane::Settings {
+        url: target.url(address),
+        connect_within: config.answer_within(),
+        answer_within: config.answer_within(),
+        wait: None,
+        floor_key: None,
+        waiting_max: 1,
+    };
+    let mut connection = lane::connect(&settings).await.map_err(unreachable)?;
+    let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(unreachable)?;
+    // A script that cannot be loaded is one that the server or its access list does not allow.
+    for script in super::script::ALL {
+        script
+            .load()
+            .query_async::<String>(&mut connection)
+            .await
+            .map_err(|error| OpenError::Lacks {
+                address: address.to_owned(),
+                what: format!("scripts (EVALSHA, SCRIPT LOAD): {error}"),
+            })?;
+    }
+    judge(address, &info, config.allow_volatile)
+}
+
+/// What INFO says, judged. Pure.
+fn judge(address: &str, info: &str, allow_volatile: bool) -> Result<u32, OpenError> {
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_default()
+    };
+    let address = || address.to_owned();
+    let version = field("redis_version");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST {
+        return Err(OpenError::TooOld {
+            address: address(),
+            version: version.to_owned(),
+        });
+    }
+    if field("role") != "master" {
+        return Err(OpenError::Replica(address()));
+    }
+    let policy = field("maxmemory_policy");
+    if field("maxmemory") != "0" && policy != "noeviction" {
+        return Err(OpenError::Evicts {
+            address: address(),
+            policy: policy.to_owned(),
+        });
+    }
+    if field("aof_enabled") != "1" && !allow_volatile {
+        return Err(OpenError::Volatile(address()));
+    }
+    Ok(field("connected_slaves").parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIT: &str =
+        "redis_version:7.0.15\r\nrole:master\r\nconnected_slaves:2\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
+
+    #[test]
+    fn a_fit_server_says_how_many_replicas_it_has() {
+        assert_eq!(judge("h:1", FIT, false).unwrap(), 2);
+        // Without a limit nothing is evicted, whatever the policy.
+        let unlimited = FIT.replace("maxmemory:100", "maxmemory:0").replace("noeviction", "allkeys-lru");
+        assert!(judge("h:1", &unlimited, false).is_ok());
+    }
+
+    #[test]
+    fn each_unfit_server_hears_what_to_do() {
+        let check = |what: &str, other: &str, expected: &[&str]| {
+            let error = judge("h:1", &FIT.replace(what, other), false).unwrap_err().to_string();
+            assert!(error.contains("h:1"), "{error}");
+            for word in expected {
+                assert!(error.contains(word), "{error}");
+            }
+        };
+        check("noeviction", "volatile-ttl", &["volatile-ttl", "maxmemory-policy noeviction"]);
+        check("aof_enabled:1", "aof_enabled:0", &["appendonly yes", "allow_volatile"]);
+        check("7.0.15", "6.2.14", &["6.2.14", "7.0"]);
+        check("role:master", "role:slave", &["replica"]);
+        assert!(judge("h:1", &FIT.replace("aof_enabled:1", "aof_enabled:0"), true).is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! Names of keys. What belongs to one device shares the hash tag of its bucket, and so a slot of Redis Cluster.
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `d{b}T:device` | string | row of a device, or its tombstone: `device.rs` |
+//! | `p{b}T:device` | string | last numbers of the device, and its seat: `seat.rs` |
+//! | `q{b}T:device` | hash | what waits: `record.rs`; collapse keys; counts |
+//! | `s{b}T:device` | hash | how events ended; idempotency keys |
+//! | `f{b}T:device`, `e{b}T:device` | string | FAST tokens; what it reported |
+//! | `i{b}T`, `l{b}T` | hash, sorted set | device of an ordinal; devices in order of their ids |
+//! | `o{b}` | list | outbox: receipts that no log has yet |
+//! | `c{b}` | hash | counters |
+//! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
+//! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
+//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes |
+//! | `{t:T}…` | | last ordinal of a tenant; its log of receipts, and what was moved into it |
+//! | `{m:H}` | hash | minutes of the ledger of one hour |
+
+use crate::{
+    domain::{Queue, TenantId},
+    store::DeviceKey,
+};
+
+/// Number of buckets.
+pub(super) const BUCKETS: u16 = 1024;
+/// Slots of Redis Cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// Makes names.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// Where a key lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u16);
+
+impl Slot {
+    /// The slot of a hash tag.
+    pub(super) fn of(tag: &str) -> Self {
+        Self(crc16(tag.as_bytes()) % SLOTS)
+    }
+
+    /// The slot of a bucket.
+    pub(super) fn of_bucket(bucket: u16) -> Self {
+        Self::of(&bucket.to_string())
+    }
+}
+
+/// The tag of what all nodes share.
+pub(super) const SHARED: &str = "r";
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// A key of one device.
+    pub(super) fn device(&self, kind: char, device: &DeviceKey) -> String {
+        format!("{}{kind}{{{}}}{}:{}", self.prefix, device.bucket(), device.tenant.0, device.device)
+    }
+
+    /// A key of a bucket.
+    pub(super) fn bucket(&self, kind: char, bucket: u16) -> String {
+        format!("{}{kind}{{{bucket}}}", self.prefix)
+    }
+
+    /// A key of a tenant's part of a bucket.
+    pub(super) fn tenant_bucket(&self, kind: char, bucket: u16, tenant: TenantId) -> String {
+        format!("{}{kind}{{{bucket}}}{}", self.prefix, tenant.0)
+    }
+
+    /// A key that all nodes share.
+    pub(super) fn shared(&self, name: &str) -> String {
+        format!("{}{{{SHARED}}}{name}", self.prefix)
+    }
+
+    /// A key of a tenant.
+    pub(super) fn tenant(&self, tenant: TenantId, name: &str) -> String {
+        format!("{}{{{}}}{name}", self.prefix, tenant_tag(tenant))
+    }
+
+    /// The minutes of an hour.
+    pub(super) fn hour(&self, hour: u64) -> String {
+        format!("{}{{{}}}", self.prefix, hour_tag(hour))
+    }
+}
+
+pub(super) fn tenant_tag(tenant: TenantId) -> String {
+    format!("t:{}", tenant.0)
+}
+
+pub(super) fn hour_tag(hour: u64) -> String {
+    format!("m:{hour}")
+}
+
+/// The name of a device within its bucket, where devices are listed.
+pub(super) fn member(device: &DeviceKey) -> String {
+    format!("{}:{}", device.tenant.0, device.device)
+}
+
+/// Reads a [`member`].
+pub(super) fn device_of(member: &str) -> Option<DeviceKey> {
+    let (tenant, device) = member.split_once(':')?;
+    Some(DeviceKey {
+        tenant: TenantId(tenant.parse().ok()?),
+        device: device.parse().ok()?,
+    })
+}
+
+/// The field of an event in its device's queue, and of its end among the states.
+pub(super) fn field(queue: Queue, number: u64) -> [u8; 7] {
+    let mut field = [0; 7];
+    field[0] = match queue {
+        Queue::First => b'f',
+        Queue::Rest => b'r',
+    };
+    field[1..].copy_from_slice(&number.to_be_bytes()[2..]);
+    field
+}
+
+/// Reads a [`field`].
+pub(super) fn read_field(field: &[u8]) -> Option<(Queue, u64)> {
+    let (kind, number) = field.split_first()?;
+    let queue = match kind {
+        b'f' => Queue::First,
+        b'r' => Queue::Rest,
+        _ => return None,
+    };
+    let mut bytes = [0; 8];
+    bytes[2..].copy_from_slice(number.get(..6).filter(|_| number.len() == 6)?);
+    Some((queue, u64::from_be_bytes(bytes)))
+}
+
+/// CRC-16/XMODEM, as the specification of Redis Cluster has it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // The check value of the specification.
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        // As CLUSTER KEYSLOT answers.
+        assert_eq!(Slot::of("somekey"), Slot(11_058));
+    }
+
+    #[test]
+    fn what_belongs_to_a_device_shares_its_tag() {
+        let keys = Keys::new("unpoll:");
+        let device = DeviceKey {
+            tenant: TenantId(7),
+            device: "tsn-1".parse().unwrap(),
+        };
+        let tag = format!("{{{}}}", device.bucket());
+        for key in [
+            keys.device('q', &device),
+            keys.bucket('o', device.bucket()),
+            keys.tenant_bucket('i', device.bucket(), device.tenant),
+        ] {
+            assert!(key.starts_with("unpoll:") && key.contains(&tag), "{key}");
+        }
+        assert_eq!(device_of(&member(&device)), Some(device));
+    }
+
+    #[test]
+    fn a_field_reads_back() {
+        for (queue, number) in [(Queue::First, 1), (Queue::Rest, (1 << 48) - 1)] {
+            assert_eq!(read_field(&field(queue, number)), Some((queue, number)));
+        }
+        assert_eq!(read_field(b"r12345"), None);
+        assert_eq!(read_field(b"ckey567"), None);
+    }
+}

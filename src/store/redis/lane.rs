@@ -1,0 +1,253 @@
+//! A lane: one connection to one server, whose commands are gathered while the last batch is under way (natural batching) and
+//! written as one pipeline. A durable lane ends each pipeline with one `WAIT`, which covers all its commands.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
+use redis::{Cmd, Pipeline, ServerError, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{metrics::RedisMetrics, script};
+
+/// Commands of one pipeline.
+const TOGETHER: usize = 256;
+/// Pipelines under way on one connection.
+const DEPTH: usize = 2;
+/// How long a server that could not be reached is left alone.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Why a command has no result.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// It was never sent.
+    NotSent(Arc<str>),
+    /// It was sent, and what became of it is not known.
+    Unknown(Arc<str>),
+    /// It was done, and too few replicas have it.
+    NotReplicated,
+    /// The server refused it.
+    Refused(ServerError),
+    /// It was made before the server was found to be another run, and not sent: numbers start higher now.
+    Stale,
+}
+
+/// How a lane reaches its server.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// With credentials: never logged.
+    pub(super) url: String,
+    pub(super) connect_within: Duration,
+    pub(super) answer_within: Duration,
+    /// Replicas to wait for, and how long.
+    pub(super) wait: Option<(u32, Duration)>,
+    /// Where the floor of numbers of this shard is kept, if it has buckets.
+    pub(super) floor_key: Option<String>,
+    /// Commands that may wait for the lane.
+    pub(super) waiting_max: usize,
+}
+
+struct Op {
+    cmd: Cmd,
+    /// Whether `ASKING` goes before it.
+    asking: bool,
+    /// The floor that it was made with.
+    floor: u64,
+    answer: oneshot::Sender<Result<Value, Failure>>,
+}
+
+/// The way into a lane. It ends when all handles are gone.
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    ops: mpsc::Sender<Op>,
+}
+
+impl Lane {
+    pub(super) fn start(settings: Settings, floor: Arc<AtomicU64>, metrics: RedisMetrics) -> Self {
+        let (ops, waiting) = mpsc::channel(settings.waiting_max.max(1));
+        tokio::spawn(run(settings, waiting, floor, metrics));
+        Self { ops }
+    }
+
+    /// Runs a command. Commands keep the order in which this is first polled.
+    pub(super) async fn run(&self, cmd: Cmd, asking: bool, floor: u64) -> Result<Value, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let full = |_| Failure::NotSent("too many commands wait".into());
+        self.ops
+            .try_send(Op {
+                cmd,
+                asking,
+                floor,
+                answer,
+            })
+            .map_err(full)?;
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Failure::Unknown("the connection was given up".into())))
+    }
+}
+
+/// One connection to a server, with every script known there.
+pub(super) async fn connect(settings: &Settings) -> Result<MultiplexedConnection, redis::RedisError> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_within))
+        .set_response_timeout(Some(settings.answer_within));
+    redis::Client::open(settings.url.as_str())?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<AtomicU64>, metrics: RedisMetrics) {
+    let mut connection: Option<(MultiplexedConnection, u64)> = None;
+    let mut life = 0;
+    let mut down: Option<(Instant, Arc<str>)> = None;
+    let mut under_way: FuturesUnordered<BoxFuture<'static, (u64, bool)>> = FuturesUnordered::new();
+    let mut burst = Vec::with_capacity(TOGETHER);
+    loop {
+        tokio::select! {
+            taken = waiting.recv_many(&mut burst, TOGETHER), if under_way.len() < DEPTH => {
+                if taken == 0 {
+                    break;
+                }
+                if connection.is_none() && down.as_ref().is_none_or(|(until, _)| Instant::now() >= *until) {
+                    match open(&settings, &floor).await {
+                        Ok(opened) => {
+                            life += 1;
+                            connection = Some((opened, life));
+                            down = None;
+                        }
+                        Err(error) => down = Some((Instant::now() + AGAIN_AFTER, error.to_string().into())),
+                    }
+                }
+                refuse_stale(&mut burst, floor.load(Ordering::Acquire));
+                if burst.is_empty() {
+                    continue;
+                }
+                match (&connection, &down) {
+                    (Some((open, life)), _) => {
+                        let mut batch: BoxFuture<'static, _> = Box::pin(send(open.clone(), *life, std::mem::take(&mut burst), settings.wait, metrics.clone()));
+                        // Polled once now: the first poll writes, and batches are written in order.
+                        match poll!(&mut batch) {
+                            std::task::Poll::Ready((_, true)) => connection = None,
+                            std::task::Poll::Ready(_) => {}
+                            std::task::Poll::Pending => under_way.push(batch),
+                        }
+                    }
+                    (None, why) => {
+                        let why = why.as_ref().map_or_else(|| "it is not reached".into(), |(_, why)| Arc::clone(why));
+                        for op in burst.drain(..) {
+                            let _ = op.answer.send(Err(Failure::NotSent(Arc::clone(&why))));
+                        }
+                    }
+                }
+            }
+            Some((of_life, broken)) = under_way.next(), if !under_way.is_empty() => {
+                if broken && connection.as_ref().is_some_and(|(_, life)| *life == of_life) {
+                    connection = None;
+                }
+            }
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+/// What was made with a floor that holds no more goes back.
+fn refuse_stale(burst: &mut Vec<Op>, floor: u64) {
+    if burst.iter().any(|op| op.floor < floor) {
+        let (stale, good): (Vec<Op>, Vec<Op>) = burst.drain(..).partition(|op| op.floor < floor);
+        for op in stale {
+            let _ = op.answer.send(Err(Failure::Stale));
+        }
+        *burst = good;
+    }
+}
+
+/// A connection on which everything is known that commands rely on: the scripts, and from which number on nothing was given out
+/// that this server may have lost.
+async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConnection, redis::RedisError> {
+    let mut connection = connect(settings).await?;
+    let mut load = Pipeline::new();
+    for script in script::ALL {
+        load.add_command(script.load());
+    }
+    load.exec_async(&mut connection).await?;
+    if let Some(key) = &settings.floor_key {
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        let mut cmd = script::FLOOR.call(std::slice::from_ref(key));
+        let found: u64 = cmd.arg(run).query_async(&mut connection).await?;
+        floor.fetch_max(found, Ordering::AcqRel);
+    }
+    Ok(connection)
+}
+
+/// Sends one batch and answers each of its commands. True: the connection is of no use any more.
+async fn send(
+    mut connection: MultiplexedConnection,
+    life: u64,
+    batch: Vec<Op>,
+    wait: Option<(u32, Duration)>,
+    metrics: RedisMetrics,
+) -> (u64, bool) {
+    let started = Instant::now();
+    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+    let mut count = 0;
+    let mut answers = Vec::with_capacity(batch.len());
+    for op in batch {
+        if op.asking {
+            pipeline.add_command(redis::cmd("ASKING"));
+            count += 1;
+        }
+        pipeline.add_command(op.cmd);
+        answers.push((count, op.answer));
+        count += 1;
+    }
+    if let Some((replicas, within)) = wait {
+        let mut cmd = redis::cmd("WAIT");
+        cmd.arg(replicas).arg(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        pipeline.add_command(cmd);
+        count += 1;
+    }
+    let result = connection.send_packed_commands(&pipeline, 0, count).await;
+    metrics.batch(answers.len(), started.elapsed());
+    match result {
+        Ok(mut values) => {
+            let replicated = match wait {
+                Some((replicas, _)) => matches!(values.pop(), Some(Value::Int(found)) if found >= i64::from(replicas)),
+                None => true,
+            };
+            let mut unknown_script = false;
+            let mut values: Vec<Option<Value>> = values.into_iter().map(Some).collect();
+            for (at, answer) in answers {
+                let value = values.get_mut(at).and_then(Option::take);
+                let answered = match value {
+                    Some(Value::ServerError(error)) => {
+                        unknown_script |= error.code() == "NOSCRIPT";
+                        Err(Failure::Refused(error))
+                    }
+                    Some(value) if replicated => Ok(value),
+                    Some(_) => Err(Failure::NotReplicated),
+                    None => Err(Failure::Unknown("an answer is missing".into())),
+                };
+                let _ = answer.send(answered);
+            }
+            // A new connection brings the scripts along.
+            (life, unknown_script)
+        }
+        Err(error) => {
+            let why: Arc<str> = error.to_string().into();
+            for (_, answer) in answers {
+                let _ = answer.send(Err(Failure::Unknown(Arc::clone(&why))));
+            }
+            (life, true)
+        }
+    }
+}

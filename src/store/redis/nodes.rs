@@ -1,0 +1,345 @@
+//! The nodes: each has a number that no other has, and says every few seconds that it lives.
+//!
+//! A seat names its node and the incarnation of it, so that a device is not asked about one by one: when a node is dead, so are
+//! its seats.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::RwLock;
+use redis::Cmd;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::{
+    Config, Door, OpenError, RedisMetrics, Shared,
+    keys::{Keys, SHARED, Slot},
+    reply::{self, Reply, u48},
+    script,
+    shards::{Route, Shards},
+};
+use crate::store::{Peer, StoreError, codec::damaged};
+
+/// One node, as it said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    incarnation: u32,
+    expires_at: u64,
+    fingerprint: Option<[u8; 32]>,
+    address: String,
+}
+
+/// This node.
+#[derive(Debug, Clone)]
+struct Me {
+    number: u16,
+    incarnation: u32,
+    name: Arc<str>,
+}
+
+/// The table of nodes.
+pub(super) struct Nodes {
+    me: RwLock<Me>,
+    /// Until when the others count this node as live.
+    lives_until: RwLock<Instant>,
+    table: RwLock<BTreeMap<u16, Member>>,
+    /// Time of Redis at the last beat, and when that was here.
+    time: RwLock<(u64, Instant)>,
+    version: RwLock<Vec<u8>>,
+    peers: watch::Sender<Arc<[Peer]>>,
+    door: Option<Door>,
+    lives_for: Duration,
+    name_kept: Duration,
+    metrics: RedisMetrics,
+}
+
+/// What a beat answers.
+struct Beat {
+    time: u64,
+    number: String,
+    incarnation: [u8; 4],
+    version: Vec<u8>,
+    table: BTreeMap<u16, Member>,
+}
+
+fn route() -> Route {
+    Route::quick(Slot::of(SHARED))
+}
+
+/// What a node says of itself: whether it can be reached, its certificate, its address.
+fn card(door: Option<&Door>) -> Vec<u8> {
+    match door {
+        Some(door) => [&[1], &door.fingerprint[..], door.address.as_bytes()].concat(),
+        None => vec![0],
+    }
+}
+
+fn read_member(row: &[u8]) -> Option<Member> {
+    let (card, fingerprint) = (row.get(10..)?, row.get(11..43));
+    let (fingerprint, address) = match card.first()? {
+        1 => (fingerprint?.try_into().ok(), std::str::from_utf8(row.get(43..)?).ok()?.to_owned()),
+        _ => (None, String::new()),
+    };
+    Some(Member {
+        expires_at: u48(row)?,
+        incarnation: u32::from_be_bytes(row.get(6..10)?.try_into().ok()?),
+        fingerprint,
+        address,
+    })
+}
+
+fn read_beat(value: redis::Value) -> Result<Beat, StoreError> {
+    let mut reply = Reply::new(value, "the table of nodes")?;
+    let time = reply.count()?;
+    let number = reply.text()?;
+    let incarnation = reply.array()?;
+    let version = reply.bytes()?;
+    let mut table = BTreeMap::new();
+    for (number, row) in reply::hash(reply.next()?, "the table of nodes")? {
+        let number = std::str::from_utf8(&number).ok().and_then(|text| text.parse().ok());
+        let (number, member) = number.zip(read_member(&row)).ok_or_else(|| damaged("a node"))?;
+        table.insert(number, member);
+    }
+    Ok(Beat {
+        time,
+        number,
+        incarnation,
+        version,
+        table,
+    })
+}
+
+impl Nodes {
+    pub(super) async fn join(
+        shards: &Shards,
+        keys: &Keys,
+        config: &Config,
+        door: Option<Door>,
+        metrics: RedisMetrics,
+    ) -> Result<Self, OpenError> {
+        let (peers, _) = watch::channel(Arc::from([]));
+        let nodes = Self {
+            me: RwLock::new(Me {
+                number: 0,
+                incarnation: 0,
+                name: Arc::from(""),
+            }),
+            lives_until: RwLock::new(Instant::now()),
+            table: RwLock::default(),
+            time: RwLock::new((0, Instant::now())),
+            version: RwLock::default(),
+            peers,
+            door,
+            lives_for: Duration::from_secs(config.node_lost_secs.max(1)),
+            name_kept: Duration::from_secs(config.name_kept_secs),
+            metrics,
+        };
+        nodes.enter(shards, keys).await?;
+        Ok(nodes)
+    }
+
+    /// Takes a number that is free.
+    async fn enter(&self, shards: &Shards, keys: &Keys) -> Result<(), StoreError> {
+        let sent = Instant::now();
+        let beat = read_beat(shards.ask(route(), |_| self.command(keys, "join", "", &[0; 4])).await?)?;
+        let number = beat.number.parse().map_err(|_| damaged("the number of a node"))?;
+        *self.me.write() = Me {
+            number,
+            incarnation: u32::from_be_bytes(beat.incarnation),
+            name: Arc::from(format!("n{number}")),
+        };
+        *self.version.write() = beat.version.clone();
+        self.take(beat, sent);
+        Ok(())
+    }
+
+    fn command(&self, keys: &Keys, verb: &str, number: &str, incarnation: &[u8]) -> Cmd {
+        let mut cmd = script::NODE.call(&[keys.shared("nodes"), keys.shared("incarnations"), keys.shared("version")]);
+        cmd.arg(verb)
+            .arg(number)
+            .arg(incarnation)
+            .arg(milliseconds(self.lives_for))
+            .arg(card(self.door.as_ref()))
+            .arg(milliseconds(self.lives_for + self.name_kept));
+        cmd
+    }
+
+    /// Takes the table as Redis has it.
+    fn take(&self, beat: Beat, sent: Instant) {
+        let me = self.me.read().clone();
+        let live = |member: &Member| member.expires_at > beat.time;
+        let before = self.time.read().0;
+        let lost = {
+            let table = self.table.read();
+            let was_live = |number: &u16| table.get(number).is_some_and(|old| before > 0 && old.expires_at > before);
+            let mut lost = 0;
+            for (number, _) in beat.table.iter().filter(|(number, member)| !live(member) && was_live(number)) {
+                warn!(
+                    "node n{number} is lost: it has not said for {} s that it lives",
+                    self.lives_for.as_secs()
+                );
+                lost += 1;
+            }
+            lost
+        };
+        *self.lives_until.write() = sent + self.lives_for;
+        *self.time.write() = (beat.time, sent);
+        let peers: Arc<[Peer]> = beat
+            .table
+            .iter()
+            .filter(|(number, member)| **number != me.number && live(member))
+            .filter_map(|(number, member)| {
+                Some(Peer {
+                    node: Arc::from(format!("n{number}")),
+                    incarnation: member.incarnation,
+                    address: member.address.parse().ok()?,
+                    fingerprint: member.fingerprint?,
+                })
+            })
+            .collect();
+        self.metrics.nodes(beat.table.values().filter(|member| live(member)).count(), lost);
+        *self.table.write() = beat.table;
+        self.peers.send_if_modified(|now| {
+            let changed = **now != *peers;
+            if changed {
+                *now = peers;
+            }
+            changed
+        });
+    }
+
+    /// The name of this node.
+    pub(super) fn name(&self) -> Arc<str> {
+        self.me.read().name.clone()
+    }
+
+    /// Number and incarnation of this node.
+    pub(super) fn me(&self) -> (u16, u32) {
+        let me = self.me.read();
+        (me.number, me.incarnation)
+    }
+
+    /// The other nodes that live and can be reached.
+    pub(super) fn peers(&self) -> watch::Receiver<Arc<[Peer]>> {
+        self.peers.subscribe()
+    }
+
+    /// Whether the others count this node as live: one that they do not must not claim seats.
+    pub(super) fn may_claim(&self) -> bool {
+        Instant::now() < *self.lives_until.read()
+    }
+
+    /// The time of Redis, as far as it is known here.
+    fn now(&self) -> u64 {
+        let (time, at) = *self.time.read();
+        time.saturating_add(milliseconds(at.elapsed()))
+    }
+
+    /// Whether that incarnation of a node lives.
+    pub(super) fn holds(&self, number: u16, incarnation: u32) -> bool {
+        let (me, my_incarnation) = self.me();
+        if number == me {
+            return incarnation == my_incarnation;
+        }
+        let now = self.now();
+        let table = self.table.read();
+        table
+            .get(&number)
+            .is_some_and(|member| member.incarnation == incarnation && member.expires_at > now)
+    }
+
+    /// Whether a node of that name lives.
+    pub(super) fn is_live(&self, name: &str) -> bool {
+        let Some(number) = name.strip_prefix('n').and_then(|number| number.parse::<u16>().ok()) else {
+            return false;
+        };
+        let now = self.now();
+        number == self.me().0 || self.table.read().get(&number).is_some_and(|member| member.expires_at > now)
+    }
+
+    /// Whether this node is the one of those that live that looks after a bucket (or whatever has that number).
+    pub(super) fn looks_after(&self, bucket: u16) -> bool {
+        let (me, _) = self.me();
+        let now = self.now();
+        let table = self.table.read();
+        let live: Vec<u16> = table
+            .iter()
+            .filter(|(number, member)| **number == me || member.expires_at > now)
+            .map(|(number, _)| *number)
+            .collect();
+        let mine = live.iter().position(|number| *number == me).unwrap_or(0);
+        usize::from(bucket) % live.len().max(1) == mine
+    }
+}
+
+/// Says again and again that this node lives; learns who else does, and whether keys or tenants were changed.
+pub(super) async fn beat(shared: Arc<Shared>) {
+    let every = shared.config.heartbeat();
+    let mut changes = shared.shards.changes.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(every).await;
+        shared.shards.health();
+        if let Err(error) = shared.say_that_it_lives().await {
+            tracing::debug!("the heartbeat was not taken: {error}");
+        }
+        let now = shared.shards.changes.load(Ordering::Relaxed);
+        if now != changes {
+            changes = now;
+            // Hints may be lost with a server: every session is compared with the store.
+            shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    async fn say_that_it_lives(&self) -> Result<(), StoreError> {
+        let sent = Instant::now();
+        let (number, incarnation) = self.nodes.me();
+        let make = |_| {
+            self.nodes
+                .command(&self.keys, "beat", &number.to_string(), &incarnation.to_be_bytes())
+        };
+        let beat = read_beat(self.shards.ask(route(), make).await?)?;
+        self.clock_of_redis(beat.time, sent);
+        if beat.number.is_empty() {
+            error!(
+                "the name n{number} was given to another node while this one was cut off; it takes a new one, and its devices connect anew"
+            );
+            return self.nodes.enter(&self.shards, &self.keys).await;
+        }
+        let version = beat.version.clone();
+        self.nodes.take(beat, sent);
+        if *self.nodes.version.read() != version {
+            self.remember_all().await?;
+            *self.nodes.version.write() = version;
+        }
+        Ok(())
+    }
+
+    /// Compares the clocks.
+    fn clock_of_redis(&self, time: u64, sent: Instant) {
+        let here = i128::from(self.clock.now().0);
+        let there = i128::from(time) + i128::from(milliseconds(sent.elapsed()) / 2);
+        self.metrics.skew(i64::try_from(here - there).unwrap_or(i64::MAX));
+    }
+
+    /// Gives the name of this node back.
+    pub(super) async fn leave(&self) {
+        let (number, incarnation) = self.nodes.me();
+        let make = |_| {
+            self.nodes
+                .command(&self.keys, "leave", &number.to_string(), &incarnation.to_be_bytes())
+        };
+        match self.shards.ask(route(), make).await {
+            Ok(_) => info!("node n{number} has left"),
+            Err(error) => warn!("node n{number} could not say goodbye; the others will find it lost: {error}"),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,351 @@
+//! Records of events in Redis: what waits, how it ended, and receipts on their way.
+//!
+//! The head of a record has fixed places, because scripts change it: version 1, flags 1, length of the head 2, number in the lane 6,
+//! attempt 2, number under which it was born 6, due again 6, accepted at 6, expires at 6, idempotency key 16 (when the flags say
+//! so), collapse key with its length. The data follows; a state has an ending there instead.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    keys,
+    reply::{p48, u48},
+};
+use crate::{
+    domain::{
+        Data, DeliveryState, DeviceId, Epoch, Event, EventId, EventIdKey, Generation, Lane, Located, Outcome, Queue, Reason, Require, Seq,
+        TenantId, Timestamp, Told,
+    },
+    store::{
+        Delivery, QueuedEvent, Receipt, StoreError,
+        codec::damaged,
+        codes::{reason, reason_code, state, state_code, urgency, urgency_code},
+    },
+};
+
+const VERSION: u8 = 1;
+const IDEMPOTENT: u8 = 64;
+const FIXED: usize = 36;
+
+/// The parts of a new record that its script puts together.
+pub(super) struct NewRecord {
+    /// Version, flags, length of the head.
+    pub(super) head: [u8; 4],
+    /// All behind the numbers that the script gives.
+    pub(super) rest: Vec<u8>,
+}
+
+impl NewRecord {
+    pub(super) fn of(event: &Event, idempotency: Option<&[u8; 16]>) -> Result<Self, StoreError> {
+        let require = match event.require {
+            Require::Acknowledged => 0,
+            Require::Received => 1,
+            Require::Processed => 2,
+        };
+        let flags = urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, |_| IDEMPOTENT);
+        let collapse = event.collapse_key.as_deref().unwrap_or_default().as_bytes();
+        let length = u8::try_from(collapse.len()).map_err(|_| StoreError::Conflict("a collapse key has at most 255 bytes".into()))?;
+        let mut rest = Vec::with_capacity(32 + collapse.len() + event.json.0.len());
+        rest.extend_from_slice(&p48(event.accepted_at.0));
+        rest.extend_from_slice(&p48(event.expires_at().0));
+        rest.extend(idempotency.into_iter().flatten());
+        rest.push(length);
+        rest.extend_from_slice(collapse);
+        // Of the head, 24 bytes are before this part.
+        let head_length = u16::try_from(24 + rest.len()).unwrap_or(u16::MAX).to_be_bytes();
+        rest.extend_from_slice(event.json.0.as_bytes());
+        Ok(Self {
+            head: [VERSION, flags, head_length[0], head_length[1]],
+            rest,
+        })
+    }
+}
+
+/// What the head of a record says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head<'a> {
+    flags: u8,
+    pub(super) seq: Seq,
+    pub(super) attempt: u32,
+    /// The number under which it was born: its id is the seal of that one.
+    pub(super) born: u64,
+    pub(super) accepted_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+    collapse_key: Option<&'a str>,
+}
+
+/// Reads a record: its head, and what is behind it.
+pub(super) fn split(record: &[u8]) -> Result<(Head<'_>, &[u8]), StoreError> {
+    read_head(record).ok_or_else(|| damaged("an event"))
+}
+
+fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
+    let (&version, &flags) = (record.first()?, record.get(1)?);
+    let length = usize::from(u16::from_be_bytes(record.get(2..4)?.try_into().ok()?));
+    let (head, rest) = record.split_at_checked(length)?;
+    let at = |at: usize| head.get(at..at + 6).and_then(u48);
+    let keys = head.get(if flags & IDEMPOTENT == 0 { FIXED } else { FIXED + 16 }..)?;
+    let (&length, collapse) = keys.split_first()?;
+    let collapse = std::str::from_utf8(collapse.get(..usize::from(length))?).ok()?;
+    let head = Head {
+        flags,
+        seq: Seq(at(4)?),
+        attempt: u32::from(u16::from_be_bytes(head.get(10..12)?.try_into().ok()?)),
+        born: at(12)?,
+        accepted_at: Timestamp(at(24)?),
+        expires_at: Timestamp(at(30)?),
+        collapse_key: Some(collapse).filter(|key| !key.is_empty()),
+    };
+    (version == VERSION).then_some((head, rest))
+}
+
+impl Head<'_> {
+    fn urgency(&self) -> Result<crate::domain::Urgency, StoreError> {
+        urgency(self.flags & 3).ok_or_else(|| damaged("an event"))
+    }
+
+    fn require(&self) -> Result<Require, StoreError> {
+        match self.flags >> 2 & 3 {
+            0 => Ok(Require::Acknowledged),
+            1 => Ok(Require::Received),
+            2 => Ok(Require::Processed),
+            _ => Err(damaged("an event")),
+        }
+    }
+}
+
+/// Whose records are read, and how their ids are made.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) ids: &'a EventIdKey,
+    pub(super) generation: Generation,
+    pub(super) tenant: TenantId,
+    pub(super) device: &'a DeviceId,
+    pub(super) bucket: u16,
+    pub(super) ordinal: u32,
+}
+
+impl Owner<'_> {
+    pub(super) fn located(&self, queue: Queue, number: u64) -> Located {
+        Located {
+            tenant: self.tenant,
+            bucket: self.bucket,
+            ordinal: self.ordinal,
+            queue: Some(queue),
+            number,
+        }
+    }
+
+    pub(super) fn id(&self, queue: Queue, born: u64) -> EventId {
+        self.ids.seal(self.located(queue, born))
+    }
+
+    /// Makes of a record what a session needs.
+    pub(super) fn queued(&self, field: &[u8], record: &[u8]) -> Result<QueuedEvent, StoreError> {
+        let (queue, number) = keys::read_field(field).ok_or_else(|| damaged("the field of an event"))?;
+        let (head, json) = split(record)?;
+        let json = std::str::from_utf8(json).map_err(|_| damaged("the JSON of an event"))?;
+        let urgency = head.urgency()?;
+        Ok(QueuedEvent {
+            id: self.id(queue, head.born),
+            located: self.located(queue, number),
+            lane: Lane::Queue(urgency, self.generation),
+            seq: head.seq,
+            attempt: head.attempt,
+            event: Event {
+                tenant: self.tenant,
+                device: self.device.clone(),
+                accepted_at: head.accepted_at,
+                ttl: head.expires_at.since(head.accepted_at),
+                urgency,
+                collapse_key: head.collapse_key.map(Arc::from),
+                require: head.require()?,
+                json: Data(Arc::from(json)),
+            },
+        })
+    }
+
+    /// The public view of an event: `ending` is `None` while it waits for the first time.
+    pub(super) fn delivery(&self, id: EventId, head: &Head<'_>, ending: Option<&Ending>) -> Result<Delivery, StoreError> {
+        let urgency = head.urgency()?;
+        Ok(Delivery {
+            id,
+            device: self.device.clone(),
+            state: ending.map_or(DeliveryState::Queued, |ending| ending.state),
+            reason: ending.and_then(|ending| ending.reason),
+            late_ack: ending.is_some_and(|ending| ending.late_ack),
+            told: ending.and_then(|ending| ending.told.clone()),
+            replaced_by: ending
+                .and_then(|ending| ending.replaced_by)
+                .map(|(by_queue, number)| self.id(by_queue, number)),
+            accepted_at: head.accepted_at,
+            expires_at: head.expires_at,
+            ended_at: ending.filter(|ending| ending.waits_at.is_none()).map(|ending| ending.at),
+            urgency,
+            lane: Lane::Queue(urgency, self.generation),
+            seq: head.seq,
+            attempt: head.attempt,
+            session_epoch: ending.and_then(|ending| ending.epoch),
+            collapse_key: head.collapse_key.map(Arc::from),
+            require: head.require()?,
+        })
+    }
+}
+
+/// How an event ended, or, with the state `queued`, that it waits again.
+///
+/// State 1, reason 1, flags 1, at 6, epoch 6; then what the flags name: the field of the event that replaced it, the number under
+/// which it waits again, what the device says of it as JSON.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    pub(super) state: DeliveryState,
+    pub(super) reason: Option<Reason>,
+    pub(super) at: Timestamp,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) replaced_by: Option<(Queue, u64)>,
+    pub(super) late_ack: bool,
+    pub(super) told: Option<Arc<Told>>,
+    pub(super) waits_at: Option<u64>,
+}
+
+const LATE: u8 = 1;
+const BY_SESSION: u8 = 2;
+const REPLACED: u8 = 4;
+const TOLD: u8 = 8;
+const WAITS: u8 = 16;
+
+impl Ending {
+    /// The bytes of the end that an outcome is. The number of one that waits again is put in by its script.
+    pub(super) fn encode(outcome: Outcome, at: Timestamp, epoch: Option<Epoch>, told: Option<&Told>) -> Result<Vec<u8>, StoreError> {
+        let waits = matches!(outcome, Outcome::Again { .. });
+        let flags = epoch.map_or(0, |_| BY_SESSION) | told.map_or(0, |_| TOLD) | if waits { WAITS } else { 0 };
+        let mut bytes = vec![state_code(outcome.state()), reason_code(outcome.reason()), flags];
+        bytes.extend_from_slice(&p48(at.0));
+        bytes.extend_from_slice(&p48(epoch.map_or(0, |epoch| epoch.0)));
+        if let Some(told) = told {
+            let json = serde_json::to_vec(told).map_err(|error| StoreError::Corrupt(error.to_string().into()))?;
+            bytes.extend_from_slice(&json);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::read(bytes).ok_or_else(|| damaged("a state"))
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let flags = *bytes.get(2)?;
+        let mut rest = bytes.get(15..)?;
+        let mut take = |length: usize| {
+            let (taken, left) = rest.split_at_checked(length)?;
+            rest = left;
+            Some(taken)
+        };
+        let replaced_by = if flags & REPLACED == 0 {
+            None
+        } else {
+            Some(keys::read_field(take(7)?)?)
+        };
+        let waits_at = if flags & WAITS == 0 { None } else { Some(u48(take(6)?)?) };
+        Some(Self {
+            state: state(*bytes.first()?)?,
+            reason: reason(*bytes.get(1)?)?,
+            at: Timestamp(u48(bytes.get(3..9)?)?),
+            epoch: if flags & BY_SESSION == 0 {
+                None
+            } else {
+                Some(Epoch(u48(bytes.get(9..15)?)?))
+            },
+            replaced_by,
+            late_ack: flags & LATE != 0,
+            told: if flags & TOLD == 0 {
+                None
+            } else {
+                Some(Arc::new(serde_json::from_slice(rest).ok()?))
+            },
+            waits_at,
+        })
+    }
+}
+
+/// What the rows of an outbox begin with.
+pub(super) fn receipt_prefix(tenant: TenantId, ordinal: Option<u32>, device: &DeviceId) -> Vec<u8> {
+    let device = device.as_str().as_bytes();
+    let mut bytes = Vec::with_capacity(7 + device.len());
+    bytes.extend_from_slice(&tenant.0.to_be_bytes());
+    bytes.extend(ordinal.into_iter().flat_map(u32::to_be_bytes));
+    bytes.extend_from_slice(&named(device));
+    bytes
+}
+
+/// A device's id with its length, as rows have it.
+pub(super) fn named(device: &[u8]) -> Vec<u8> {
+    // An id has at most 64 bytes.
+    [&[u8::try_from(device.len()).unwrap_or(u8::MAX)], device].concat()
+}
+
+/// A row of an outbox: the tenant, and the receipt as its log keeps it: at 6, event 20, state 1, reason 1, epoch 6, latency 6, device.
+pub(super) fn read_outbox(row: &[u8], bucket: u16, ids: &EventIdKey) -> Result<(TenantId, Vec<u8>), StoreError> {
+    let read = || -> Option<(TenantId, Vec<u8>)> {
+        let (tenant, rest) = row.split_first_chunk()?;
+        let (ordinal, rest) = rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first()?;
+        let (device, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (field, rest) = rest.split_at_checked(7)?;
+        let (accepted_at, ending) = rest.split_at_checked(6)?;
+        let (queue, number) = keys::read_field(field)?;
+        let ending = Ending::read(ending)?;
+        let tenant = TenantId(u16::from_be_bytes(*tenant));
+        let located = Located {
+            tenant,
+            bucket,
+            ordinal: u32::from_be_bytes(*ordinal),
+            queue: Some(queue),
+            number,
+        };
+        let latency = ending.at.since(Timestamp(u48(accepted_at)?));
+        let mut receipt = Vec::with_capacity(40 + device.len());
+        receipt.extend_from_slice(&p48(ending.at.0));
+        receipt.extend_from_slice(&ids.seal(located).0);
+        receipt.push(state_code(ending.state));
+        receipt.push(reason_code(ending.reason));
+        receipt.extend_from_slice(&p48(ending.epoch.map_or(0, |epoch| epoch.0)));
+        receipt.extend_from_slice(&p48(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)));
+        receipt.extend_from_slice(device);
+        Some((tenant, receipt))
+    };
+    read().ok_or_else(|| damaged("a receipt"))
+}
+
+/// A receipt of a log.
+pub(super) fn read_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, StoreError> {
+    let read = || -> Option<Receipt> {
+        let (at, rest) = bytes.split_at_checked(6)?;
+        let (event, rest) = rest.split_first_chunk()?;
+        let (state_byte, rest) = rest.split_first()?;
+        let (reason_byte, rest) = rest.split_first()?;
+        let (epoch, rest) = rest.split_at_checked(6)?;
+        let (latency, device) = rest.split_at_checked(6)?;
+        Some(Receipt {
+            position,
+            event: EventId(*event).to_string(),
+            device: std::str::from_utf8(device).ok()?.to_owned(),
+            state: state(*state_byte)?,
+            reason: reason(*reason_byte)?,
+            at: Timestamp(u48(at)?),
+            session_epoch: Some(Epoch(u48(epoch)?)).filter(|epoch| epoch.0 > 0),
+            latency_ms: u48(latency)?,
+        })
+    };
+    read().ok_or_else(|| damaged("a receipt"))
+}
+
+/// When a receipt of a log was written.
+pub(super) fn receipt_time(bytes: &[u8]) -> Option<Timestamp> {
+    u48(bytes).map(Timestamp)
+}
+
+/// How long an event waited, by the times of its head as a script answers them.
+pub(super) fn times(bytes: &[u8], at: Timestamp) -> Option<(Duration, Timestamp)> {
+    let accepted_at = Timestamp(u48(bytes.get(..6)?)?);
+    Some((at.since(accepted_at), Timestamp(u48(bytes.get(6..12)?)?)))
+}

@@ -1,0 +1,114 @@
+//! Reading what Redis answers: every step is checked.
+
+use redis::Value;
+
+use crate::store::{StoreError, codec::damaged};
+
+/// The parts of an answer, one after the other.
+pub(super) struct Reply {
+    parts: std::vec::IntoIter<Value>,
+    what: &'static str,
+}
+
+impl Reply {
+    /// `what` names the answer in errors.
+    pub(super) fn new(value: Value, what: &'static str) -> Result<Self, StoreError> {
+        match value {
+            Value::Array(parts) => Ok(Self {
+                parts: parts.into_iter(),
+                what,
+            }),
+            _ => Err(damaged(what)),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Value, StoreError> {
+        self.parts.next().ok_or_else(|| damaged(self.what))
+    }
+
+    pub(super) fn int(&mut self) -> Result<i64, StoreError> {
+        let what = self.what;
+        int(&self.next()?).ok_or_else(|| damaged(what))
+    }
+
+    pub(super) fn count(&mut self) -> Result<u64, StoreError> {
+        u64::try_from(self.int()?).map_err(|_| damaged(self.what))
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
+        let what = self.what;
+        bytes(self.next()?).ok_or_else(|| damaged(what))
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, StoreError> {
+        let what = self.what;
+        String::from_utf8(self.bytes()?).map_err(|_| damaged(what))
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        let what = self.what;
+        self.bytes()?.try_into().map_err(|_| damaged(what))
+    }
+
+    /// The rest, in pairs.
+    pub(super) fn pairs(mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut pairs = Vec::with_capacity(self.parts.len() / 2);
+        while self.parts.len() > 0 {
+            pairs.push((self.bytes()?, self.bytes()?));
+        }
+        Ok(pairs)
+    }
+
+    pub(super) fn damaged(&self) -> StoreError {
+        damaged(self.what)
+    }
+}
+
+/// A text or bytes; `None` for nothing.
+pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.into_bytes()),
+        Value::Int(number) => Some(number.to_string().into_bytes()),
+        Value::Okay => Some(b"OK".to_vec()),
+        _ => None,
+    }
+}
+
+/// A whole number, as such or as its text.
+pub(super) fn int(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::Boolean(truth) => Some(i64::from(*truth)),
+        Value::Nil => None,
+        _ => None,
+    }
+}
+
+/// Pairs of a hash.
+pub(super) fn hash(value: Value, what: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    match value {
+        Value::Map(pairs) => pairs
+            .into_iter()
+            .map(|(name, value)| Some((bytes(name)?, bytes(value)?)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| damaged(what)),
+        Value::Nil => Ok(Vec::new()),
+        other => Reply::new(other, what)?.pairs(),
+    }
+}
+
+/// A number of 48 bits.
+pub(super) fn u48(bytes: &[u8]) -> Option<u64> {
+    let mut wide = [0; 8];
+    wide[2..].copy_from_slice(bytes.get(..6)?);
+    Some(u64::from_be_bytes(wide))
+}
+
+/// Six bytes of a number below 2^48; a larger one is the largest.
+pub(super) fn p48(number: u64) -> [u8; 6] {
+    let mut bytes = [0; 6];
+    bytes.copy_from_slice(&number.min((1 << 48) - 1).to_be_bytes()[2..]);
+    bytes
+}

@@ -1,0 +1,126 @@
+//! What all nodes share and answer from memory: the identity of the store, API keys, tenants.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use parking_lot::RwLock;
+use redis::Cmd;
+
+use super::{
+    FORMAT, OpenError, Shared,
+    keys::{Keys, SHARED, Slot},
+    reply,
+    shards::{Route, Shards},
+};
+use crate::store::{ApiKey, StoreError, Tenant, codec::damaged};
+
+/// Keys and tenants, as of the last change that this node knows of.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) keys: RwLock<HashMap<[u8; 32], Arc<ApiKey>>>,
+    pub(super) tenants: RwLock<BTreeMap<u16, Arc<Tenant>>>,
+}
+
+/// What makes this store itself.
+pub(super) struct Identity {
+    pub(super) generation: u32,
+    pub(super) id_secret: [u8; 32],
+}
+
+fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut cmd = redis::cmd(name);
+    for argument in arguments {
+        cmd.arg(*argument);
+    }
+    cmd
+}
+
+/// Reads the identity; the first node makes it.
+pub(super) async fn identity(shards: &Shards, keys: &Keys) -> Result<Identity, OpenError> {
+    let key = keys.shared("identity");
+    let durable = Route::durable(Slot::of(SHARED));
+    let mut made = [0; 36];
+    aws_lc_rs::rand::fill(&mut made).map_err(|_| OpenError::Random)?;
+    let fresh = [&FORMAT.to_be_bytes()[..], &made].concat();
+    // The first of several that start at once wins; all read what is there.
+    shards.ask(durable, |_| command("SET", &[key.as_bytes(), &fresh, b"NX"])).await?;
+    let row = shards.ask(durable, |_| command("GET", &[key.as_bytes()])).await?;
+    let row = reply::bytes(row).ok_or_else(|| damaged("the identity of the store"))?;
+    let read = || -> Option<(u32, Identity)> {
+        let (format, rest) = row.split_first_chunk()?;
+        let (generation, rest) = rest.split_first_chunk()?;
+        let identity = Identity {
+            generation: u32::from_be_bytes(*generation).max(1),
+            id_secret: rest.try_into().ok()?,
+        };
+        Some((u32::from_be_bytes(*format), identity))
+    };
+    let (found, identity) = read().ok_or_else(|| damaged("the identity of the store"))?;
+    if found > FORMAT {
+        return Err(OpenError::Newer { found, known: FORMAT });
+    }
+    Ok(identity)
+}
+
+impl Shared {
+    /// Sees to it that the default tenant has its domain.
+    pub(super) async fn first_tenant(&self, domain: &str) -> Result<(), StoreError> {
+        let tenant = Tenant {
+            id: 0,
+            name: "default".to_owned(),
+            domain: domain.to_owned(),
+        };
+        self.store_shared("tenants", b"0", &json(&tenant)?).await
+    }
+
+    /// Writes one row that all nodes answer from memory; they learn of it with their next heartbeat.
+    pub(super) async fn store_shared(&self, name: &str, field: &[u8], row: &[u8]) -> Result<(), StoreError> {
+        let (hash, version) = (self.keys.shared(name), self.keys.shared("version"));
+        let durable = Route::durable(Slot::of(SHARED));
+        self.shards
+            .ask(durable, |_| command("HSET", &[hash.as_bytes(), field, row]))
+            .await?;
+        self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
+        Ok(())
+    }
+
+    /// Takes one row away. False: it was not there.
+    pub(super) async fn drop_shared(&self, name: &str, field: &[u8]) -> Result<bool, StoreError> {
+        let (hash, version) = (self.keys.shared(name), self.keys.shared("version"));
+        let durable = Route::durable(Slot::of(SHARED));
+        let dropped = self.shards.ask(durable, |_| command("HDEL", &[hash.as_bytes(), field])).await?;
+        self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
+        Ok(reply::int(&dropped) == Some(1))
+    }
+
+    async fn read_shared(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let hash = self.keys.shared(name);
+        let route = Route::read(Slot::of(SHARED));
+        let rows = self.shards.ask(route, |_| command("HGETALL", &[hash.as_bytes()])).await?;
+        reply::hash(rows, "rows that all nodes share")
+    }
+
+    /// Reads keys and tenants anew.
+    pub(super) async fn remember_all(&self) -> Result<(), StoreError> {
+        let mut keys = HashMap::new();
+        for (hash, row) in self.read_shared("keys").await? {
+            let hash = <[u8; 32]>::try_from(hash).map_err(|_| damaged("the hash of an API key"))?;
+            let key: ApiKey = serde_json::from_slice(&row).map_err(|_| damaged("an API key"))?;
+            keys.insert(hash, Arc::new(key));
+        }
+        let mut tenants = BTreeMap::new();
+        for (_, row) in self.read_shared("tenants").await? {
+            let tenant: Tenant = serde_json::from_slice(&row).map_err(|_| damaged("a tenant"))?;
+            tenants.insert(tenant.id, Arc::new(tenant));
+        }
+        *self.memory.keys.write() = keys;
+        *self.memory.tenants.write() = tenants;
+        Ok(())
+    }
+}
+
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Corrupt(error.to_string().into()))
+}
