@@ -41,6 +41,8 @@ pub trait Bench: Send + Sync {
     fn clock(&self) -> Arc<ManualClock>;
     /// What it has announced and nobody has taken yet.
     fn arrivals(&mut self) -> &mut mpsc::Receiver<Arrival>;
+    /// The level at which it accepts events.
+    fn durability(&self) -> Durability;
     /// Closes the engine and opens it again.
     fn reopen(self) -> impl Future<Output = Self> + Send
     where

@@ -9,7 +9,7 @@ pub async fn an_event_waits_until_it_is_acknowledged(bench: impl Bench) {
     new.collapse_key = Some("todo".into());
     new.require = Require::Received;
     let done = push(&*store, new.clone()).await.unwrap();
-    assert_eq!((done.kind, done.durability), (EnqueuedKind::New, Durability::Disk));
+    assert_eq!((done.kind, done.durability), (EnqueuedKind::New, bench.durability()));
     assert_eq!((done.state, done.seat), (DeliveryState::Queued, None));
     let page = store.pending(&key("box"), Cursor::default(), 10).await.unwrap();
     assert_eq!(page.events.len(), 1);

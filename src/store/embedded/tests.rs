@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Config, EmbeddedStore};
 use crate::{
-    domain::{Clock, ManualClock},
+    domain::{Clock, Durability, ManualClock},
     store::{
         Arrival, Store,
         contract::{self, Bench, START},
@@ -64,6 +64,10 @@ impl Bench for Embedded {
 
     fn arrivals(&mut self) -> &mut mpsc::Receiver<Arrival> {
         &mut self.arrivals
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Disk
     }
 
     async fn reopen(self) -> Self {

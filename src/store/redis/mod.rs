@@ -331,6 +331,7 @@ impl RedisStore {
         shared.first_tenant(default_domain).await?;
         shared.remember_all().await?;
         shared.count_all().await?;
+        shared.look_at_outboxes();
         let stop = CancellationToken::new();
         let store = Arc::new(Self {
             mover: tokio::sync::Mutex::default(),

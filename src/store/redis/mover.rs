@@ -51,6 +51,12 @@ impl Shared {
         }
     }
 
+    /// All outboxes that this node looks after are looked at in the next round: a dead node may have left receipts there.
+    pub(super) fn look_at_outboxes(&self) {
+        let mine: Vec<u16> = (0..BUCKETS).filter(|bucket| self.nodes.looks_after(*bucket)).collect();
+        self.outboxes.written.lock().extend(mine);
+    }
+
     /// Empties one outbox.
     async fn empty(&self, bucket: u16) -> Result<usize, StoreError> {
         let keys = [self.keys.bucket('o', bucket), self.keys.bucket('c', bucket)];
@@ -148,8 +154,7 @@ pub(super) async fn run(store: Weak<RedisStore>) {
         tokio::time::sleep(EVERY).await;
         if Instant::now() >= all_at {
             all_at = Instant::now() + ALL_EVERY;
-            let mine: Vec<u16> = (0..BUCKETS).filter(|bucket| shared.nodes.looks_after(*bucket)).collect();
-            shared.outboxes.written.lock().extend(mine);
+            shared.look_at_outboxes();
         }
         drop(shared);
         let Some(store) = store.upgrade() else { return };

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{Config, Opened, RedisMetrics, RedisStore};
 use crate::{
-    domain::{Clock, ManualClock},
+    domain::{Clock, Durability, ManualClock},
     store::{
         Arrival, Store,
         contract::{self, Bench, START},
@@ -39,7 +39,17 @@ impl Server {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let child = std::process::Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--dir"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--appendonly",
+                "yes",
+                "--save",
+                "",
+                "--dir",
+            ])
             .arg(folder.path())
             .stdout(Stdio::null())
             .spawn()
@@ -102,6 +112,10 @@ impl Bench for Redis {
 
     fn arrivals(&mut self) -> &mut mpsc::Receiver<Arrival> {
         &mut self.opened.arrivals
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Primary
     }
 
     async fn reopen(self) -> Self {
