@@ -1,6 +1,7 @@
 //! Composition root: bind, run, drain. It knows every part; no part knows it.
 
 mod bootstrap;
+mod engine;
 mod error;
 
 use std::{
@@ -19,10 +20,11 @@ use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use engine::Engine;
 pub use error::StartError;
 
 use crate::{
-    admin::{self, AdminState, Check, DayReport, Live, StoreGauges},
+    admin::{self, AdminState, DayReport, Live, StoreGauges},
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
@@ -34,23 +36,21 @@ use crate::{
     presence::{self, Presence, Rules},
     proxy::{self, Balancers, ProxyMetrics},
     receipts, registry,
-    store::{Mailbox, Store, embedded::EmbeddedStore},
+    store::Store,
     telemetry::Metrics,
     tls, tokens,
 };
-
-/// The name of the only node of the embedded shape.
-const NODE: &str = "n1";
 
 /// How long the last acknowledgements may take at a stop, out of the whole drain.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The whole service, bound and not yet serving.
 pub struct App {
-    store: Arc<EmbeddedStore>,
+    engine: Engine,
     gateway: Gateway,
     dispatcher: Dispatcher,
     inputs: Inputs,
+    others: Option<bootstrap::Others>,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
@@ -107,29 +107,29 @@ impl App {
     /// Each says which setting, file or address is at fault.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let clock = SystemClock::shared();
-        let (store, arrivals) = bootstrap::store(&config, clock.clone()).await?;
-        let parts: Arc<dyn Store> = store.clone();
-        bootstrap::first_key(&config, &*parts, clock.now()).await?;
-
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
+        let bootstrap::Opened { engine, arrivals, others } = bootstrap::store(&config, clock.clone(), prometheus).await?;
+        let (parts, node) = (engine.store(), engine.node());
+        bootstrap::first_key(&config, &*parts, clock.now()).await?;
+
         let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
         let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
         let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
             config.ledger.clone(),
-            store.clone(),
+            parts.clone(),
             clock.clone(),
             prometheus,
-            NODE.into(),
-            cohort_devices(store.clone()),
+            node.to_string(),
+            cohort_devices(parts.clone()),
         )?;
         let rules = Rules {
             keepalive: config.xmpp.keepalive(),
             resume_within: config.xmpp.resume_within(),
         };
-        let presence = Presence::new(parts.clone(), clock.clone(), NODE.into(), rules);
+        let presence = Presence::new(parts.clone(), clock.clone(), node.clone(), rules);
         let (signals, from_devices) = mpsc::channel(config.dispatch.signals_max.max(1));
         let gateway = Gateway::bind(
             config.xmpp.clone(),
@@ -140,13 +140,13 @@ impl App {
                 signals: signals.clone(),
                 meter: ledger.clone(),
                 clock: clock.clone(),
-                metrics: GatewayMetrics::register(prometheus, NODE)?,
+                metrics: GatewayMetrics::register(prometheus, &node)?,
                 tokens: device_tokens.clone(),
                 balancers: gateway::Balanced {
                     xmpp: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpp, &proxy_metrics)?,
                     xmpps: Balancers::new(&config.xmpp.proxy_from, proxy::Listener::Xmpps, &proxy_metrics)?,
                 },
-                node: NODE.into(),
+                node: node.clone(),
                 hosts: hosts(parts.clone()),
             },
         )
@@ -224,8 +224,8 @@ impl App {
         let served = keeper.current();
         https_door.tls = Some(Arc::new(move || served.get().web.clone()));
 
-        let gauges = store.clone();
-        let missed = store.clone();
+        let gauges = parts.clone();
+        let missed = parts.clone();
         StoreGauges::register(
             prometheus,
             Arc::new(move || gauges.stats()),
@@ -235,9 +235,9 @@ impl App {
         let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
         let state = AdminState {
             metrics: metrics.clone(),
-            readiness: readiness(store.clone(), draining.clone()),
+            readiness: engine.readiness(draining.clone()),
             domain: config.domain.as_str().into(),
-            node: NODE.into(),
+            node: node.clone(),
             clock: clock.clone(),
             report: day_report(ledger.clone(), clock.clone()),
         };
@@ -256,17 +256,18 @@ impl App {
             "xmpp": devices.xmpp.to_string(),
             "xmpps": devices.xmpps.to_string(),
             "domain": config.domain,
-            "node": NODE,
+            "node": &*node,
         });
         bootstrap::write_ready(&config, &ready)?;
         Ok(Self {
-            store,
+            engine,
             gateway,
             dispatcher,
             inputs: Inputs {
                 arrivals,
                 signals: from_devices,
             },
+            others,
             ledger,
             metrics,
             keeper,
@@ -301,6 +302,10 @@ impl App {
         let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
         self.ledger.start(&books);
         self.dispatcher.start(&delivery, self.inputs);
+        if let Some(bootstrap::Others { mut hints }) = self.others {
+            // Nothing carries hints to other nodes: their resync finds what was stored here.
+            watch.spawn(async move { while hints.recv().await.is_some() {} });
+        }
         self.gateway.start(&links);
         self.doors.into_iter().for_each(|door| door.open(&intake));
         self.admin.open(&watch);
@@ -309,6 +314,7 @@ impl App {
         watch.spawn(self.token_keys.run(watch.stop_token()));
         tokio::select! {
             () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
+            () = self.engine.lost_its_name() => warn!("stopping: another node has the name of this one"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),
             () = delivery.stopped() => warn!("stopping: a task of the dispatcher ended"),
             () = links.stopped() => warn!("stopping: a task of the gateway ended"),
@@ -328,10 +334,7 @@ impl App {
         if late > 0 {
             warn!("{late} tasks did not end in time and are dropped");
         }
-        let store = self.store;
-        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
-            warn!("the store did not close cleanly; the next start reads its journal");
-        }
+        self.engine.close().await;
     }
 }
 
@@ -373,7 +376,7 @@ fn written_here(gateway: &Gateway) -> receipts::Dispatched {
 }
 
 /// How many devices each cohort has.
-fn cohort_devices(store: Arc<EmbeddedStore>) -> ledger::CohortDevices {
+fn cohort_devices(store: Arc<dyn Store>) -> ledger::CohortDevices {
     Arc::new(move || {
         let stats = store.stats();
         let moved = stats.devices_polling + stats.devices_control;
@@ -409,25 +412,5 @@ fn day_report(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> DayReport {
             let report = report.and_then(|report| serde_json::to_value(report).map_err(|error| error.to_string()));
             report.inspect_err(|error| warn!("the page's report cannot be made: {error}")).ok()
         })
-    })
-}
-
-/// What the service needs to take traffic.
-fn readiness(store: Arc<EmbeddedStore>, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
-    Arc::new(move || {
-        let stats = store.stats();
-        let draining = draining.load(Ordering::Relaxed);
-        vec![
-            Check::new(
-                "store",
-                stats.writable,
-                if stats.writable {
-                    "takes events"
-                } else {
-                    "takes no events: look at its disk"
-                },
-            ),
-            Check::new("drain", !draining, if draining { "stopping" } else { "not stopping" }),
-        ]
     })
 }

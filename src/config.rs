@@ -35,6 +35,8 @@ pub struct Config {
     pub poll: crate::gateway::poll::Config,
     /// `[store]`: the embedded store.
     pub store: crate::store::embedded::Config,
+    /// `[redis]`: many nodes on one Redis, instead of the embedded store.
+    pub redis: crate::store::redis::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
     pub tls: crate::tls::Config,
     /// `[tokens]`: JWTs of devices.
@@ -65,6 +67,7 @@ impl Default for Config {
             xmpp: crate::gateway::Config::default(),
             poll: crate::gateway::poll::Config::default(),
             store: crate::store::embedded::Config::default(),
+            redis: crate::store::redis::Config::default(),
             tls: crate::tls::Config::default(),
             tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),

@@ -7,12 +7,16 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::StartError;
+use super::{StartError, engine::Engine};
 use crate::{
     config::Config,
     domain::{Clock, DeviceId, Scope, TenantId, Timestamp},
     gateway, http, registry,
-    store::{ApiKey, Arrival, Store, StoreError, embedded::EmbeddedStore},
+    store::{
+        Addressed, ApiKey, Arrival, Store, StoreError,
+        embedded::{self, EmbeddedStore},
+        redis::{RedisMetrics, RedisStore},
+    },
     tls, tokens,
 };
 
@@ -21,22 +25,52 @@ const KEY_FILE: &str = "admin.key";
 /// The file in the data directory with the ready line of the running service.
 const READY_FILE: &str = "ready.json";
 
-pub(super) async fn store(config: &Config, clock: Arc<dyn Clock>) -> Result<(Arc<EmbeddedStore>, mpsc::Receiver<Arrival>), StartError> {
+/// What an engine that was opened hands out.
+pub(super) struct Opened {
+    pub(super) engine: Engine,
+    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    /// With other nodes: how they are told.
+    pub(super) others: Option<Others>,
+}
+
+/// The way to other nodes.
+pub(super) struct Others {
+    pub(super) hints: mpsc::Receiver<Addressed>,
+}
+
+pub(super) async fn store(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Opened, StartError> {
+    if config.redis.is_used() {
+        let metrics = RedisMetrics::register(registry)?;
+        let opened = RedisStore::open(config.redis.clone(), config.limits.clone(), clock, &config.domain, None, metrics).await?;
+        fs::create_dir_all(&config.data_dir).map_err(|source| StartError::File {
+            path: config.data_dir.clone(),
+            source,
+        })?;
+        return Ok(Opened {
+            engine: Engine::Redis(opened.store),
+            arrivals: opened.arrivals,
+            others: Some(Others { hints: opened.hints }),
+        });
+    }
     let (dir, limits) = (config.data_dir.clone(), config.limits.clone());
-    let settings = crate::store::embedded::Config {
+    let settings = embedded::Config {
         data_dir: dir.clone(),
         default_domain: config.domain.clone(),
         ..config.store.clone()
     };
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, limits, clock)).await;
-    match opened {
-        Ok(opened) => opened.map_err(|source| StartError::Store { dir, source }),
+    match tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, limits, clock)).await {
+        Ok(Ok((store, arrivals))) => Ok(Opened {
+            engine: Engine::Embedded(store),
+            arrivals,
+            others: None,
+        }),
+        Ok(Err(source)) => Err(StartError::Store { dir, source }),
         Err(_) => Err(StoreError::Unavailable("opening it failed".into()).into()),
     }
 }
 
-/// Makes the first key when there is none, and writes it where only its owner reads it. The file comes first: a key that
-/// nobody knows would lock everybody out.
+/// Makes the first key when there is none, and writes it where only its owner reads it: of several nodes, the first one does. The
+/// file comes first: a key that nobody knows would lock everybody out.
 pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp) -> Result<(), StartError> {
     let default_tenant = TenantId::default();
     if !store.keys(default_tenant).await?.is_empty() {
@@ -52,7 +86,10 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
         scope: Scope::Operator,
         created_at: now,
     };
-    store.put_key(http::key_hash(&key), row).await?;
+    if !store.put_first_key(http::key_hash(&key), row).await? {
+        // Another node was first.
+        return fs::remove_file(&path).map_err(|source| StartError::File { path, source });
+    }
     info!("the first key, of scope operator, is in {}", path.display());
     Ok(())
 }

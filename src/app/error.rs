@@ -21,6 +21,9 @@ pub enum StartError {
         /// Why.
         source: store::embedded::OpenError,
     },
+    /// Redis is not fit, or not there.
+    #[error(transparent)]
+    Redis(#[from] store::redis::OpenError),
     /// The store opened and does not answer.
     #[error("the store does not answer: {0}")]
     Registry(#[from] store::StoreError),

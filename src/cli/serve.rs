@@ -40,6 +40,10 @@ pub struct Arguments {
     /// The address of XMPP over TLS [default: 127.0.0.1:5223].
     #[arg(long, value_name = "ADDR")]
     xmpps: Option<String>,
+    /// Many nodes share this Redis: redis://host:port, redis-sentinel://h1,h2/service or redis-cluster://h1,h2 (rediss… for TLS).
+    /// A URL with a password belongs in the environment, UNPOLL_REDIS_URL [default: none, the embedded store].
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
 }
 
 impl Arguments {
@@ -57,6 +61,7 @@ impl Arguments {
             ("--admin", "admin.listen", &self.admin),
             ("--xmpp", "xmpp.listen", &self.xmpp),
             ("--xmpps", "xmpp.listen_tls", &self.xmpps),
+            ("--redis", "redis.url", &self.redis),
         ];
         for (flag, key, value) in flags {
             if let Some(value) = value {

@@ -134,6 +134,9 @@ pub trait Registry: Send + Sync + 'static {
     /// Stores a key under the SHA-256 of its text.
     async fn put_key(&self, hash: [u8; 32], key: ApiKey) -> Result<(), StoreError>;
 
+    /// The same, when the tenant has no key yet and no other node is making one. False: nothing was stored.
+    async fn put_first_key(&self, hash: [u8; 32], key: ApiKey) -> Result<bool, StoreError>;
+
     /// The key of that hash. Called for every request, so it answers from memory.
     fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>>;
 

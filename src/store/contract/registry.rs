@@ -202,7 +202,9 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
         scope: crate::domain::Scope::Push,
         created_at: START,
     };
-    store.put_key([1; 32], key("k1", 0)).await.unwrap();
+    assert!(store.put_first_key([1; 32], key("k1", 0)).await.unwrap());
+    assert!(!store.put_first_key([9; 32], key("k9", 0)).await.unwrap());
+    assert_eq!(store.key(&[9; 32]), None);
     store.put_key([2; 32], key("k2", 5)).await.unwrap();
     assert_eq!(store.key(&[1; 32]).as_deref(), Some(&key("k1", 0)));
     assert_eq!(store.key(&[3; 32]), None);

@@ -278,6 +278,13 @@ impl Registry for EmbeddedStore {
         self.ask(|answer| Op::PutKey(hash, key, answer)).await?
     }
 
+    async fn put_first_key(&self, hash: [u8; 32], key: ApiKey) -> Result<bool, StoreError> {
+        if !self.keys(TenantId(key.tenant)).await?.is_empty() {
+            return Ok(false);
+        }
+        self.put_key(hash, key).await.map(|()| true)
+    }
+
     fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {
         self.shared.keys.read().get(hash).cloned()
     }

@@ -376,6 +376,11 @@ impl RedisStore {
         }
     }
 
+    /// Ends when the name of this node was given to another: its seats are nobody's, and it must start anew.
+    pub async fn lost_its_name(&self) {
+        self.shared.nodes.lost.cancelled().await;
+    }
+
     /// Whether a node of that name lives.
     pub fn is_live(&self, node: &str) -> bool {
         self.shared.nodes.is_live(node)

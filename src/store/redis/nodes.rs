@@ -12,6 +12,7 @@ use std::{
 use parking_lot::RwLock;
 use redis::Cmd;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
@@ -50,6 +51,8 @@ pub(super) struct Nodes {
     time: RwLock<(u64, Instant)>,
     version: RwLock<Vec<u8>>,
     peers: watch::Sender<Arc<[Peer]>>,
+    /// The name was given to another node.
+    pub(super) lost: CancellationToken,
     door: Option<Door>,
     lives_for: Duration,
     name_kept: Duration,
@@ -132,6 +135,7 @@ impl Nodes {
             time: RwLock::new((0, Instant::now())),
             version: RwLock::default(),
             peers,
+            lost: CancellationToken::new(),
             door,
             lives_for: Duration::from_secs(config.node_lost_secs.max(1)),
             name_kept: Duration::from_secs(config.name_kept_secs),

@@ -194,7 +194,7 @@ impl Shared {
             let make = |_| {
                 let mut cmd = script::REMOVE.call(&keys);
                 cmd.arg(&before)
-                    .arg(&tombstone.encode())
+                    .arg(tombstone.encode())
                     .arg(&ending)
                     .arg(now.0)
                     .arg(&prefix)
@@ -424,6 +424,13 @@ impl Registry for RedisStore {
         self.shared.store_shared("keys", &hash, &json(&key)?).await?;
         self.shared.memory.keys.write().insert(hash, Arc::new(key));
         Ok(())
+    }
+
+    async fn put_first_key(&self, hash: [u8; 32], key: ApiKey) -> Result<bool, StoreError> {
+        if !self.keys(TenantId(key.tenant)).await?.is_empty() || !self.shared.is_first(TenantId(key.tenant)).await? {
+            return Ok(false);
+        }
+        self.put_key(hash, key).await.map(|()| true)
     }
 
     fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {

@@ -4,6 +4,9 @@ use redis::Value;
 
 use crate::store::{StoreError, codec::damaged};
 
+/// Names and values, or fields and records.
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The parts of an answer, one after the other.
 pub(super) struct Reply {
     parts: std::vec::IntoIter<Value>,
@@ -51,7 +54,7 @@ impl Reply {
     }
 
     /// The rest, in pairs.
-    pub(super) fn pairs(mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(super) fn pairs(mut self) -> Result<Pairs, StoreError> {
         let mut pairs = Vec::with_capacity(self.parts.len() / 2);
         while self.parts.len() > 0 {
             pairs.push((self.bytes()?, self.bytes()?));
@@ -87,7 +90,7 @@ pub(super) fn int(value: &Value) -> Option<i64> {
 }
 
 /// Pairs of a hash.
-pub(super) fn hash(value: Value, what: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+pub(super) fn hash(value: Value, what: &'static str) -> Result<Pairs, StoreError> {
     match value {
         Value::Map(pairs) => pairs
             .into_iter()

@@ -92,7 +92,7 @@ impl Shard {
         match way {
             Way::Durable => {
                 let [even, odd] = &self.durable;
-                if slot.0 % 2 == 0 { even } else { odd }
+                if slot.0.is_multiple_of(2) { even } else { odd }
             }
             Way::Quick => &self.quick,
             Way::Read => &self.read,

@@ -14,7 +14,10 @@ use super::{
     reply,
     shards::{Route, Shards},
 };
-use crate::store::{ApiKey, StoreError, Tenant, codec::damaged};
+use crate::{
+    domain::TenantId,
+    store::{ApiKey, StoreError, Tenant, codec::damaged},
+};
 
 /// Keys and tenants, as of the last change that this node knows of.
 #[derive(Default)]
@@ -93,6 +96,19 @@ impl Shared {
         let dropped = self.shards.ask(durable, |_| command("HDEL", &[hash.as_bytes(), field])).await?;
         self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
         Ok(reply::int(&dropped) == Some(1))
+    }
+
+    /// Whether this node is the one that makes the first key of a tenant. For a while: one that dies before it did must not lock
+    /// everybody out.
+    pub(super) async fn is_first(&self, tenant: TenantId) -> Result<bool, StoreError> {
+        let key = self.keys.shared(&format!("first-key:{}", tenant.0));
+        let won = self
+            .shards
+            .ask(Route::durable(Slot::of(SHARED)), |_| {
+                command("SET", &[key.as_bytes(), self.nodes.name().as_bytes(), b"NX", b"PX", b"30000"])
+            })
+            .await?;
+        Ok(won != redis::Value::Nil)
     }
 
     async fn read_shared(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {

@@ -66,7 +66,7 @@ impl Server {
 }
 
 struct Redis {
-    server: Arc<Server>,
+    _server: Arc<Server>,
     config: Config,
     opened: Opened,
     clock: Arc<ManualClock>,
@@ -85,7 +85,7 @@ impl Redis {
         let clock = ManualClock::at(START);
         let opened = open(&config, &clock).await;
         Self {
-            server,
+            _server: server,
             config,
             opened,
             clock,
