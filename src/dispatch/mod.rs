@@ -115,7 +115,7 @@ impl Shared {
     }
 
     /// Offers an event that was just stored to the session that held the seat at that moment.
-    fn offer(&self, arrival: &Arrival) {
+    fn offer(self: &Arc<Self>, arrival: &Arrival, crew: &Crew) {
         let Some(link) = self.links.link(arrival.event.event.tenant, &arrival.event.event.device) else {
             return;
         };
@@ -131,10 +131,14 @@ impl Shared {
             self.metrics.deferred.inc();
             return;
         }
-        match link.offer(&arrival.event, self.clock.now()) {
+        match link.offer_after(arrival.after, &arrival.event, self.clock.now()) {
             Offer::Taken => self.metrics.written_at_once.inc(),
             // It waits in the store: the session will say that it is ready, or the next one will read it.
             Offer::Held | Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
+            Offer::Gap => {
+                self.metrics.deferred.inc();
+                refill::request(self, crew, device);
+            }
         }
     }
 
@@ -165,7 +169,7 @@ async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arriv
                 missed = missed_now;
                 resync::read_on(&shared, &crew);
             }
-            shared.offer(&arrival);
+            shared.offer(&arrival, &crew);
         }
     }
 }

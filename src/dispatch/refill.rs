@@ -130,7 +130,7 @@ async fn refill(shared: &Shared, device: &DeviceKey) -> Result<(), StoreError> {
         for event in &page.events {
             match link.refill(event, shared.clock.now()) {
                 Offer::Taken | Offer::Held => {}
-                Offer::Later | Offer::Gone => return Ok(()),
+                Offer::Later | Offer::Gap | Offer::Gone => return Ok(()),
             }
         }
         if !page.more && link.caught_up(behind.refused) {

@@ -19,6 +19,8 @@ pub enum Offer {
     /// No room, not available yet, or older events wait first. The session remembers that something waits and sends
     /// `DeviceSignal::Ready` when it can take it.
     Later,
+    /// Events that the session was not given go before it: read the store.
+    Gap,
     /// The session is over, or another one holds the seat.
     Gone,
 }
@@ -44,7 +46,12 @@ pub trait Link: Send + Sync {
     fn epoch(&self) -> Epoch;
 
     /// Offers an event that has just arrived. Taken only when nothing older waits.
-    fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer;
+    fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
+        self.offer_after(None, event, now)
+    }
+
+    /// The same, where arrivals may overtake one another: `after` is the number that the device's last event before this one got.
+    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer;
 
     /// Where to read on in the store. `None`: the session cannot take events now (no presence yet, hibernating, closed).
     fn behind(&self) -> Option<Behind>;

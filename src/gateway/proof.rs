@@ -37,7 +37,7 @@ impl Progress<'_> {
 
     async fn look_up(&mut self, key: &DeviceKey, tokens: bool, store: &dyn Store) -> Option<Credentials> {
         let read = async {
-            let registered = store.device(key).await?;
+            let registered = store.device_for_login(key).await?;
             let tokens = match &registered {
                 Registered::Present(device) if tokens => store.fast_tokens(key, device.credential_generation).await?,
                 _ => FastTokens::default(),
@@ -76,7 +76,7 @@ impl Progress<'_> {
     /// Looks up which certificates the device may show.
     pub(super) async fn check_certificate(&mut self, key: DeviceKey, sha256: [u8; 32]) {
         let shared = &self.connection.shared;
-        let Some(found) = self.within(shared.store.device(&key)).await else {
+        let Some(found) = self.within(shared.store.device_for_login(&key)).await else {
             return;
         };
         let pinned = match found {
@@ -154,16 +154,11 @@ pub(super) fn poll_interval_secs(device: &Device) -> Option<u32> {
     u32::try_from(secs).ok().filter(|secs| *secs > 0)
 }
 
-/// A secret of the device that follows that name in the registry (after the last comes the first): what a name that is no
-/// device's pretends to have. It is the same at every try, and as mixed as the secrets of the devices are.
+/// A secret of a device that is always the same for that name: what a name that is no device's pretends to have. It is the same at
+/// every try, and as mixed as the secrets of the devices are.
 pub(super) async fn neighbour(store: &dyn Store, key: &DeviceKey) -> Option<ScramSecret> {
-    for after in [Some(&key.device), None] {
-        // A registry that cannot be read shows in the look-up of real devices, too.
-        let devices = store.devices(key.tenant, after, NEIGHBOURS).await.unwrap_or_default();
-        let secrets: Vec<Credential> = devices.into_iter().flat_map(|device| device.credentials).collect();
-        if let Some(secret) = secrets.iter().find_map(Credential::scram) {
-            return Some(secret.clone());
-        }
-    }
-    None
+    // A registry that cannot be read shows in the look-up of real devices, too.
+    let devices = store.neighbours(key, NEIGHBOURS).await.unwrap_or_default();
+    let secrets: Vec<Credential> = devices.into_iter().flat_map(|device| device.credentials).collect();
+    secrets.iter().find_map(Credential::scram).cloned()
 }

@@ -52,6 +52,15 @@ pub(super) struct Hibernated {
     pub(super) carried: Mutex<Option<Carried>>,
 }
 
+/// How an event comes to a session.
+#[derive(Clone, Copy)]
+enum Given {
+    /// It has just arrived; the device's last event before it got the number `after`.
+    Arrived { after: Option<u64> },
+    /// It was read from the store, in order.
+    Read,
+}
+
 impl Connection {
     /// Where a refused event left the session.
     fn refuse(state: &mut State, stored: bool) -> Offer {
@@ -62,8 +71,10 @@ impl Connection {
         Offer::Later
     }
 
-    /// Writes an event if the session can take it. `burst`: more follow, so the writing is left to `end_burst`.
-    fn give(&self, state: &mut State, event: &Arc<QueuedEvent>, time: Timestamp, burst: bool) -> Offer {
+    /// Writes an event if the session can take it. When it was read from the store, more may follow, so the writing is left to
+    /// `end_burst`.
+    fn give(&self, state: &mut State, event: &Arc<QueuedEvent>, time: Timestamp, given: Given) -> Offer {
+        let burst = matches!(given, Given::Read);
         match state.closing {
             Some(Closing { end: SessionEnd::Over, .. }) => return Offer::Gone,
             Some(_) => return Offer::Later,
@@ -79,6 +90,12 @@ impl Connection {
         }
         if !state.available || (!burst && stored && (state.lagging || owes)) {
             return Self::refuse(state, stored);
+        }
+        if let Given::Arrived { after: Some(after) } = given
+            && session.reached() < after
+        {
+            Self::refuse(state, stored);
+            return Offer::Gap;
         }
         if owes && state.stream.pass(event) {
             return Offer::Taken;
@@ -192,8 +209,8 @@ impl Link for Connection {
         self.state.lock().seated.as_ref().map_or(Epoch(0), |seated| seated.epoch)
     }
 
-    fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        self.guarded(|connection, state| connection.give(state, event, now, false))
+    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
+        self.guarded(|connection, state| connection.give(state, event, now, Given::Arrived { after }))
             .unwrap_or(Offer::Gone)
     }
 
@@ -221,7 +238,7 @@ impl Link for Connection {
     }
 
     fn refill(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        self.guarded(|connection, state| connection.give(state, event, now, true))
+        self.guarded(|connection, state| connection.give(state, event, now, Given::Read))
             .unwrap_or(Offer::Gone)
     }
 
@@ -337,7 +354,7 @@ impl Link for Hibernated {
         self.epoch
     }
 
-    fn offer(&self, _event: &Arc<QueuedEvent>, _now: Timestamp) -> Offer {
+    fn offer_after(&self, _after: Option<u64>, _event: &Arc<QueuedEvent>, _now: Timestamp) -> Offer {
         match *self.carried.lock() {
             // The session starts behind its cursor when it is resumed: nothing to remember.
             Some(_) => Offer::Later,

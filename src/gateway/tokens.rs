@@ -59,7 +59,7 @@ impl DeviceTokens {
     /// The device, once its token was found valid: added now, if it never was and the settings say so. `None`: it was removed,
     /// which a token does not undo, or it is not known.
     pub(super) async fn device(&self, store: &dyn Store, key: &DeviceKey, now: Timestamp) -> Result<Option<Device>, StoreError> {
-        match store.device(key).await? {
+        match store.device_for_login(key).await? {
             Registered::Present(device) => Ok(Some(*device)),
             Registered::Unknown if self.tokens.registers() => {
                 let change = DeviceChange {

@@ -257,6 +257,9 @@ pub struct Arrival {
     pub epoch: Epoch,
     /// The event.
     pub event: Arc<QueuedEvent>,
+    /// The number that was given before to an event of the device, where arrivals may overtake one another: a session that was not
+    /// given that one reads on in the store first. `None`: they come in the order of their numbers.
+    pub after: Option<u64>,
 }
 
 /// A page of what waits: first the urgent, then the rest by acceptance.

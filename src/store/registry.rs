@@ -102,6 +102,21 @@ pub trait Registry: Send + Sync + 'static {
     /// Looks one up.
     async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError>;
 
+    /// The same for a login: it may be a minute old, because a claim with the generation of its credentials finds out.
+    async fn device_for_login(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
+        self.device(device).await
+    }
+
+    /// Some devices that are always the same for one id, whether it is known or not: those behind it in an order that is the engine's
+    /// own, and from the beginning of it when there are none behind.
+    async fn neighbours(&self, device: &DeviceKey, limit: usize) -> Result<Vec<Device>, StoreError> {
+        let behind = self.devices(device.tenant, Some(&device.device), limit).await?;
+        if behind.is_empty() {
+            return self.devices(device.tenant, None, limit).await;
+        }
+        Ok(behind)
+    }
+
     /// Devices in order of their ids, behind `after`.
     async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
 

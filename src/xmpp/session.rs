@@ -120,7 +120,12 @@ impl Session {
         self.standby.reads_from(self.cursor)
     }
 
-    /// The same, for somebody who reads on there now.
+    /// The highest number that it was given: where arrivals are counted one by one, all below it was, too.
+    pub fn reached(&self) -> u64 {
+        self.cursor.first.max(self.cursor.rest)
+    }
+
+    /// The same as [`Session::cursor`], for somebody who reads on there now.
     pub fn read_on(&mut self) -> Cursor {
         self.standby.read_on(self.cursor)
     }

@@ -84,6 +84,31 @@ pub(super) async fn arrivals_wait_until_the_backlog_is_read() {
 }
 
 #[tokio::test]
+pub(super) async fn an_arrival_that_overtook_an_older_one_waits_for_it() {
+    let mut service = Service::start().await;
+    let mut device = service.online("box").await;
+    let link = service.link("box").unwrap();
+    let numbered = |number| event("box", number, &format!(r#"{{"n":{number}}}"#));
+    assert_eq!(link.offer_after(Some(0), &numbered(1), now()), Offer::Taken);
+    assert_eq!(link.offer_after(Some(2), &numbered(3), now()), Offer::Gap, "2 was not given");
+    assert_eq!(link.offer_after(Some(3), &numbered(4), now()), Offer::Gap);
+    assert_eq!(
+        link.offer_after(Some(1), &numbered(2), now()),
+        Offer::Later,
+        "the store is read now"
+    );
+    let behind = link.behind().unwrap();
+    for number in 2..=4 {
+        assert_eq!(link.refill(&numbered(number), now()), Offer::Taken);
+    }
+    assert!(link.caught_up(behind.refused));
+    assert_eq!(link.offer_after(Some(4), &numbered(5), now()), Offer::Taken);
+    for number in 1..=5 {
+        device.hear(&format!(r#"{{"n":{number}}}"#)).await;
+    }
+}
+
+#[tokio::test]
 pub(super) async fn a_full_window_says_later_and_is_ready_again_after_an_acknowledgement() {
     let mut service = Service::with(|config| config.window_max_events = 2).await;
     let mut device = service.online("box").await;

@@ -145,6 +145,7 @@ impl Book {
             let event = record::queued_event(id, tail, bucket, shared.generation, &again, json)?;
             arrivals.push(Arrival {
                 epoch: held.seat.epoch,
+                after: None,
                 event: Arc::new(event),
             });
         }

@@ -182,6 +182,7 @@ impl Book {
         if let Some(seat) = &seat {
             arrivals.push(Arrival {
                 epoch: seat.epoch,
+                after: None,
                 event: Arc::new(QueuedEvent {
                     id,
                     located,
@@ -223,6 +224,7 @@ impl Book {
             held.now_seq.store(state.now_seq, Ordering::Relaxed);
             arrivals.push(Arrival {
                 epoch: held.seat.epoch,
+                after: None,
                 event: Arc::new(QueuedEvent {
                     id,
                     located,

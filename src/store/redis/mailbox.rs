@@ -47,9 +47,12 @@ impl Shared {
     /// Tells whoever has the session of an event that was stored, here or on another node.
     pub(super) fn announce(&self, seat: Option<&Seat>, event: impl FnOnce() -> QueuedEvent) {
         let Some(seat) = seat else { return };
+        let event = event();
         let arrival = Arrival {
             epoch: seat.epoch,
-            event: Arc::new(event()),
+            // A device counts its events in one row, whichever queue they are in.
+            after: event.located.queue.map(|_| event.located.number.saturating_sub(1)),
+            event: Arc::new(event),
         };
         if *seat.node == *self.nodes.name() {
             if self.arrivals.try_send(arrival).is_err() {
@@ -326,7 +329,7 @@ impl Shared {
         }
     }
 
-    async fn claim_seat(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError> {
+    async fn claim_seat(&self, device: &DeviceKey, session: &NewSeat) -> Result<Claimed, StoreError> {
         if !self.nodes.may_claim() {
             return Err(StoreError::Unavailable(
                 "this node is cut off from the others and claims no seats".into(),
@@ -341,7 +344,7 @@ impl Shared {
             self.keys.device('f', device),
             self.keys.bucket('w', bucket),
         ];
-        let seat = Holder::encode(&session, number, incarnation);
+        let seat = Holder::encode(session, number, incarnation);
         let member = keys::member(device);
         let mut tokens = match &session.fast {
             Some(_) => self.row('f', device).await?.unwrap_or_default(),
@@ -369,13 +372,17 @@ impl Shared {
             match reply.int()? {
                 0 => return Err(StoreError::UnknownDevice),
                 1 => return Err(StoreError::RemovedDevice),
-                2 => return Err(StoreError::Conflict("the credentials of the device were changed".into())),
+                2 => {
+                    self.rows.forget(device);
+                    return Err(StoreError::Conflict("the credentials of the device were changed".into()));
+                }
                 // Another login changed them meanwhile.
                 3 => tokens = reply.bytes()?,
                 4 => {
                     let epoch = Epoch(u48(&reply.array::<6>()?).ok_or_else(|| reply.damaged())?);
                     let displaced = self.live_seat(&reply.bytes()?).filter(|seat| seat.session != session.session);
                     let waiting = u32::try_from(reply.count()?).unwrap_or(u32::MAX);
+                    self.held.take(device, epoch, seat);
                     if let Some(seat) = displaced.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {
                         let (device, epoch) = (device.clone(), seat.epoch);
                         self.hint(&seat.node, Hint::Displaced { device, epoch });
@@ -387,7 +394,7 @@ impl Shared {
         }
     }
 
-    async fn release_seat(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
+    pub(super) async fn release_seat(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
         let keys = [self.keys.device('d', device), self.keys.device('p', device)];
         let make = |_| {
             let mut cmd = script::RELEASE.call(&keys);
@@ -442,7 +449,19 @@ impl Mailbox for RedisStore {
     }
 
     async fn claim(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError> {
-        self.shared.claim_seat(device, session).await
+        match self.shared.claim_seat(device, &session).await {
+            // What a token changes must be stored; any other session need not wait for Redis.
+            Err(StoreError::Unavailable(why)) if session.fast.is_none() => {
+                let epoch = self.shared.seat_unclaimed(device, &session);
+                tracing::debug!("a session begins without its seat, which is claimed later: {why}");
+                Ok(Claimed {
+                    epoch,
+                    displaced: None,
+                    waiting: 0,
+                })
+            }
+            claimed => claimed,
+        }
     }
 
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError> {
@@ -458,7 +477,14 @@ impl Mailbox for RedisStore {
     }
 
     async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
-        self.shared.release_seat(device, epoch, last_seen_at).await
+        self.shared.held.give_up(device, epoch);
+        match self.shared.release_seat(device, epoch, last_seen_at).await {
+            Err(StoreError::Unavailable(_)) => {
+                self.shared.held.owe_release(device, epoch, last_seen_at);
+                Ok(true)
+            }
+            released => released,
+        }
     }
 
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {

@@ -17,6 +17,7 @@ pub struct RedisMetrics {
     nodes_lost: IntCounter,
     skew: prometheus::Gauge,
     unmoved: IntGauge,
+    claims_pending: IntGauge,
 }
 
 impl std::fmt::Debug for RedisMetrics {
@@ -70,6 +71,10 @@ impl RedisMetrics {
                 "unpoll_receipts_unmoved",
                 "Receipts in the outboxes that this node looks after, at the last look.",
             )?,
+            claims_pending: gauge(
+                "unpoll_claims_pending",
+                "Seats taken or given up while Redis did not answer, which it is still to be told.",
+            )?,
         };
         for result in ["ok", "error", "timeout"] {
             metrics.commands.with_label_values(&[result]);
@@ -83,6 +88,7 @@ impl RedisMetrics {
             &metrics.degraded,
             &metrics.nodes,
             &metrics.unmoved,
+            &metrics.claims_pending,
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
@@ -120,5 +126,9 @@ impl RedisMetrics {
 
     pub(super) fn unmoved(&self, receipts: usize) {
         self.unmoved.set(i64::try_from(receipts).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn claims_pending(&self, seats: usize) {
+        self.claims_pending.set(i64::try_from(seats).unwrap_or(i64::MAX));
     }
 }

@@ -292,7 +292,8 @@ pub(super) async fn beat(shared: Arc<Shared>) {
         let now = shared.shards.changes.load(Ordering::Relaxed);
         if now != changes {
             changes = now;
-            // Hints may be lost with a server: every session is compared with the store.
+            // Claims and hints may be lost with a server: every seat is told again, and every session compared with the store.
+            shared.held.owe_all();
             shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,6 +1,6 @@
 //! The registry: rows are read, changed here, and exchanged for what they were read as.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
@@ -31,6 +31,9 @@ const TRIES: usize = 20;
 /// Buckets asked at once where all are.
 const TOGETHER: usize = 128;
 
+/// Buckets asked at once where few will do.
+const NEARBY: usize = 8;
+
 /// FAST tokens as they are to be after a change. Empty: none.
 pub(super) fn changed_tokens(row: &[u8], generation: u32, change: &FastChange) -> Result<Vec<u8>, StoreError> {
     let mut tokens = read_tokens(row)?.of_generation(generation);
@@ -43,6 +46,11 @@ fn read_tokens(row: &[u8]) -> Result<FastTokens, StoreError> {
         return Ok(FastTokens::default());
     }
     serde_json::from_slice(row).map_err(|_| damaged("FAST tokens"))
+}
+
+fn key_of(tenant: TenantId, name: &[u8]) -> Option<DeviceKey> {
+    let device = std::str::from_utf8(name).ok()?.parse().ok()?;
+    Some(DeviceKey { tenant, device })
 }
 
 fn contended() -> StoreError {
@@ -141,6 +149,7 @@ impl Shared {
             };
             match self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await? {
                 Value::Int(1) => {
+                    self.rows.forget(key);
                     self.count(bucket).await?;
                     self.watches.wake([key]);
                     return Ok((row.device, is_new));
@@ -208,6 +217,7 @@ impl Shared {
             let mut reply = Reply::new(value, "the answer to a removal")?;
             if reply.int()? == 1 {
                 let seat = self.live_seat(&reply.bytes()?);
+                self.rows.forget(key);
                 self.count(bucket).await?;
                 self.touch(bucket);
                 self.watches.wake([key]);
@@ -322,13 +332,21 @@ impl Shared {
                 .collect();
             count = limit;
         }
-        let device = |(name, _): (Vec<u8>, u16)| {
-            let device = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
-            device
-                .map(|device| DeviceKey { tenant, device })
-                .ok_or_else(|| damaged("the name of a device"))
-        };
+        let device = |(name, _): (Vec<u8>, u16)| key_of(tenant, &name).ok_or_else(|| damaged("the name of a device"));
         found.into_iter().map(device).collect()
+    }
+
+    async fn devices_of(&self, keys: Vec<DeviceKey>) -> Result<Vec<Device>, StoreError> {
+        let mut devices = Vec::with_capacity(keys.len());
+        for (key, row) in self.rows('d', keys).await? {
+            // One that was removed between the two looks is left out.
+            if let Some(row) = row
+                && let Some(row) = Row::decode(key.device, &row)?
+            {
+                devices.push(row.device);
+            }
+        }
+        Ok(devices)
     }
 }
 
@@ -360,19 +378,42 @@ impl Registry for RedisStore {
         }
     }
 
-    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
-        let keys = self.shared.list(tenant, after, limit).await?;
-        let rows = self.shared.rows('d', keys).await?;
-        let mut devices = Vec::with_capacity(rows.len());
-        for (key, row) in rows {
-            // One that was removed between the two looks is left out.
-            if let Some(row) = row
-                && let Some(row) = Row::decode(key.device.clone(), &row)?
-            {
-                devices.push(row.device);
+    async fn device_for_login(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
+        let now = Instant::now();
+        if let Some(row) = self.shared.rows.get(device, now) {
+            return Ok(Registered::Present(row));
+        }
+        let found = self.device(device).await?;
+        if let Registered::Present(row) = &found {
+            self.shared.rows.put(device, row, now);
+        }
+        Ok(found)
+    }
+
+    async fn neighbours(&self, device: &DeviceKey, limit: usize) -> Result<Vec<Device>, StoreError> {
+        let first = device.bucket();
+        let mut buckets = stream::iter(0..BUCKETS)
+            .map(|distance| async move {
+                // Behind the name in its own bucket, and all of the buckets that follow.
+                let after = if distance == 0 { format!("({}", device.device) } else { "-".into() };
+                let bucket = (first + distance) % BUCKETS;
+                self.shared.names(bucket, device.tenant, after.as_bytes(), limit).await
+            })
+            .buffered(NEARBY);
+        let mut keys = Vec::new();
+        while let Some(names) = buckets.next().await {
+            keys.extend(names?.iter().filter_map(|name| key_of(device.tenant, name)));
+            if keys.len() >= limit {
+                break;
             }
         }
-        Ok(devices)
+        keys.truncate(limit);
+        self.shared.devices_of(keys).await
+    }
+
+    async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
+        let keys = self.shared.list(tenant, after, limit).await?;
+        self.shared.devices_of(keys).await
     }
 
     async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {

@@ -39,6 +39,7 @@ scripts! {
     APPEND "append" "allow-oom",
     FLOOR "floor" "allow-oom",
     NODE "node" "allow-oom",
+    RECLAIM "reclaim" "allow-oom",
 }
 
 impl Script {

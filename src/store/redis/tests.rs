@@ -79,7 +79,7 @@ impl Redis {
         let server = Arc::new(Server::start());
         let config = Config {
             url: format!("redis://127.0.0.1:{}", server.port),
-            prefix: format!("u{}:", PREFIX.fetch_add(1, Ordering::Relaxed)),
+            prefix: format!("u{}-{}:", std::process::id(), PREFIX.fetch_add(1, Ordering::Relaxed)),
             ..Config::default()
         };
         let clock = ManualClock::at(START);

@@ -76,7 +76,7 @@ impl Link for OneLink {
     fn epoch(&self) -> Epoch {
         Epoch(7)
     }
-    fn offer(&self, _: &Arc<QueuedEvent>, _: Timestamp) -> Offer {
+    fn offer_after(&self, _after: Option<u64>, _: &Arc<QueuedEvent>, _: Timestamp) -> Offer {
         Offer::Later
     }
     fn behind(&self) -> Option<Behind> {

@@ -1,0 +1,211 @@
+//! The seats that this node's sessions hold, as they claimed them.
+//!
+//! Redis has the truth of who holds a seat, and may lose the last claims with a server, or be away when a device logs in or leaves.
+//! So each node remembers its own, and tells Redis again: a seat that was claimed newer elsewhere stays there.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::{Shared, keys::Slot, reply::p48, script, seat::Holder, shards::Route};
+use crate::{
+    domain::{Epoch, Timestamp},
+    store::{DeviceKey, Hint, NewSeat, StoreError},
+};
+
+/// Seats told at once, and the pause between: 5,000 a second.
+const TOGETHER: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+/// When what could not be told is told again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A seat that a session here holds.
+#[derive(Debug, Clone)]
+struct Seat {
+    epoch: Epoch,
+    /// As it is stored.
+    bytes: Box<[u8]>,
+}
+
+/// What Redis is to be told once it answers.
+#[derive(Debug, Clone, Copy)]
+enum Debt {
+    /// The seat is held.
+    Claim,
+    /// It was given up.
+    Release(Epoch, Timestamp),
+}
+
+/// The table of them.
+#[derive(Default)]
+pub(super) struct Held {
+    seats: Mutex<HashMap<DeviceKey, Seat>>,
+    debts: Mutex<HashMap<DeviceKey, Debt>>,
+    news: Notify,
+    last_provisional: AtomicU64,
+}
+
+impl Held {
+    /// A session took the seat.
+    pub(super) fn take(&self, device: &DeviceKey, epoch: Epoch, bytes: Vec<u8>) {
+        let bytes = bytes.into_boxed_slice();
+        self.seats.lock().insert(device.clone(), Seat { epoch, bytes });
+    }
+
+    /// A session gave it up.
+    pub(super) fn give_up(&self, device: &DeviceKey, epoch: Epoch) {
+        let mut seats = self.seats.lock();
+        if seats.get(device).is_some_and(|seat| seat.epoch == epoch) {
+            seats.remove(device);
+            if seats.capacity() > 64 && seats.len() < seats.capacity() / 4 {
+                seats.shrink_to_fit();
+            }
+        }
+    }
+
+    /// An epoch for a session that cannot claim now: taken from the clock, and so above every one that was counted up.
+    pub(super) fn provisional(&self, now: Timestamp) -> Epoch {
+        let next = |last: u64| Some(now.0.max(last + 1));
+        let before = self
+            .last_provisional
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .unwrap_or_default();
+        Epoch(now.0.max(before + 1))
+    }
+
+    /// What Redis was not told.
+    pub(super) fn owe_claim(&self, device: &DeviceKey) {
+        self.debts.lock().insert(device.clone(), Debt::Claim);
+        self.news.notify_one();
+    }
+
+    /// The same of a seat that was given up.
+    pub(super) fn owe_release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) {
+        self.debts.lock().insert(device.clone(), Debt::Release(epoch, last_seen_at));
+        self.news.notify_one();
+    }
+
+    /// All seats are told again: a server may have lost them.
+    pub(super) fn owe_all(&self) {
+        let devices: Vec<DeviceKey> = self.seats.lock().keys().cloned().collect();
+        let mut debts = self.debts.lock();
+        for device in devices {
+            debts.entry(device).or_insert(Debt::Claim);
+        }
+        drop(debts);
+        self.news.notify_one();
+    }
+
+    /// How much Redis was not told.
+    pub(super) fn owed(&self) -> usize {
+        self.debts.lock().len()
+    }
+}
+
+/// Tells Redis what it was not told, at a bounded rate.
+pub(super) async fn settle_debts(shared: Arc<Shared>) {
+    loop {
+        shared.held.news.notified().await;
+        let mut told = 0;
+        loop {
+            let some: Vec<(DeviceKey, Debt)> = {
+                let debts = shared.held.debts.lock();
+                debts.iter().take(TOGETHER).map(|(device, debt)| (device.clone(), *debt)).collect()
+            };
+            shared.metrics.claims_pending(shared.held.owed());
+            if some.is_empty() {
+                break;
+            }
+            let mut results = stream::iter(some)
+                .map(|(device, debt)| {
+                    let shared = Arc::clone(&shared);
+                    async move { shared.pay(&device, debt).await }
+                })
+                .buffer_unordered(TOGETHER);
+            let mut failed = false;
+            while let Some(result) = results.next().await {
+                match result {
+                    Ok(()) => told += 1,
+                    Err(_) => failed = true,
+                }
+            }
+            tokio::time::sleep(if failed { AGAIN_AFTER } else { PAUSE }).await;
+        }
+        if told > 0 {
+            info!("{told} seats were told to Redis again");
+            // What was stored meanwhile for devices whose seat was not known is found by a look at all of them.
+            shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    async fn pay(&self, device: &DeviceKey, debt: Debt) -> Result<(), StoreError> {
+        match debt {
+            Debt::Claim => {
+                let seat = self.held.seats.lock().get(device).cloned();
+                if let Some(seat) = seat {
+                    self.reclaim(device, &seat).await?;
+                }
+            }
+            Debt::Release(epoch, last_seen_at) => match self.release_seat(device, epoch, last_seen_at).await {
+                Ok(_) | Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => {}
+                Err(error) => return Err(error),
+            },
+        }
+        self.held.debts.lock().remove(device);
+        Ok(())
+    }
+
+    async fn reclaim(&self, device: &DeviceKey, seat: &Seat) -> Result<(), StoreError> {
+        let keys = [self.keys.device('d', device), self.keys.device('p', device)];
+        let make = |_| {
+            let mut cmd = script::RECLAIM.call(&keys);
+            cmd.arg(&p48(seat.epoch.0)).arg(&*seat.bytes);
+            cmd
+        };
+        let route = Route::quick(Slot::of_bucket(device.bucket()));
+        let epoch = seat.epoch;
+        match self.shards.ask(route, make).await? {
+            Value::Int(0) => self.hint(
+                &self.nodes.name(),
+                Hint::Removed {
+                    device: device.clone(),
+                    epoch,
+                },
+            ),
+            Value::Int(1) => {
+                warn!(device.id = %device.device, "{} has connected to another node meanwhile; its session here ends", device.device);
+                self.hint(
+                    &self.nodes.name(),
+                    Hint::Displaced {
+                        device: device.clone(),
+                        epoch,
+                    },
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Claims a seat; while Redis is away, the session goes on without, and the claim follows.
+    pub(super) fn seat_unclaimed(&self, device: &DeviceKey, session: &NewSeat) -> Epoch {
+        let (number, incarnation) = self.nodes.me();
+        let epoch = self.held.provisional(self.clock.now());
+        self.held.take(device, epoch, Holder::encode(session, number, incarnation));
+        self.held.owe_claim(device);
+        epoch
+    }
+}
