@@ -3,6 +3,7 @@
 mod bootstrap;
 mod engine;
 mod error;
+mod node;
 
 use std::{
     future::Future,
@@ -25,10 +26,11 @@ pub use error::StartError;
 
 use crate::{
     admin::{self, AdminState, DayReport, Live, StoreGauges},
+    cluster::{self, Cluster, ClusterMetrics},
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, EventId, SystemClock, TenantId, Timestamp},
+    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
@@ -36,7 +38,7 @@ use crate::{
     presence::{self, Presence, Rules},
     proxy::{self, Balancers, ProxyMetrics},
     receipts, registry,
-    store::Store,
+    store::{Store, redis::RedisStore},
     telemetry::Metrics,
     tls, tokens,
 };
@@ -50,7 +52,7 @@ pub struct App {
     gateway: Gateway,
     dispatcher: Dispatcher,
     inputs: Inputs,
-    others: Option<bootstrap::Others>,
+    others: Option<Joined>,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
@@ -62,6 +64,15 @@ pub struct App {
     end_waits: CancellationToken,
     drain_within: Duration,
     ready: Value,
+}
+
+/// The way to the other nodes, not yet started.
+struct Joined {
+    store: Arc<RedisStore>,
+    cluster: Cluster,
+    tasks: cluster::Tasks,
+    indirect: mpsc::Receiver<cluster::Indirect>,
+    published: mpsc::Receiver<Vec<u8>>,
 }
 
 /// One HTTP listener and what it serves.
@@ -129,7 +140,9 @@ impl App {
             keepalive: config.xmpp.keepalive(),
             resume_within: config.xmpp.resume_within(),
         };
-        let presence = Presence::new(parts.clone(), clock.clone(), node.clone(), rules);
+        let nodes = others.is_some().then(node::Others::default);
+        let elsewhere = nodes.clone().map(|nodes| Arc::new(nodes) as Arc<dyn presence::Elsewhere>);
+        let presence = Presence::new(parts.clone(), clock.clone(), node.clone(), rules, elsewhere);
         let (signals, from_devices) = mpsc::channel(config.dispatch.signals_max.max(1));
         let gateway = Gateway::bind(
             config.xmpp.clone(),
@@ -161,7 +174,36 @@ impl App {
 
         let draining = Arc::new(AtomicBool::new(false));
         let http_metrics = HttpMetrics::register(prometheus)?;
-        let (written, ended) = (written_here(&gateway), ends_session(&gateway));
+        let written = node::dispatched(gateway.links(), parts.clone(), nodes.clone());
+        let ended = ends_session(&gateway);
+        let others = match others.zip(nodes) {
+            Some((others, nodes)) => {
+                let here = node::Here {
+                    links: gateway.links(),
+                    presence: presence.clone(),
+                    store: others.store.clone(),
+                    arrived: others.arrived,
+                };
+                let (indirect, to_publish) = mpsc::channel(config.redis.hints_max.max(1));
+                let inputs = cluster::Inputs {
+                    name: node.clone(),
+                    peers: others.peers,
+                    hints: others.hints,
+                    indirect,
+                    node: Arc::new(here),
+                };
+                let (cluster, tasks) = others.bound.join(inputs, ClusterMetrics::register(prometheus)?)?;
+                nodes.joined(cluster.clone());
+                Some(Joined {
+                    store: others.store,
+                    cluster,
+                    tasks,
+                    indirect: to_publish,
+                    published: others.published,
+                })
+            }
+            None => None,
+        };
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -302,9 +344,9 @@ impl App {
         let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
         self.ledger.start(&books);
         self.dispatcher.start(&delivery, self.inputs);
-        if let Some(bootstrap::Others { mut hints }) = self.others {
-            // Nothing carries hints to other nodes: their resync finds what was stored here.
-            watch.spawn(async move { while hints.recv().await.is_some() {} });
+        if let Some(others) = self.others {
+            node::carry(&watch, &others.store, &others.cluster, others.indirect, others.published);
+            others.tasks.start(&watch);
         }
         self.gateway.start(&links);
         self.doors.into_iter().for_each(|door| door.open(&intake));
@@ -367,12 +409,6 @@ fn keys(store: Arc<dyn Store>) -> Keys {
 fn admin_keys(store: Arc<dyn Store>) -> Keys {
     let all = keys(store);
     Arc::new(move |hash| all(hash).filter(|caller| caller.scope.covers(crate::domain::Scope::Admin)))
-}
-
-/// Whether an event is written to a live session of this node: the state `dispatched`.
-fn written_here(gateway: &Gateway) -> receipts::Dispatched {
-    let links = gateway.links();
-    Arc::new(move |tenant: TenantId, device: &DeviceId, event: EventId| links.link(tenant, device).is_some_and(|link| link.holds(event)))
 }
 
 /// How many devices each cohort has.

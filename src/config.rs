@@ -37,6 +37,8 @@ pub struct Config {
     pub store: crate::store::embedded::Config,
     /// `[redis]`: many nodes on one Redis, instead of the embedded store.
     pub redis: crate::store::redis::Config,
+    /// `[cluster]`: how the nodes on one Redis reach one another.
+    pub cluster: crate::cluster::Config,
     /// `[tls]`: the certificate, and what may go without a trusted one.
     pub tls: crate::tls::Config,
     /// `[tokens]`: JWTs of devices.
@@ -68,6 +70,7 @@ impl Default for Config {
             poll: crate::gateway::poll::Config::default(),
             store: crate::store::embedded::Config::default(),
             redis: crate::store::redis::Config::default(),
+            cluster: crate::cluster::Config::default(),
             tls: crate::tls::Config::default(),
             tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),

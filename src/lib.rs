@@ -31,4 +31,5 @@ pub mod tokens;
 
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod domain;

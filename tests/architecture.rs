@@ -12,7 +12,7 @@ use std::{
 
 /// What every part may import, and which parts each may import beside that. Imports point down the flow.
 const EVERYONE: [&str; 3] = ["domain", "telemetry", "crew"];
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("ingress", &["store", "http"]),
     ("store", &[]),
     ("dispatch", &["store", "presence", "gateway"]),
@@ -22,6 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("xmpp", &["store"]),
     ("ledger", &["store", "http"]),
     ("receipts", &["store", "http"]),
+    ("cluster", &["store"]),
     ("admin", &["store", "presence", "http"]),
     ("telemetry", &[]),
     ("crew", &[]),

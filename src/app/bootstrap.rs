@@ -4,18 +4,19 @@ use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc
 
 use prometheus::Registry;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use super::{StartError, engine::Engine};
 use crate::{
+    cluster,
     config::Config,
     domain::{Clock, DeviceId, Scope, TenantId, Timestamp},
     gateway, http, registry,
     store::{
-        Addressed, ApiKey, Arrival, Store, StoreError,
+        Addressed, ApiKey, Arrival, Peer, Store, StoreError,
         embedded::{self, EmbeddedStore},
-        redis::{RedisMetrics, RedisStore},
+        redis::{Door, RedisMetrics, RedisStore},
     },
     tls, tokens,
 };
@@ -35,21 +36,46 @@ pub(super) struct Opened {
 
 /// The way to other nodes.
 pub(super) struct Others {
+    pub(super) store: Arc<RedisStore>,
+    pub(super) bound: cluster::Bound,
+    pub(super) arrived: mpsc::Sender<Arrival>,
     pub(super) hints: mpsc::Receiver<Addressed>,
+    pub(super) peers: watch::Receiver<Arc<[Peer]>>,
+    pub(super) published: mpsc::Receiver<Vec<u8>>,
 }
 
 pub(super) async fn store(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Opened, StartError> {
     if config.redis.is_used() {
         let metrics = RedisMetrics::register(registry)?;
-        let opened = RedisStore::open(config.redis.clone(), config.limits.clone(), clock, &config.domain, None, metrics).await?;
+        let bound = cluster::Bound::bind(config.cluster.clone()).await?;
+        let door = Door {
+            address: bound.address(),
+            fingerprint: bound.fingerprint(),
+        };
+        let opened = RedisStore::open(
+            config.redis.clone(),
+            config.limits.clone(),
+            clock,
+            &config.domain,
+            Some(door),
+            metrics,
+        )
+        .await?;
         fs::create_dir_all(&config.data_dir).map_err(|source| StartError::File {
             path: config.data_dir.clone(),
             source,
         })?;
         return Ok(Opened {
-            engine: Engine::Redis(opened.store),
+            engine: Engine::Redis(opened.store.clone()),
             arrivals: opened.arrivals,
-            others: Some(Others { hints: opened.hints }),
+            others: Some(Others {
+                store: opened.store,
+                bound,
+                arrived: opened.arrived,
+                hints: opened.hints,
+                peers: opened.peers,
+                published: opened.published,
+            }),
         });
     }
     let (dir, limits) = (config.data_dir.clone(), config.limits.clone());

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{gateway, store, tls, tokens};
+use crate::{cluster, gateway, store, tls, tokens};
 
 /// Why the service could not start. Each message names what is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub enum StartError {
     /// Redis is not fit, or not there.
     #[error(transparent)]
     Redis(#[from] store::redis::OpenError),
+    /// Other nodes cannot reach this one.
+    #[error(transparent)]
+    Cluster(#[from] cluster::BindError),
     /// The store opened and does not answer.
     #[error("the store does not answer: {0}")]
     Registry(#[from] store::StoreError),

@@ -44,6 +44,9 @@ pub struct Arguments {
     /// A URL with a password belongs in the environment, UNPOLL_REDIS_URL [default: none, the embedded store].
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+    /// The address for hints of the other nodes on one Redis [default: 127.0.0.1, any free port].
+    #[arg(long, value_name = "ADDR")]
+    cluster: Option<String>,
 }
 
 impl Arguments {
@@ -62,6 +65,7 @@ impl Arguments {
             ("--xmpp", "xmpp.listen", &self.xmpp),
             ("--xmpps", "xmpp.listen_tls", &self.xmpps),
             ("--redis", "redis.url", &self.redis),
+            ("--cluster", "cluster.listen", &self.cluster),
         ];
         for (flag, key, value) in flags {
             if let Some(value) = value {

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 16] = [
+const DOCUMENTED: [(&str, &str, &str); 17] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
@@ -16,6 +16,7 @@ const DOCUMENTED: [(&str, &str, &str); 16] = [
     ("poll", include_str!("../gateway/poll/config.rs"), "Config"),
     ("store", include_str!("../store/embedded/mod.rs"), "Config"),
     ("redis", include_str!("../store/redis/config.rs"), "Config"),
+    ("cluster", include_str!("../cluster/config.rs"), "Config"),
     ("tls", include_str!("../tls/config.rs"), "Config"),
     ("tokens", include_str!("../tokens/config.rs"), "Config"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),

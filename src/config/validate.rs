@@ -16,6 +16,7 @@ impl Config {
         self.check_clear_text(&mut problems);
         self.check_ledger(&mut problems);
         problems.extend(self.redis.check().err().map(|error| format!("redis.url: {error}")));
+        problems.extend(self.redis.is_used().then(|| self.cluster.check().err()).flatten());
         problems.extend(self.tokens.problems());
         problems.extend(self.xmpp.problems());
         problems.extend(self.log.filter().err().map(|error| error.to_string()));

@@ -48,6 +48,10 @@ async fn compare(shared: &Arc<Shared>, crew: &Crew) {
             Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
                 refill::request(shared, crew, device);
             }
+            // Somebody else claimed the seat, and the hint of it was lost.
+            Ok(view) if view.seat.as_ref().is_some_and(|seat| seat.epoch > link.epoch()) => {
+                shared.links.displace(device.tenant, &device.device, link.epoch());
+            }
             Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
         }
     }

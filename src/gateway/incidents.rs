@@ -103,7 +103,7 @@ impl Shared {
     /// Remembers why a connection ended.
     pub(super) fn closed(&self, key: &DeviceKey, reason: Reason) {
         let last = LastClose {
-            reason: reason.as_str(),
+            reason: reason.as_str().into(),
             at: self.clock.now(),
         };
         self.closes.put(key.clone(), last);

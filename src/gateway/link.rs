@@ -81,6 +81,9 @@ pub trait Links: Send + Sync {
     /// Every device with a link, for a resync after hints were lost.
     fn all(&self) -> Vec<(TenantId, DeviceId, Arc<dyn Link>)>;
 
+    /// Ends the session of a device whose seat was claimed elsewhere, if it has that epoch or an older one.
+    fn displace(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch);
+
     /// Ends the session of a device that was removed, if it has that epoch.
     fn dismiss(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch);
 }

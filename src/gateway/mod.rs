@@ -246,6 +246,22 @@ impl Links for Shared {
         all.map(|(key, entry)| (key.tenant, key.device, entry.link())).collect()
     }
 
+    fn displace(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch) {
+        let device = device.clone();
+        let key = DeviceKey { tenant, device };
+        match self.sessions.get(&key) {
+            Some(Entry::Live(connection)) => {
+                let is_older = connection.state.lock().seated.as_ref().is_some_and(|seated| seated.epoch <= epoch);
+                if is_older {
+                    self.sessions.changed(&key, Instant::now());
+                    connection.displace();
+                }
+            }
+            Some(Entry::Away(hibernated)) if hibernated.epoch <= epoch => self.spawn(hibernated.end(Reason::Conflict, true)),
+            Some(Entry::Away(_)) | None => {}
+        }
+    }
+
     fn dismiss(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch) {
         let device = device.clone();
         match self.sessions.get(&DeviceKey { tenant, device }) {

@@ -2,20 +2,21 @@
 
 mod routes;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use parking_lot::RwLock;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Clock, DeviceId, Epoch, TenantId, Timestamp},
-    store::{DeviceKey, Registered, Store, StoreError, Transport},
+    store::{DeviceKey, Registered, SeatView, Store, StoreError, Transport},
 };
 
 pub use routes::routes;
 
 /// Whether a device can be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It has a connection that proved to be alive lately.
@@ -61,16 +62,16 @@ pub struct SessionView {
 }
 
 /// Why a connection ended, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastClose {
     /// The word of `unpoll_session_events_total`: `lost`, `silent`, `stalled`, `conflict` …
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// When.
     pub at: Timestamp,
 }
 
 /// What a door knows of a device's behaviour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Incidents {
     /// Since when it has not taken what was written to it.
     pub slow_since: Option<Timestamp>,
@@ -89,6 +90,13 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// What this door knows of a device's behaviour.
     fn incidents(&self, tenant: TenantId, device: &DeviceId) -> Incidents;
+}
+
+/// The other nodes of the service.
+#[async_trait]
+pub trait Elsewhere: Send + Sync + 'static {
+    /// What a node says of a device whose seat it has. `None`: it does not answer in time, or knows no such session.
+    async fn presence(&self, node: &str, device: &DeviceKey) -> Option<DevicePresence>;
 }
 
 /// How long a proof of life lasts.
@@ -120,7 +128,7 @@ impl Rules {
 }
 
 /// Presence of one device, as `GET /v1/devices/{id}/presence` answers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevicePresence {
     /// Its id.
     pub device: String,
@@ -169,11 +177,12 @@ struct Inner {
     node: Arc<str>,
     rules: Rules,
     doors: RwLock<Vec<Arc<dyn Sessions>>>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Presence {
-    /// Presence over `store`; doors attach themselves.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, node: Arc<str>, rules: Rules) -> Self {
+    /// Presence over `store`; doors attach themselves. `elsewhere`: the other nodes, where there are any.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, node: Arc<str>, rules: Rules, elsewhere: Option<Arc<dyn Elsewhere>>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -181,6 +190,7 @@ impl Presence {
                 node,
                 rules,
                 doors: RwLock::default(),
+                elsewhere,
             }),
         }
     }
@@ -213,6 +223,26 @@ impl Presence {
         .unwrap_or_default()
     }
 
+    /// What this node knows of a device that has its session here.
+    pub fn told(&self, key: &DeviceKey) -> Option<DevicePresence> {
+        let (session, state) = self.here(key.tenant, &key.device)?;
+        let incidents = self.incidents(key);
+        let is_there = state != State::Offline;
+        Some(DevicePresence {
+            device: key.device.to_string(),
+            state,
+            session_epoch: Some(session.epoch),
+            connected_at: is_there.then_some(session.connected_at),
+            last_seen_at: Some(session.last_heard),
+            node: is_there.then(|| self.inner.node.to_string()),
+            transport: is_there.then_some(session.transport),
+            slow_since: incidents.slow_since.filter(|_| is_there),
+            flooding: incidents.flooding && is_there,
+            last_close: incidents.last_close,
+            seat_changes: incidents.seat_changes,
+        })
+    }
+
     /// Presence of one device.
     ///
     /// # Errors
@@ -223,45 +253,67 @@ impl Presence {
             Registered::Removed(_) => return Ok(Found::Removed),
             Registered::Unknown => return Ok(Found::Unknown),
         }
-        let device = key.device.to_string();
-        let incidents = self.incidents(key);
-        let here = self.here(key.tenant, &key.device);
-        if let Some((session, state @ (State::Online | State::Away))) = here {
-            return Ok(Found::Device(DevicePresence {
-                device,
-                state,
-                session_epoch: Some(session.epoch),
-                connected_at: Some(session.connected_at),
-                last_seen_at: Some(session.last_heard),
-                node: Some(self.inner.node.to_string()),
-                transport: Some(session.transport),
-                slow_since: incidents.slow_since,
-                flooding: incidents.flooding,
-                last_close: incidents.last_close,
-                seat_changes: incidents.seat_changes,
-            }));
+        let told = self.told(key);
+        // Alone, a session here is the newest there is.
+        if self.inner.elsewhere.is_none()
+            && let Some(told) = told.as_ref().filter(|told| told.state != State::Offline)
+        {
+            return Ok(Found::Device(told.clone()));
         }
-        let seat = match self.inner.store.seat(key).await {
-            Ok(seat) => seat,
+        let view = match self.inner.store.seat(key).await {
+            Ok(view) => view,
             Err(StoreError::UnknownDevice) => return Ok(Found::Unknown),
             Err(StoreError::RemovedDevice) => return Ok(Found::Removed),
             Err(error) => return Err(error),
         };
-        // A seat without a session here is what a node left behind that was killed: nobody sits on it.
-        let left_at = seat.seat.map(|seat| seat.connected_at);
-        Ok(Found::Device(DevicePresence {
-            device,
+        let newest = told.as_ref().and_then(|told| told.session_epoch) >= Some(view.last_epoch);
+        match told {
+            Some(told) if newest && told.state != State::Offline => Ok(Found::Device(told)),
+            told => Ok(Found::Device(self.away_from_here(key, told, view).await)),
+        }
+    }
+
+    /// Presence of a device that is not here: on another node, or nowhere.
+    async fn away_from_here(&self, key: &DeviceKey, told: Option<DevicePresence>, view: SeatView) -> DevicePresence {
+        let incidents = self.incidents(key);
+        let held = view.seat.as_ref().filter(|seat| *seat.node != *self.inner.node);
+        if let (Some(elsewhere), Some(seat)) = (&self.inner.elsewhere, held) {
+            // An older session there than the seat tells of is on its way out.
+            let answer = elsewhere.presence(&seat.node, key).await;
+            if let Some(answer) = answer.filter(|answer| answer.session_epoch >= Some(seat.epoch)) {
+                return answer;
+            }
+            // Its node lives and does not answer: the seat is all that is known.
+            return DevicePresence {
+                device: key.device.to_string(),
+                state: State::Online,
+                session_epoch: Some(seat.epoch),
+                connected_at: Some(seat.connected_at),
+                last_seen_at: view.last_seen_at.max(Some(seat.connected_at)),
+                node: Some(seat.node.to_string()),
+                transport: Some(seat.transport),
+                slow_since: None,
+                flooding: false,
+                last_close: incidents.last_close,
+                seat_changes: incidents.seat_changes,
+            };
+        }
+        // A seat of this node without a session is what it left behind when it was killed: nobody sits on it.
+        let left_at = view.seat.map(|seat| seat.connected_at);
+        let last_heard = told.and_then(|told| told.last_seen_at);
+        DevicePresence {
+            device: key.device.to_string(),
             state: State::Offline,
-            session_epoch: Some(seat.last_epoch).filter(|epoch| epoch.0 > 0),
+            session_epoch: Some(view.last_epoch).filter(|epoch| epoch.0 > 0),
             connected_at: None,
-            last_seen_at: here.map(|(session, _)| session.last_heard).max(seat.last_seen_at).max(left_at),
+            last_seen_at: last_heard.max(view.last_seen_at).max(left_at),
             node: None,
             transport: None,
             slow_since: None,
             flooding: false,
             last_close: incidents.last_close,
             seat_changes: incidents.seat_changes,
-        }))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The handlers.
 
+use std::collections::HashSet;
+
 use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
 
@@ -26,7 +28,7 @@ pub(super) async fn event(
     caller.require_any(&READERS)?;
     parameters.finish()?;
     let delivery = state.0.delivery(&caller, &id.0).await?;
-    let now_in = state.0.state(&caller, &delivery);
+    let now_in = state.0.state_of(&caller, &delivery).await;
     Ok(Json(EventView::new(&delivery, now_in)))
 }
 
@@ -41,7 +43,7 @@ pub(super) async fn cancel(
     parameters.finish()?;
     let parts = &*state.0;
     let delivery = parts.delivery(&caller, &id.0).await?;
-    if delivery.state == DeliveryState::Queued && parts.state(&caller, &delivery) == DeliveryState::Expired {
+    if delivery.state == DeliveryState::Queued && parts.state(&delivery, &HashSet::new()) == DeliveryState::Expired {
         return Ok(Json(json!({"cancelled": 0, "delivered": 0})));
     }
     let located = parts
@@ -95,7 +97,7 @@ pub(super) async fn deliveries(
     let device = take_device(&mut parameters)?;
     parameters.finish()?;
     let delivery = state.0.delivery(&caller, &id.0).await?;
-    let now_in = state.0.state(&caller, &delivery);
+    let now_in = state.0.state_of(&caller, &delivery).await;
     let fits = wanted.is_none_or(|wanted| wanted == now_in)
         && device.is_none_or(|device| device == delivery.device)
         && after.is_none_or(|after| after < delivery.device);
@@ -127,9 +129,10 @@ pub(super) async fn timeline(
         Registered::Unknown => return Err(Refusal::UnknownDevice(key.device)),
     }
     let found = parts.store.deliveries(&key, before, page.limit + 1).await.map_err(refuse)?;
+    let dispatched = parts.dispatched(key, &found).await;
     let page = page.page(found, |delivery| delivery.id.to_string());
     Ok(Json(page.map(|delivery| {
-        let now_in = parts.state(&caller, &delivery);
+        let now_in = parts.state(&delivery, &dispatched);
         DeliveryView::new(delivery, now_in)
     })))
 }
@@ -143,10 +146,30 @@ impl Parts {
         found.map_err(crate::store::StoreError::refusal_of_all)?.ok_or_else(unknown)
     }
 
-    /// Its state, with what only the session and the clock know.
-    fn state(&self, caller: &Caller, delivery: &Delivery) -> DeliveryState {
+    /// Which of a device's deliveries are with its session now.
+    async fn dispatched(&self, key: DeviceKey, deliveries: &[Delivery]) -> HashSet<EventId> {
+        let waiting = deliveries.iter().filter(|delivery| delivery.state == DeliveryState::Queued);
+        let ids: Vec<EventId> = waiting.map(|delivery| delivery.id).collect();
+        if ids.is_empty() {
+            HashSet::new()
+        } else {
+            (self.dispatched)(key, ids).await
+        }
+    }
+
+    /// The state of one delivery, with what only the session and the clock know.
+    async fn state_of(&self, caller: &Caller, delivery: &Delivery) -> DeliveryState {
+        let key = DeviceKey {
+            tenant: caller.tenant,
+            device: delivery.device.clone(),
+        };
+        let dispatched = self.dispatched(key, std::slice::from_ref(delivery)).await;
+        self.state(delivery, &dispatched)
+    }
+
+    fn state(&self, delivery: &Delivery, dispatched: &HashSet<EventId>) -> DeliveryState {
         let waits = delivery.state == DeliveryState::Queued;
-        if waits && (self.dispatched)(caller.tenant, &delivery.device, delivery.id) {
+        if waits && dispatched.contains(&delivery.id) {
             return DeliveryState::Dispatched;
         }
         // From its expiry on it is not written any more, though the sweeper may not have come by yet.

@@ -6,17 +6,18 @@
 mod events;
 mod view;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{Router, routing::get};
+use futures_util::future::BoxFuture;
 
 use crate::{
-    domain::{Clock, DeviceId, EventId, Limits, TenantId},
-    store::Store,
+    domain::{Clock, EventId, Limits},
+    store::{DeviceKey, Store},
 };
 
-/// Whether an event is written to a live session of this node and not acknowledged yet.
-pub type Dispatched = Arc<dyn Fn(TenantId, &DeviceId, EventId) -> bool + Send + Sync>;
+/// Which of those events are written to the live session of their device, wherever it is, and not acknowledged yet.
+pub type Dispatched = Arc<dyn Fn(DeviceKey, Vec<EventId>) -> BoxFuture<'static, HashSet<EventId>> + Send + Sync>;
 
 /// Counts deliveries that ended because their backend took them back.
 pub type CountCancelled = Arc<dyn Fn(u64) + Send + Sync>;

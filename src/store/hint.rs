@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{Arrival, DeviceKey};
-use crate::domain::{Epoch, EventId};
+use crate::domain::Epoch;
 
 /// Something that the node of a session should know.
 #[derive(Debug, Clone)]
@@ -23,13 +23,6 @@ pub enum Hint {
         device: DeviceKey,
         /// The holder of its seat.
         epoch: Epoch,
-    },
-    /// An event ended elsewhere: it need not be written again.
-    Ended {
-        /// Of which device.
-        device: DeviceKey,
-        /// Which event.
-        event: EventId,
     },
 }
 

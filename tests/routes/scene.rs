@@ -131,7 +131,11 @@ impl Scene {
                 parts.clone(),
                 time.clone(),
                 limits.clone(),
-                Arc::new(move |_, _, event| is_written.lock().unwrap().contains(&event)),
+                Arc::new(move |_, events| {
+                    let written = is_written.lock().unwrap();
+                    let dispatched = events.into_iter().filter(|event| written.contains(event)).collect();
+                    Box::pin(std::future::ready(dispatched))
+                }),
                 count(&cancelled),
             )))
             .merge(registry::routes(RegistryState::new(

@@ -116,7 +116,7 @@ impl Service {
             keepalive: config.keepalive(),
             resume_within: config.resume_within(),
         };
-        let presence = Presence::new(store.clone(), clock.clone(), node.clone(), rules);
+        let presence = Presence::new(store.clone(), clock.clone(), node.clone(), rules, None);
         let registry = prometheus::Registry::new();
         let (sender, signals) = mpsc::channel(signals_max);
         let parts = Parts {

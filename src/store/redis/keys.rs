@@ -15,6 +15,7 @@
 //! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes |
 //! | `{t:T}…` | | last ordinal of a tenant; its log of receipts, and what was moved into it |
 //! | `{m:H}` | hash | minutes of the ledger of one hour |
+//! | `{h:N}` | channel | messages for a node that cannot be reached directly |
 
 use crate::{
     domain::{Queue, TenantId},
@@ -79,6 +80,11 @@ impl Keys {
     /// A key of a tenant.
     pub(super) fn tenant(&self, tenant: TenantId, name: &str) -> String {
         format!("{}{{{}}}{name}", self.prefix, tenant_tag(tenant))
+    }
+
+    /// A channel; its tag is its name.
+    pub(super) fn channel(&self, tag: &str) -> String {
+        format!("{}{{{tag}}}", self.prefix)
     }
 
     /// The minutes of an hour.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
-use redis::{Cmd, Pipeline, ServerError, Value, aio::MultiplexedConnection};
+use redis::{Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -101,6 +101,22 @@ pub(super) async fn connect(settings: &Settings) -> Result<MultiplexedConnection
         .set_connection_timeout(Some(settings.connect_within))
         .set_response_timeout(Some(settings.answer_within));
     redis::Client::open(settings.url.as_str())?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// A connection that is pushed messages (RESP 3), with no scripts.
+pub(super) async fn connect_for_pushes(
+    settings: &Settings,
+    taken: impl redis::aio::AsyncPushSender,
+) -> Result<MultiplexedConnection, redis::RedisError> {
+    let info = settings.url.as_str().into_connection_info()?;
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_within))
+        .set_response_timeout(Some(settings.answer_within))
+        .set_push_sender(taken);
+    redis::Client::open(info.set_redis_settings(redis))?
         .get_multiplexed_async_connection_with_config(&config)
         .await
 }

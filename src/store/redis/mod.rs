@@ -6,6 +6,7 @@
 //! one of the nodes (`sweep`).
 
 mod breaker;
+mod channel;
 mod check;
 mod config;
 mod counters;
@@ -34,7 +35,10 @@ mod url;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -134,6 +138,8 @@ pub struct Opened {
     pub hints: mpsc::Receiver<Addressed>,
     /// The other nodes that live.
     pub peers: watch::Receiver<Arc<[Peer]>>,
+    /// What other nodes say through Redis.
+    pub published: mpsc::Receiver<Vec<u8>>,
 }
 
 /// What tasks of the store and its callers share.
@@ -225,8 +231,10 @@ impl RedisStore {
             shared,
             stop,
         });
-        store.start();
+        let (came, published) = mpsc::channel(store.shared.config.hints_max.max(1));
+        store.start(came);
         Ok(Opened {
+            published,
             store,
             arrivals: taken,
             arrived: arrivals,
@@ -235,7 +243,9 @@ impl RedisStore {
         })
     }
 
-    fn start(self: &Arc<Self>) {
+    fn start(self: &Arc<Self>, came: mpsc::Sender<Vec<u8>>) {
+        let (shared, stop) = (self.shared.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(channel::listen(shared, came)).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(nodes::beat(shared)).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
@@ -266,6 +276,11 @@ impl RedisStore {
     /// Ends when the name of this node was given to another: its seats are nobody's, and it must start anew.
     pub async fn lost_its_name(&self) {
         self.shared.nodes.lost.cancelled().await;
+    }
+
+    /// Hints for sessions here were lost: all of them are compared with the store.
+    pub fn hints_were_lost(&self) {
+        self.shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a node of that name lives.

@@ -376,6 +376,19 @@ impl Shards {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How to connect to the primary of a slot for listening. `None`: it is not known.
+    pub(super) fn reader_of(&self, slot: Slot) -> Option<lane::Settings> {
+        let (shard, _) = self.shard(slot, None)?;
+        Some(lane::Settings {
+            url: self.target.read().url(&shard.primary.address),
+            connect_within: self.config.answer_within(),
+            answer_within: self.config.answer_within(),
+            wait: None,
+            floor_key: None,
+            waiting_max: 1,
+        })
+    }
+
     fn connect(&self, primary: Primary) -> Shard {
         let serves = |slot: Slot| primary.slots.iter().any(|&(first, last)| (first..=last).contains(&slot.0));
         let bucket = (0..BUCKETS).find(|bucket| serves(Slot::of_bucket(*bucket)));
