@@ -1,0 +1,172 @@
+//! Redis Cluster: three primaries, a replica each.
+
+use std::process::Command;
+
+use super::{RedisError, Server, Settings, free_port, until};
+
+const SERVERS: usize = 6;
+
+/// The servers.
+#[derive(Debug)]
+pub struct Cluster {
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts six servers and makes a cluster of them.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn start() -> Result<Self, RedisError> {
+        let mut servers = Vec::new();
+        for _ in 0..SERVERS {
+            let settings = Settings::default()
+                .line("cluster-enabled yes")
+                .line("cluster-config-file nodes.conf")
+                .line("cluster-node-timeout 2000")
+                .line("repl-diskless-sync-delay 0")
+                // The port of the bus is that of the server and 10,000 unless it is named; that one may be taken.
+                .line(format!("cluster-port {}", free_port()?));
+            servers.push(Server::start(&settings)?);
+        }
+        let cluster = Self { servers };
+        let addresses: Vec<String> = cluster.servers.iter().map(Server::address).collect();
+        let mut words = vec!["--cluster", "create"];
+        words.extend(addresses.iter().map(String::as_str));
+        cluster.cli(&[&words[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat())?;
+        cluster.wait_until_healthy()?;
+        Ok(cluster)
+    }
+
+    fn cli(&self, words: &[&str]) -> Result<String, RedisError> {
+        let output = Command::new("redis-cli").args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            Ok(said)
+        } else {
+            Err(RedisError::Cli(format!("{said}{}", String::from_utf8_lossy(&output.stderr))))
+        }
+    }
+
+    /// `redis-cluster://…`, with three of the servers.
+    pub fn url(&self) -> String {
+        let addresses: Vec<String> = self.servers.iter().take(3).map(Server::address).collect();
+        format!("redis-cluster://{}", addresses.join(","))
+    }
+
+    /// The servers, primaries and replicas.
+    pub fn servers(&mut self) -> &mut [Server] {
+        &mut self.servers
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, &Server)> {
+        self.servers.iter().enumerate().filter(|(_, server)| server.pid().is_some())
+    }
+
+    /// The primary that serves a slot, as the first live server sees it.
+    pub fn primary_of(&self, slot: u16) -> Option<usize> {
+        let (_, server) = self.live().next()?;
+        let nodes: String = server.query(&["CLUSTER", "NODES"]).ok()?;
+        let serves = |line: &&str| {
+            line.contains("master")
+                && !line.contains("fail")
+                && line.split_whitespace().skip(8).any(|range| {
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    first.parse().is_ok_and(|first: u16| first <= slot) && last.parse().is_ok_and(|last: u16| slot <= last)
+                })
+        };
+        let line = nodes.lines().find(serves)?;
+        let address = line.split_whitespace().nth(1)?.split('@').next()?;
+        self.servers.iter().position(|server| server.address() == address)
+    }
+
+    /// SIGKILL to the primary of a slot; answers which server it was.
+    pub fn kill_primary_of(&mut self, slot: u16) -> Option<usize> {
+        let index = self.primary_of(slot)?;
+        self.servers.get_mut(index)?.kill();
+        Some(index)
+    }
+
+    /// Starts the servers that are dead; they come back as replicas.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn restart_dead(&mut self) -> Result<(), RedisError> {
+        for server in &mut self.servers {
+            if server.pid().is_none() {
+                server.restart()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every server sees every slot served, and every primary has its replica in step.
+    ///
+    /// # Errors
+    /// It does not come about within 30 s.
+    pub fn wait_until_healthy(&self) -> Result<(), RedisError> {
+        let healthy = || {
+            self.servers.iter().all(|server| {
+                let info: String = server.query(&["CLUSTER", "INFO"]).unwrap_or_default();
+                let role = server.info("role").ok().flatten();
+                let (field, wanted) = match role.as_deref() {
+                    Some("master") => ("connected_slaves", "1"),
+                    _ => ("master_link_status", "up"),
+                };
+                let whole = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:6"];
+                whole.iter().all(|fact| info.contains(fact)) && server.info(field).is_ok_and(|value| value.as_deref() == Some(wanted))
+            })
+        };
+        until("a whole cluster", healthy, || {
+            self.servers.first().map(Server::log).unwrap_or_default()
+        })
+    }
+
+    /// Waits until another server than that one serves the slot.
+    ///
+    /// # Errors
+    /// It does not come about within 30 s.
+    pub fn wait_for_failover(&self, slot: u16, from: usize) -> Result<(), RedisError> {
+        let other = || {
+            let whole = |server: &Server| {
+                server
+                    .query::<String>(&["CLUSTER", "INFO"])
+                    .is_ok_and(|info| info.contains("cluster_state:ok"))
+            };
+            self.primary_of(slot).is_some_and(|now| now != from) && self.live().all(|(_, server)| whole(server))
+        };
+        until("a failover", other, || self.servers.first().map(Server::log).unwrap_or_default())
+    }
+
+    /// Moves a slot with its keys to the primary of another one, key by key; `between` is called before each key and before the end.
+    ///
+    /// # Errors
+    /// A server refuses a step.
+    pub fn migrate(&self, slot: u16, to_primary_of: u16, mut between: impl FnMut()) -> Result<(), RedisError> {
+        let find = |slot| self.primary_of(slot).and_then(|index| self.servers.get(index));
+        let (Some(from), Some(to)) = (find(slot), find(to_primary_of)) else {
+            return Err(RedisError::Cli("no primary serves the slot".into()));
+        };
+        let (from_id, to_id): (String, String) = (from.query(&["CLUSTER", "MYID"])?, to.query(&["CLUSTER", "MYID"])?);
+        let slot = slot.to_string();
+        let _: () = to.query(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
+        let _: () = from.query(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
+        loop {
+            let keys: Vec<Vec<u8>> = from.query(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
+            let Some(key) = keys.first() else { break };
+            between();
+            let key = String::from_utf8_lossy(key);
+            let port = to.port.to_string();
+            let _: () = from.query(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000", "REPLACE"])?;
+        }
+        between();
+        for server in [to, from] {
+            let _: () = server.query(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
+        }
+        for (_, server) in self.live() {
+            // A replica learns it by gossip.
+            let _ = server.query::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        }
+        Ok(())
+    }
+}

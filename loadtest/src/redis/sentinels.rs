@@ -1,0 +1,130 @@
+//! A primary, its replicas, and three Sentinels that watch over them.
+
+use super::{RedisError, Server, Settings, until};
+
+/// The name of the service at the Sentinels.
+const SERVICE: &str = "unpoll";
+
+/// The servers.
+#[derive(Debug)]
+pub struct Sentinels {
+    data: Vec<Server>,
+    watching: Vec<Server>,
+}
+
+impl Sentinels {
+    /// Starts a primary with `replicas` replicas, and three Sentinels that fail over after a second.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn start(replicas: usize) -> Result<Self, RedisError> {
+        let mut data = vec![Server::start(&Settings::default())?];
+        for _ in 0..replicas {
+            let of = format!("replicaof 127.0.0.1 {}", data.first().map_or(0, |primary| primary.port));
+            data.push(Server::start(&Settings::default().line(of).line("repl-diskless-sync-delay 0"))?);
+        }
+        let mut watching = Vec::new();
+        for _ in 0..3 {
+            let port = data.first().map_or(0, |primary| primary.port);
+            let settings = Settings {
+                sentinel: true,
+                lines: vec![
+                    format!("sentinel monitor {SERVICE} 127.0.0.1 {port} 2"),
+                    format!("sentinel down-after-milliseconds {SERVICE} 1000"),
+                    format!("sentinel failover-timeout {SERVICE} 3000"),
+                    format!("sentinel parallel-syncs {SERVICE} 2"),
+                ],
+            };
+            watching.push(Server::start(&settings)?);
+        }
+        let servers = Self { data, watching };
+        servers.wait_until_healthy()?;
+        Ok(servers)
+    }
+
+    /// `redis-sentinel://…/unpoll`.
+    pub fn url(&self) -> String {
+        let addresses: Vec<String> = self.watching.iter().map(Server::address).collect();
+        format!("redis-sentinel://{}/{SERVICE}", addresses.join(","))
+    }
+
+    /// Where the primary is, as most Sentinels say.
+    pub fn primary(&self) -> Option<usize> {
+        let says = |sentinel: &Server| {
+            let address: Vec<String> = sentinel.query(&["SENTINEL", "get-master-addr-by-name", SERVICE]).ok()?;
+            let port: u16 = address.get(1)?.parse().ok()?;
+            self.data.iter().position(|server| server.port == port)
+        };
+        let said: Vec<usize> = self.watching.iter().filter_map(says).collect();
+        said.iter()
+            .copied()
+            .find(|one| said.iter().filter(|other| *other == one).count() * 2 > self.watching.len())
+    }
+
+    /// SIGKILL to the primary; answers which server it was.
+    pub fn kill_primary(&mut self) -> Option<usize> {
+        let index = self.primary()?;
+        self.data.get_mut(index)?.kill();
+        Some(index)
+    }
+
+    /// The servers with the data: primary and replicas.
+    pub fn data(&mut self) -> &mut [Server] {
+        &mut self.data
+    }
+
+    /// Starts the servers that are dead; they come back as replicas.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn restart_dead(&mut self) -> Result<(), RedisError> {
+        for server in &mut self.data {
+            if server.pid().is_none() {
+                server.restart()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the Sentinels agree on a primary that has all the others as replicas, in step with it.
+    ///
+    /// # Errors
+    /// It does not come about within 30 s.
+    pub fn wait_until_healthy(&self) -> Result<(), RedisError> {
+        let healthy = || {
+            let Some(primary) = self.primary().and_then(|index| self.data.get(index)) else {
+                return false;
+            };
+            let is = |server: &Server, field, wanted: &str| server.info(field).is_ok_and(|value| value.as_deref() == Some(wanted));
+            let replicas = self.data.iter().filter(|server| server.port != primary.port);
+            let knows = |sentinel: &Server| {
+                let text = sentinel.info("master0").ok().flatten().unwrap_or_default();
+                text.contains("status=ok") && text.contains("sentinels=3") && text.contains(&format!("slaves={}", self.data.len() - 1))
+            };
+            is(primary, "role", "master")
+                && is(primary, "connected_slaves", &(self.data.len() - 1).to_string())
+                && replicas.clone().all(|replica| is(replica, "master_link_status", "up"))
+                && self.watching.iter().all(knows)
+        };
+        until("a primary with its replicas that the Sentinels agree on", healthy, || {
+            self.watching.first().map(Server::log).unwrap_or_default()
+        })
+    }
+
+    /// Waits until another server than that one is the primary and takes writes.
+    ///
+    /// # Errors
+    /// It does not come about within 30 s.
+    pub fn wait_for_failover(&self, from: usize) -> Result<(), RedisError> {
+        let other = || {
+            self.primary().is_some_and(|now| {
+                now != from
+                    && self
+                        .data
+                        .get(now)
+                        .is_some_and(|server| server.info("role").is_ok_and(|role| role.as_deref() == Some("master")))
+            })
+        };
+        until("a failover", other, || self.watching.first().map(Server::log).unwrap_or_default())
+    }
+}
