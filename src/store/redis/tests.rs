@@ -1,14 +1,15 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
 use std::{
-    process::Stdio,
+    any::Any,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
+use loadtest::redis;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::mpsc;
 
@@ -21,75 +22,68 @@ use crate::{
     },
 };
 
-struct Server {
-    child: std::process::Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
+/// Servers that the tests of one layout share, each with keys of its own; they end with the last test that uses them.
+struct Shared<T>(Mutex<Weak<T>>);
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl<T> Shared<T> {
+    const fn new() -> Self {
+        Self(Mutex::new(Weak::new()))
+    }
+
+    fn get(&self, start: impl FnOnce() -> T) -> Arc<T> {
+        let mut shared = self.0.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(start());
+            *shared = Arc::downgrade(&started);
+            started
+        })
     }
 }
 
-impl Server {
-    fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = tempfile::tempdir().unwrap();
-        let child = std::process::Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--appendonly",
-                "yes",
-                "--save",
-                "",
-                "--dir",
-            ])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("apt-get install redis-server");
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self {
-            child,
-            port,
-            _folder: folder,
-        }
-    }
-}
+static SINGLE: Shared<redis::Server> = Shared::new();
+static SENTINELS: Shared<redis::Sentinels> = Shared::new();
+static CLUSTER: Shared<redis::Cluster> = Shared::new();
+static PREFIX: AtomicU32 = AtomicU32::new(0);
 
 struct Redis {
-    _server: Arc<Server>,
+    _servers: Arc<dyn Any + Send + Sync>,
+    durability: Durability,
     config: Config,
     opened: Opened,
     clock: Arc<ManualClock>,
 }
 
-static PREFIX: AtomicU32 = AtomicU32::new(0);
-
 impl Redis {
-    async fn new() -> Self {
-        let server = Arc::new(Server::start());
+    async fn new(url: String, durability: Durability, servers: Arc<dyn Any + Send + Sync>) -> Self {
         let config = Config {
-            url: format!("redis://127.0.0.1:{}", server.port),
-            prefix: format!("u{}-{}:", std::process::id(), PREFIX.fetch_add(1, Ordering::Relaxed)),
+            url,
+            prefix: format!("u{}:", PREFIX.fetch_add(1, Ordering::Relaxed)),
             ..Config::default()
         };
         let clock = ManualClock::at(START);
         let opened = open(&config, &clock).await;
         Self {
-            _server: server,
+            _servers: servers,
+            durability,
             config,
             opened,
             clock,
         }
+    }
+
+    async fn single() -> Self {
+        let server = SINGLE.get(|| redis::Server::start(&redis::Settings::default()).unwrap());
+        Self::new(server.url(), Durability::Primary, server).await
+    }
+
+    async fn sentinels() -> Self {
+        let servers = SENTINELS.get(|| redis::Sentinels::start(1).unwrap());
+        Self::new(servers.url(), Durability::Replicated, servers).await
+    }
+
+    async fn cluster() -> Self {
+        let servers = CLUSTER.get(|| redis::Cluster::start().unwrap());
+        Self::new(servers.url(), Durability::Replicated, servers).await
     }
 }
 
@@ -115,7 +109,7 @@ impl Bench for Redis {
     }
 
     fn durability(&self) -> Durability {
-        Durability::Primary
+        self.durability
     }
 
     async fn reopen(self) -> Self {
@@ -125,4 +119,17 @@ impl Bench for Redis {
     }
 }
 
-contract::run_contract!(Redis::new().await);
+mod single {
+    use super::*;
+    contract::run_contract!(Redis::single().await);
+}
+
+mod sentinels {
+    use super::*;
+    contract::run_contract!(Redis::sentinels().await);
+}
+
+mod cluster {
+    use super::*;
+    contract::run_contract!(Redis::cluster().await);
+}
