@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, Clock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
+    domain::{Caller, Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, HttpMetrics, Keys},
     ingress, ledger,
@@ -117,10 +117,11 @@ impl App {
     /// # Errors
     /// Each says which setting, file or address is at fault.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let clock = SystemClock::shared();
+        let corrected = CorrectedClock::over(SystemClock::shared());
+        let clock: Arc<dyn Clock> = corrected.clone();
         let metrics = Metrics::new()?;
         let prometheus = metrics.registry();
-        let bootstrap::Opened { engine, arrivals, others } = bootstrap::store(&config, clock.clone(), prometheus).await?;
+        let bootstrap::Opened { engine, arrivals, others } = bootstrap::store(&config, corrected, prometheus).await?;
         let (parts, node) = (engine.store(), engine.node());
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 

@@ -11,7 +11,7 @@ use super::{StartError, engine::Engine};
 use crate::{
     cluster,
     config::Config,
-    domain::{Clock, DeviceId, Scope, TenantId, Timestamp},
+    domain::{Clock, CorrectedClock, DeviceId, Scope, TenantId, Timestamp},
     gateway, http, registry,
     store::{
         Addressed, ApiKey, Arrival, Peer, Store, StoreError,
@@ -44,7 +44,7 @@ pub(super) struct Others {
     pub(super) published: mpsc::Receiver<Vec<u8>>,
 }
 
-pub(super) async fn store(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<Opened, StartError> {
+pub(super) async fn store(config: &Config, clock: Arc<CorrectedClock>, registry: &Registry) -> Result<Opened, StartError> {
     if config.redis.is_used() {
         let metrics = RedisMetrics::register(registry)?;
         let bound = cluster::Bound::bind(config.cluster.clone()).await?;

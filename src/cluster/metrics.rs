@@ -25,19 +25,16 @@ pub struct ClusterMetrics {
 pub(super) enum Dropped {
     /// Too much waited for that node.
     Full,
-    /// No live node of that name.
-    Unknown,
     /// It came and could not be read, or too much waited here.
     Unread,
 }
 
 impl Dropped {
-    const ALL: [Self; 3] = [Self::Full, Self::Unknown, Self::Unread];
+    const ALL: [Self; 2] = [Self::Full, Self::Unread];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
-            Self::Unknown => "unknown-node",
             Self::Unread => "unread",
         }
     }

@@ -328,7 +328,12 @@ async fn tell(shared: Arc<Shared>, mut hints: mpsc::Receiver<Addressed>, stop: C
             let way = shared.ways.read().get(&node).map(|kept| kept.way.clone());
             match way {
                 Some(way) => way.tell(&shared, &hint),
-                None => shared.metrics.dropped(Dropped::Unknown),
+                // It may have joined a moment ago.
+                None => {
+                    let mut message = Vec::new();
+                    message::put_hint(&mut message, &hint);
+                    shared.through_redis(&node, message);
+                }
             }
         }
     }

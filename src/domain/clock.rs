@@ -7,8 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use parking_lot::RwLock;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,6 +85,42 @@ impl Clock for SystemClock {
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let ms = u64::try_from(ms).unwrap_or(u64::MAX);
         Timestamp(self.latest.fetch_max(ms, Ordering::Relaxed).max(ms))
+    }
+}
+
+/// A clock that somebody who knows better may correct: nodes that share a store share its time where their own is wrong.
+pub struct CorrectedClock {
+    own: Arc<dyn Clock>,
+    /// The right time, and when it was that.
+    right: RwLock<Option<(Timestamp, Instant)>>,
+}
+
+impl CorrectedClock {
+    /// `own`, until it is corrected.
+    pub fn over(own: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            right: RwLock::default(),
+        })
+    }
+
+    /// The time of `own`, right or wrong.
+    pub fn own(&self) -> Timestamp {
+        self.own.now()
+    }
+
+    /// From here on it goes by that time (which may be earlier than what it told before), or by its own again.
+    pub fn correct(&self, now: Option<Timestamp>) {
+        *self.right.write() = now.map(|now| (now, Instant::now()));
+    }
+}
+
+impl Clock for CorrectedClock {
+    fn now(&self) -> Timestamp {
+        match *self.right.read() {
+            Some((time, at)) => time.plus(at.elapsed()),
+            None => self.own.now(),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ mod signal;
 mod state;
 
 pub use caller::{Caller, Scope};
-pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use clock::{Clock, CorrectedClock, ManualClock, SystemClock, Timestamp};
 pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVerifier};
 pub use event::{Data, Durability, Event, Require, Urgency};
 pub use event_id::{EventId, EventIdKey, Located, Queue};

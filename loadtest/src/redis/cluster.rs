@@ -109,12 +109,12 @@ impl Cluster {
             self.servers.iter().all(|server| {
                 let info: String = server.query(&["CLUSTER", "INFO"]).unwrap_or_default();
                 let role = server.info("role").ok().flatten();
-                let (field, wanted) = match role.as_deref() {
-                    Some("master") => ("connected_slaves", "1"),
-                    _ => ("master_link_status", "up"),
+                let in_step = match role.as_deref() {
+                    Some("master") => server.reaches(1).unwrap_or(false),
+                    _ => server.info("master_link_status").is_ok_and(|value| value.as_deref() == Some("up")),
                 };
                 let whole = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:6"];
-                whole.iter().all(|fact| info.contains(fact)) && server.info(field).is_ok_and(|value| value.as_deref() == Some(wanted))
+                whole.iter().all(|fact| info.contains(fact)) && in_step
             })
         };
         until("a whole cluster", healthy, || {

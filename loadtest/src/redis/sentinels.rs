@@ -103,6 +103,9 @@ impl Sentinels {
             };
             is(primary, "role", "master")
                 && is(primary, "connected_slaves", &(self.data.len() - 1).to_string())
+                && primary
+                    .reaches(u32::try_from(self.data.len() - 1).unwrap_or(u32::MAX))
+                    .unwrap_or(false)
                 && replicas.clone().all(|replica| is(replica, "master_link_status", "up"))
                 && self.watching.iter().all(knows)
         };

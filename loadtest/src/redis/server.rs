@@ -140,6 +140,17 @@ impl Server {
         Ok(connection)
     }
 
+    /// Whether a write reaches as many replicas.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn reaches(&self, replicas: u32) -> Result<bool, RedisError> {
+        let mut connection = self.connection()?;
+        redis::cmd("PUBLISH").arg("unpoll-test").arg("").exec(&mut connection)?;
+        let reached: u32 = redis::cmd("WAIT").arg(replicas).arg(1_000).query(&mut connection)?;
+        Ok(reached >= replicas)
+    }
+
     /// `redis://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())

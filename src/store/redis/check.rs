@@ -37,6 +37,15 @@ async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, Ope
                 what: format!("scripts (EVALSHA, SCRIPT LOAD): {error}"),
             })?;
     }
+    // A server may have renamed them, or an access list may forbid them; neither changes anything.
+    let lacks = |what: &str, error: redis::RedisError| OpenError::Lacks {
+        address: address.to_owned(),
+        what: format!("{what}: {error}"),
+    };
+    let ran = redis::Script::new("return 1").invoke_async::<_, u8>(&mut connection).await;
+    ran.map_err(|error| lacks("EVALSHA", error))?;
+    let waited = redis::cmd("WAIT").arg(0).arg(1).query_async::<u32>(&mut connection).await;
+    waited.map_err(|error| lacks("WAIT", error))?;
     judge(address, &info, config.allow_volatile)
 }
 

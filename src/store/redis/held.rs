@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -20,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{Shared, keys::Slot, reply::p48, script, seat::Holder, shards::Route};
 use crate::{
-    domain::{Epoch, Timestamp},
+    domain::{Clock as _, Epoch, Timestamp},
     store::{DeviceKey, Hint, NewSeat, StoreError},
 };
 
@@ -53,7 +50,6 @@ pub(super) struct Held {
     seats: Mutex<HashMap<DeviceKey, Seat>>,
     debts: Mutex<HashMap<DeviceKey, Debt>>,
     news: Notify,
-    last_provisional: AtomicU64,
 }
 
 impl Held {
@@ -74,14 +70,10 @@ impl Held {
         }
     }
 
-    /// An epoch for a session that cannot claim now: taken from the clock, and so above every one that was counted up.
-    pub(super) fn provisional(&self, now: Timestamp) -> Epoch {
-        let next = |last: u64| Some(now.0.max(last + 1));
-        let before = self
-            .last_provisional
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .unwrap_or_default();
-        Epoch(now.0.max(before + 1))
+    /// An epoch for a session that cannot claim now: epochs are the times of claims, each above the last one of its device.
+    pub(super) fn provisional(&self, device: &DeviceKey, now: Timestamp) -> Epoch {
+        let last = self.seats.lock().get(device).map_or(0, |seat| seat.epoch.0);
+        Epoch(now.0.max(last + 1))
     }
 
     /// What Redis was not told.
@@ -203,7 +195,7 @@ impl Shared {
     /// Claims a seat; while Redis is away, the session goes on without, and the claim follows.
     pub(super) fn seat_unclaimed(&self, device: &DeviceKey, session: &NewSeat) -> Epoch {
         let (number, incarnation) = self.nodes.me();
-        let epoch = self.held.provisional(self.clock.now());
+        let epoch = self.held.provisional(device, self.clock.now());
         self.held.take(device, epoch, Holder::encode(session, number, incarnation));
         self.held.owe_claim(device);
         epoch

@@ -206,7 +206,7 @@ impl Shared {
         let value = self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await?;
         let mut reply = Reply::new(value, "the answer to requeue")?;
         let ordinal = reply.bytes()?;
-        let seat = self.live_seat(&reply.bytes()?);
+        let seat = self.live_seat(&reply.bytes()?).await;
         let moved = reply.pairs()?;
         if moved.is_empty() {
             return Ok(0);

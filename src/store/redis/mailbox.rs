@@ -19,7 +19,9 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{DeliveryState, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId, Timestamp},
+    domain::{
+        Clock as _, DeliveryState, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId, Timestamp,
+    },
     store::{
         Addressed, Arrival, Claimed, Cursor, Delivery, DeviceKey, Enqueued, EnqueuedKind, Hint, Mailbox, NewEvent, NewSeat, Page,
         QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Watch, codec::damaged, codes,
@@ -28,8 +30,9 @@ use crate::{
 
 impl Shared {
     /// A seat as a script answers it, if its node lives.
-    pub(super) fn live_seat(&self, bytes: &[u8]) -> Option<Seat> {
+    pub(super) async fn live_seat(&self, bytes: &[u8]) -> Option<Seat> {
         let holder = Holder::read(bytes)?;
+        self.know(holder.node, holder.incarnation).await;
         self.nodes.holds(holder.node, holder.incarnation).then(|| holder.seat())
     }
 
@@ -155,7 +158,7 @@ impl Shared {
                     kind: EnqueuedKind::Repeat,
                     durability: self.durability(),
                     state: state.ok_or_else(|| reply.damaged())?,
-                    seat: self.live_seat(&reply.bytes()?),
+                    seat: self.live_seat(&reply.bytes()?).await,
                     replaced: Vec::new(),
                 })
             }
@@ -167,7 +170,7 @@ impl Shared {
                 let owner = self.owner(&device, u32::from_be_bytes(reply.array()?));
                 let (number, seq) = (reply.array::<6>()?, reply.array::<6>()?);
                 let (number, seq) = u48(&number).zip(u48(&seq)).ok_or_else(|| reply.damaged())?;
-                let seat = self.live_seat(&reply.bytes()?);
+                let seat = self.live_seat(&reply.bytes()?).await;
                 self.counters.queued(bucket, reply.int()?);
                 self.counters.accepted(event.accepted_at);
                 let replaced = match reply::bytes(reply.next()?) {
@@ -216,7 +219,7 @@ impl Shared {
         }
         let owner = self.owner(device, u32::from_be_bytes(reply.array()?));
         let number = u48(&reply.array::<6>()?).ok_or_else(|| reply.damaged())?;
-        let seat = self.live_seat(&reply.bytes()?);
+        let seat = self.live_seat(&reply.bytes()?).await;
         let located = Located {
             queue: None,
             ..owner.located(Queue::Rest, number)
@@ -359,7 +362,8 @@ impl Shared {
                 let mut cmd = script::CLAIM.call(&keys);
                 cmd.arg(&session.credential_generation.to_be_bytes())
                     .arg(&seat)
-                    .arg(floor)
+                    // Epochs are times: a seat that could not be claimed at once is as old as its session (`held`).
+                    .arg(floor.max(session.at.0))
                     .arg(session.at.0)
                     .arg(&member)
                     .arg(u8::from(session.fast.is_some()))
@@ -380,7 +384,7 @@ impl Shared {
                 3 => tokens = reply.bytes()?,
                 4 => {
                     let epoch = Epoch(u48(&reply.array::<6>()?).ok_or_else(|| reply.damaged())?);
-                    let displaced = self.live_seat(&reply.bytes()?).filter(|seat| seat.session != session.session);
+                    let displaced = self.live_seat(&reply.bytes()?).await.filter(|seat| seat.session != session.session);
                     let waiting = u32::try_from(reply.count()?).unwrap_or(u32::MAX);
                     self.held.take(device, epoch, seat);
                     if let Some(seat) = displaced.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {

@@ -37,7 +37,7 @@ mod tests;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -48,7 +48,7 @@ pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
 
 use super::{Addressed, Arrival, Peer, StoreError, Watches};
-use crate::domain::{Clock, EventIdKey, Generation, Limits};
+use crate::domain::{CorrectedClock, EventIdKey, Generation, Limits};
 use counters::Counters;
 use keys::Keys;
 use nodes::Nodes;
@@ -146,7 +146,8 @@ pub struct Opened {
 pub(crate) struct Shared {
     config: Config,
     limits: Limits,
-    clock: Arc<dyn Clock>,
+    clock: Arc<CorrectedClock>,
+    clock_is_wrong: AtomicBool,
     keys: Keys,
     shards: Shards,
     nodes: Nodes,
@@ -186,7 +187,7 @@ impl RedisStore {
     pub async fn open(
         config: Config,
         limits: Limits,
-        clock: Arc<dyn Clock>,
+        clock: Arc<CorrectedClock>,
         default_domain: &str,
         door: Option<Door>,
         metrics: RedisMetrics,
@@ -213,6 +214,7 @@ impl RedisStore {
             config,
             limits,
             clock,
+            clock_is_wrong: AtomicBool::new(false),
             keys,
             shards,
             nodes,

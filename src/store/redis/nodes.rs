@@ -4,12 +4,12 @@
 //! its seats.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redis::Cmd;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,10 @@ use super::{
     script,
     shards::{Route, Shards},
 };
-use crate::store::{Peer, StoreError, codec::damaged};
+use crate::{
+    domain::Timestamp,
+    store::{Peer, StoreError, codec::damaged},
+};
 
 /// One node, as it said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,9 @@ pub(super) struct Nodes {
     time: RwLock<(u64, Instant)>,
     version: RwLock<Vec<u8>>,
     peers: watch::Sender<Arc<[Peer]>>,
+    /// Incarnations that a seat named and that were asked about.
+    judged: Mutex<HashMap<u16, u32>>,
+    asking: tokio::sync::Mutex<()>,
     /// The name was given to another node.
     pub(super) lost: CancellationToken,
     door: Option<Door>,
@@ -135,6 +141,8 @@ impl Nodes {
             time: RwLock::new((0, Instant::now())),
             version: RwLock::default(),
             peers,
+            judged: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             lost: CancellationToken::new(),
             door,
             lives_for: Duration::from_secs(config.node_lost_secs.max(1)),
@@ -255,6 +263,18 @@ impl Nodes {
             .is_some_and(|member| member.incarnation == incarnation && member.expires_at > now)
     }
 
+    /// Whether that incarnation is newer than all that is known of its number.
+    fn is_news(&self, number: u16, incarnation: u32) -> bool {
+        number != self.me().0
+            && self.table.read().get(&number).is_none_or(|member| member.incarnation < incarnation)
+            && self.judged.lock().get(&number).is_none_or(|judged| *judged < incarnation)
+    }
+
+    /// It was asked about.
+    fn judged(&self, number: u16, incarnation: u32) {
+        self.judged.lock().insert(number, incarnation);
+    }
+
     /// Whether a node of that name lives.
     pub(super) fn is_live(&self, name: &str) -> bool {
         let Some(number) = name.strip_prefix('n').and_then(|number| number.parse::<u16>().ok()) else {
@@ -324,11 +344,34 @@ impl Shared {
         Ok(())
     }
 
-    /// Compares the clocks.
+    /// Compares the clocks; goes by that of Redis when they differ by too much.
     fn clock_of_redis(&self, time: u64, sent: Instant) {
-        let here = i128::from(self.clock.now().0);
-        let there = i128::from(time) + i128::from(milliseconds(sent.elapsed()) / 2);
-        self.metrics.skew(i64::try_from(here - there).unwrap_or(i64::MAX));
+        let here = i128::from(self.clock.own().0);
+        let there = time.saturating_add(milliseconds(sent.elapsed()) / 2);
+        let skew = i64::try_from(here - i128::from(there)).unwrap_or(i64::MAX);
+        self.metrics.skew(skew);
+        let is_wrong = skew.unsigned_abs() > self.config.clock_skew_max_ms;
+        self.clock.correct(is_wrong.then_some(Timestamp(there)));
+        if self.clock_is_wrong.swap(is_wrong, Ordering::Relaxed) != is_wrong {
+            if is_wrong {
+                warn!("the clock of this node is {skew} ms before that of Redis; it goes by that one until they agree");
+            } else {
+                info!("the clock of this node agrees with that of Redis again");
+            }
+        }
+    }
+
+    /// Learns of a node that has joined since the last beat, when a seat names one: else its devices would seem to be nowhere.
+    pub(super) async fn know(&self, number: u16, incarnation: u32) {
+        if !self.nodes.is_news(number, incarnation) {
+            return;
+        }
+        let _one_asks = self.nodes.asking.lock().await;
+        if self.nodes.is_news(number, incarnation) {
+            // Without an answer it counts as gone, as it would without this question.
+            let _ = self.say_that_it_lives().await;
+            self.nodes.judged(number, incarnation);
+        }
     }
 
     /// Gives the name of this node back.

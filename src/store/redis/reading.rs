@@ -16,7 +16,7 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{EventId, Queue, TenantId, Timestamp},
+    domain::{Clock as _, EventId, Queue, TenantId, Timestamp},
     store::{Cursor, Delivery, DeviceKey, Page, SeatView, StoreError, codec::damaged},
 };
 
@@ -108,6 +108,9 @@ impl Shared {
             }
             None => 0,
         };
+        if let Some(holder) = &record.holder {
+            self.know(holder.node, holder.incarnation).await;
+        }
         let holder = record.holder.filter(|holder| self.nodes.holds(holder.node, holder.incarnation));
         // What a dead node left tells at least when its device was there.
         let left_at = record.holder.filter(|_| holder.is_none()).map(|holder| holder.seat().connected_at);

@@ -18,7 +18,7 @@ use super::{
     shared::json,
 };
 use crate::{
-    domain::{Cohort, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
+    domain::{Clock as _, Cohort, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -216,7 +216,7 @@ impl Shared {
             let value = self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await?;
             let mut reply = Reply::new(value, "the answer to a removal")?;
             if reply.int()? == 1 {
-                let seat = self.live_seat(&reply.bytes()?);
+                let seat = self.live_seat(&reply.bytes()?).await;
                 self.rows.forget(key);
                 self.count(bucket).await?;
                 self.touch(bucket);

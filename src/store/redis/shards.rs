@@ -395,7 +395,11 @@ impl Shards {
         let settings = |wait: bool| lane::Settings {
             url: self.target.read().url(&primary.address),
             connect_within: self.config.answer_within(),
-            answer_within: self.config.answer_within() + if wait { self.config.wait() } else { Duration::ZERO },
+            answer_within: if wait && self.wait_for > 0 {
+                self.config.answer_within() + self.config.wait()
+            } else {
+                self.config.answer_within()
+            },
             wait: (wait && self.wait_for > 0).then(|| (self.wait_for, self.config.wait())),
             floor_key: bucket.map(|bucket| self.keys.bucket('v', bucket)),
             waiting_max: self.config.commands_max,

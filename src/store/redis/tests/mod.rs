@@ -1,5 +1,7 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
+mod faults;
+
 use std::{
     any::Any,
     sync::{
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{Config, Opened, RedisMetrics, RedisStore};
 use crate::{
-    domain::{Clock, Durability, ManualClock},
+    domain::{CorrectedClock, Durability, ManualClock},
     store::{
         Arrival, Store,
         contract::{self, Bench, START},
@@ -57,6 +59,10 @@ impl Redis {
     async fn new(url: String, durability: Durability, servers: Arc<dyn Any + Send + Sync>) -> Self {
         let config = Config {
             url,
+            // The clock of a test stands in the future.
+            clock_skew_max_ms: u64::MAX,
+            // Nor is a machine that runs many tests at once in a hurry.
+            wait_ms: 5_000,
             prefix: format!("u{}:", PREFIX.fetch_add(1, Ordering::Relaxed)),
             ..Config::default()
         };
@@ -89,7 +95,7 @@ impl Redis {
 
 async fn open(config: &Config, clock: &Arc<ManualClock>) -> Opened {
     let metrics = RedisMetrics::register(&Registry::new()).unwrap();
-    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let clock = CorrectedClock::over(clock.clone());
     RedisStore::open(config.clone(), contract::limits(), clock, "localhost", None, metrics)
         .await
         .unwrap()
