@@ -1,0 +1,162 @@
+//! Several nodes on one Redis are one service.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use loadtest::{Acks, Options, redis};
+use serde_json::json;
+use support::{Backend, Device, SOON, Service, Settings, wait_for};
+
+const NEVER: Duration = Duration::from_millis(300);
+
+/// Acknowledges when the test says so.
+fn manual(service: &Service) -> Device {
+    let options = Options {
+        acks: Acks::Never,
+        ..Device::options(service, "box", "secret")
+    };
+    Device::connect(options).unwrap()
+}
+
+struct Nodes {
+    nodes: Vec<Service>,
+    key: String,
+    redis: redis::Server,
+}
+
+impl Nodes {
+    fn start(count: usize) -> Self {
+        let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+        let settings = Settings::default()
+            .set("UNPOLL_REDIS_URL", &redis.url())
+            .set("UNPOLL_REDIS_HEARTBEAT_MS", "500")
+            .set("UNPOLL_REDIS_NODE_LOST_SECS", "3");
+        let nodes: Vec<Service> = (0..count).map(|_| Service::start_with(settings.clone())).collect();
+        let key = nodes[0].admin_key();
+        Self { nodes, key, redis }
+    }
+
+    fn backend(&self, node: usize) -> Backend {
+        Backend {
+            address: self.nodes[node].http,
+            key: self.key.clone(),
+        }
+    }
+
+    fn presence(&self, node: usize, device: &str) -> serde_json::Value {
+        self.backend(node).get(&format!("/v1/devices/{device}/presence")).expect(200).json()
+    }
+}
+
+#[test]
+fn a_backend_posts_anywhere_and_a_device_connects_anywhere() {
+    let nodes = Nodes::start(3);
+    nodes.backend(1).add_device("box", "secret");
+    let device = manual(&nodes.nodes[0]);
+
+    // From every node, in order and at once: none waits for a comparison with the store.
+    let began = Instant::now();
+    for (number, node) in [0, 1, 2, 1, 0, 2].into_iter().enumerate() {
+        let id = nodes.backend(node).push("box", &json!({ "n": number }));
+        let event = device.expect_event();
+        assert_eq!(event.id, id);
+        device.acknowledge();
+        wait_for("the receipt", SOON, || {
+            (nodes.backend((node + 1) % 3).state(&id) == "delivered").then_some(())
+        });
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+
+    // What is written and not acknowledged is `dispatched`, whichever node is asked.
+    let id = nodes.backend(2).push("box", &json!({ "n": "last" }));
+    assert_eq!(device.expect_event().id, id);
+    for node in 0..3 {
+        assert_eq!(nodes.backend(node).state(&id), "dispatched", "asked of node {node}");
+        let presence = nodes.presence(node, "box");
+        assert_eq!(
+            (&presence["state"], &presence["node"]),
+            (&json!("online"), &json!("n1")),
+            "asked of node {node}"
+        );
+    }
+    device.close();
+}
+
+#[test]
+fn the_newest_login_has_the_seat_and_a_dead_node_loses_nothing() {
+    let mut nodes = Nodes::start(3);
+    nodes.backend(0).add_device("box", "secret");
+    let mut first = manual(&nodes.nodes[0]);
+    let before = nodes.presence(2, "box")["session_epoch"].as_u64();
+
+    let second = manual(&nodes.nodes[1]);
+    assert!(
+        first.ended().to_string().contains("conflict"),
+        "the older session hears why it ends"
+    );
+    for node in 0..3 {
+        let presence = nodes.presence(node, "box");
+        assert_eq!(presence["node"], "n2", "asked of node {node}");
+        assert!(presence["session_epoch"].as_u64() > before, "presence never goes back");
+    }
+
+    // An event on the wire of a node that dies is written again elsewhere, and so is what was posted meanwhile.
+    let held = nodes.backend(2).push("box", &json!({ "n": 1 }));
+    assert_eq!(second.expect_event().id, held);
+    nodes.nodes[1].kill();
+    let posted = nodes.backend(0).push("box", &json!({ "n": 2 }));
+    wait_for("presence without the dead node", SOON, || {
+        (nodes.presence(0, "box")["state"] == "offline").then_some(())
+    });
+    let third = manual(&nodes.nodes[2]);
+    assert_eq!(third.expect_event().id, held);
+    assert_eq!(third.expect_event().id, posted);
+    third.acknowledge();
+    for id in [&held, &posted] {
+        wait_for("the receipt", SOON, || (nodes.backend(0).state(id) == "delivered").then_some(()));
+    }
+    assert!(third.event(NEVER).is_none(), "nothing comes twice");
+
+    // The dead node comes back and is one of them again.
+    nodes.nodes[1].run();
+    let id = nodes.backend(1).push("box", &json!({ "n": 3 }));
+    assert_eq!(third.expect_event().id, id);
+    third.acknowledge();
+    third.close();
+}
+
+#[test]
+fn while_redis_is_away_connections_stay_and_what_devices_said_is_settled_afterwards() {
+    let nodes = Nodes::start(2);
+    nodes.backend(0).add_device("box", "secret");
+    let device = manual(&nodes.nodes[0]);
+    let id = nodes.backend(1).push("box", &json!({ "n": 1 }));
+    assert_eq!(device.expect_event().id, id);
+
+    nodes.redis.pause();
+    device.acknowledge();
+    let event = json!({"target": {"device": "box"}, "type": "test", "data": {}});
+    let refused = nodes.backend(1).send("POST", "/v1/events", &event).expect(503);
+    assert!(refused.header("retry-after").is_some());
+    wait_for("the breaker", SOON, || {
+        (nodes.nodes[1].metric("unpoll_redis_breaker_open") == Some(1.0)).then_some(())
+    });
+    nodes.redis.go_on();
+
+    wait_for("what was said meanwhile", SOON, || {
+        (nodes.backend(1).state(&id) == "delivered").then_some(())
+    });
+    assert!(device.is_connected());
+    // Each node finds out for itself that Redis is back.
+    let id = wait_for("the other node", SOON, || {
+        let answer = nodes.backend(0).post(&event);
+        (answer.status == 202).then(|| answer.json()["id"].as_str().unwrap().to_owned())
+    });
+    // What was refused may have been stored all the same, since Redis answered too late: a key tells a backend that tries again.
+    wait_for("the next event", SOON, || (device.expect_event().id == id).then_some(()));
+    device.acknowledge();
+    device.close();
+}
