@@ -6,7 +6,7 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use unpoll::{app::App, config::Config, telemetry::reference};
+use unpoll::{app::App, cluster::ClusterMetrics, config::Config, store::redis::RedisMetrics, telemetry::reference};
 
 #[track_caller]
 fn is_fresh(page: &str, fresh: &str) {
@@ -45,5 +45,8 @@ async fn every_metric_is_on_its_page() {
     config.xmpp.listen = any;
     config.xmpp.listen_tls = any;
     let app = App::bind(config).await.unwrap();
+    // With `--redis` there are these, too.
+    RedisMetrics::register(app.metrics().registry()).unwrap();
+    ClusterMetrics::register(app.metrics().registry()).unwrap();
     is_fresh("docs/reference/metrics.md", &reference(app.metrics().registry()));
 }
