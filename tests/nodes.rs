@@ -4,7 +4,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use loadtest::{Acks, Options, redis};
 use serde_json::json;
@@ -159,4 +166,97 @@ fn while_redis_is_away_connections_stay_and_what_devices_said_is_settled_afterwa
     wait_for("the next event", SOON, || (device.expect_event().id == id).then_some(()));
     device.acknowledge();
     device.close();
+}
+
+/// A device that goes to the next node when its session ends, until all is over.
+fn wander(nodes: &[Options], over: &AtomicBool) -> Vec<(String, String, u64)> {
+    let mut got = Vec::new();
+    let mut at = 0;
+    while !over.load(Ordering::Relaxed) {
+        at = (at + 1) % nodes.len();
+        // Refused while it starts or stops: the next one, then.
+        let Ok(device) = Device::connect(nodes[at].clone()) else {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        while !over.load(Ordering::Relaxed) && device.is_connected() {
+            if let Some(event) = device.event(NEVER) {
+                got.push((event.id, event.lane, event.seq));
+            }
+        }
+    }
+    got
+}
+
+#[test]
+fn a_rolling_restart_loses_nothing_and_refuses_nothing_without_saying_when_to_come_again() {
+    let mut nodes = Nodes::start(3);
+    let devices: Vec<String> = (0..12).map(|number| format!("box{number}")).collect();
+    for device in &devices {
+        nodes.backend(0).add_device(device, "secret");
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let wanderers: Vec<_> = devices
+        .iter()
+        .enumerate()
+        .map(|(number, device)| {
+            let mut options: Vec<Options> = nodes.nodes.iter().map(|node| Device::options(node, device, "secret")).collect();
+            options.rotate_left(number % 3);
+            let over = over.clone();
+            std::thread::spawn(move || wander(&options, &over))
+        })
+        .collect();
+    let backends: Vec<Backend> = (0..3).map(|node| nodes.backend(node)).collect();
+    let restarted = Arc::new(AtomicBool::new(false));
+    let poster = {
+        let (devices, restarted) = (devices.clone(), restarted.clone());
+        std::thread::spawn(move || {
+            let mut accepted = Vec::new();
+            for number in 0_usize.. {
+                if restarted.load(Ordering::Relaxed) {
+                    break;
+                }
+                let event = json!({"target": {"device": devices[number % devices.len()]}, "type": "test", "data": {"n": number}});
+                let (body, key) = (event.to_string(), format!("\"{number}\""));
+                let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+                for node in number.. {
+                    // A node that is down refuses the connection: a balancer would not have chosen it.
+                    let Ok(answer) = backends[node % 3].try_request("POST", "/v1/events", &headers, body.as_bytes()) else {
+                        continue;
+                    };
+                    if matches!(answer.status, 200 | 202) {
+                        accepted.push(answer.json()["id"].as_str().unwrap().to_owned());
+                        break;
+                    }
+                    assert!(matches!(answer.status, 429 | 503), "{answer:?}");
+                    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+                }
+            }
+            accepted
+        })
+    };
+    for node in 0..3 {
+        assert_eq!(nodes.nodes[node].stop(), Some(0));
+        nodes.nodes[node].run();
+    }
+    restarted.store(true, Ordering::Relaxed);
+    let accepted = poster.join().unwrap();
+    for id in &accepted {
+        wait_for("every receipt", SOON, || (nodes.backend(0).state(id) == "delivered").then_some(()));
+    }
+    over.store(true, Ordering::Relaxed);
+    assert!(accepted.len() > 30, "{} events are no load", accepted.len());
+    let mut got = BTreeSet::new();
+    for wanderer in wanderers {
+        let mut last = BTreeMap::new();
+        for (id, lane, seq) in wanderer.join().unwrap() {
+            // A device drops a repeat by its number; what is new comes in order.
+            if last.get(&lane).is_none_or(|last| seq > *last) {
+                last.insert(lane, seq);
+                assert!(got.insert(id), "an event came again under a new number");
+            }
+        }
+    }
+    let lost: Vec<_> = accepted.iter().filter(|id| !got.contains(*id)).collect();
+    assert!(lost.is_empty(), "{} of {} are lost", lost.len(), accepted.len());
 }
