@@ -1,10 +1,12 @@
 //! This node and the others: what hints do here, and how the others are asked.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -20,16 +22,16 @@ use crate::{
 
 /// The other nodes, once this one has joined them. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Others(Arc<RwLock<Option<Cluster>>>);
+pub(super) struct Others(Arc<OnceLock<Cluster>>);
 
 impl Others {
     pub(super) fn joined(&self, cluster: Cluster) {
-        *self.0.write() = Some(cluster);
+        // Once: nobody joins twice.
+        let _ = self.0.set(cluster);
     }
 
     async fn ask(&self, node: &str, question: Question) -> Option<Vec<u8>> {
-        let cluster = self.0.read().clone()?;
-        cluster.ask(node, question).await
+        self.0.get()?.ask(node, question).await
     }
 }
 
@@ -57,6 +59,7 @@ impl cluster::Node for Here {
     }
 
     fn displaced(&self, device: &DeviceKey, epoch: Epoch) {
+        self.store.seat_is_lost(device, epoch);
         self.links.displace(device.tenant, &device.device, epoch);
     }
 

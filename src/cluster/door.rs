@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
@@ -15,11 +15,10 @@ use tracing::{debug, warn};
 
 use super::{
     Shared,
-    identity::fingerprint,
     message::{self, Received},
     metrics::Dropped,
 };
-use crate::crew::Crew;
+use crate::{crew::Crew, domain::sha256};
 
 /// How long a connection may say nothing before the kernel asks whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -37,6 +36,18 @@ pub(super) fn set_up(stream: &TcpStream, unacknowledged: Duration) -> io::Result
             .with_retries(2),
     )?;
     socket.set_tcp_user_timeout(Some(unacknowledged))
+}
+
+/// Writes all of it, to a node that reads.
+pub(super) async fn write_all(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], within: Duration) -> io::Result<()> {
+    let writing = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    match timeout(within, writing).await {
+        Ok(written) => written,
+        Err(_) => Err(io::Error::other("it does not read")),
+    }
 }
 
 /// Accepts nodes until the stop.
@@ -83,7 +94,7 @@ async fn welcome(stream: TcpStream, acceptor: &TlsAcceptor, shared: &Shared) -> 
     let shown = session
         .peer_certificates()
         .and_then(<[_]>::first)
-        .map(|certificate| fingerprint(certificate));
+        .map(|certificate| sha256(certificate));
     let name = shared
         .known
         .read()
@@ -120,14 +131,7 @@ async fn welcome(stream: TcpStream, acceptor: &TlsAcceptor, shared: &Shared) -> 
             bytes = Vec::with_capacity(READ_BYTES);
         }
         if !answers.is_empty() {
-            let writing = async {
-                stream.write_all(&answers).await?;
-                stream.flush().await
-            };
-            match timeout(shared.config.write_within(), writing).await {
-                Ok(written) => written?,
-                Err(_) => return Err(io::Error::other("it does not read its answers")),
-            }
+            write_all(&mut stream, &answers, shared.config.write_within()).await?;
             answers.clear();
         }
     }

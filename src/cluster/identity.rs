@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::RwLock;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
@@ -21,7 +20,7 @@ use rustls::{
 };
 
 use super::BindError;
-use crate::store::Peer;
+use crate::{domain::sha256, store::Peer};
 
 /// The protocol and its version: nodes that speak another one do not talk to each other.
 const PROTOCOL: &[u8] = b"unpoll-cluster/1";
@@ -37,12 +36,6 @@ pub(super) struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     provider: Arc<CryptoProvider>,
-}
-
-pub(super) fn fingerprint(certificate: &[u8]) -> Fingerprint {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
-    bytes
 }
 
 impl Identity {
@@ -61,7 +54,7 @@ impl Identity {
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {
-        fingerprint(&self.certificate)
+        sha256(&self.certificate)
     }
 
     /// For connections of others: a certificate that no live node published ends the handshake.
@@ -112,7 +105,7 @@ struct Trust {
 
 impl Trust {
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        let shown = fingerprint(certificate);
+        let shown = sha256(certificate);
         let trusted = match self.wanted {
             Some(wanted) => shown == wanted,
             None => self.known.read().iter().any(|peer| peer.fingerprint == shown),

@@ -262,6 +262,12 @@ impl Shared {
         }
     }
 
+    fn hint_through_redis(&self, node: &Arc<str>, hint: &Hint) {
+        let mut message = Vec::new();
+        message::put_hint(&mut message, hint);
+        self.through_redis(node, message);
+    }
+
     fn through_redis(&self, node: &Arc<str>, message: Vec<u8>) {
         let indirect = Indirect {
             node: Arc::clone(node),
@@ -329,11 +335,7 @@ async fn tell(shared: Arc<Shared>, mut hints: mpsc::Receiver<Addressed>, stop: C
             match way {
                 Some(way) => way.tell(&shared, &hint),
                 // It may have joined a moment ago.
-                None => {
-                    let mut message = Vec::new();
-                    message::put_hint(&mut message, &hint);
-                    shared.through_redis(&node, message);
-                }
+                None => shared.hint_through_redis(&node, &hint),
             }
         }
     }

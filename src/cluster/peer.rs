@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncReadExt, ReadHalf, WriteHalf},
     net::TcpStream,
     sync::{Notify, oneshot},
     time::{Instant, sleep, timeout},
@@ -24,6 +24,7 @@ use tracing::{debug, info};
 
 use super::{
     Shared,
+    door::{set_up, write_all},
     message::{self, Question, Received},
     metrics::Dropped,
     pace::Pauses,
@@ -73,9 +74,7 @@ impl Way {
         // Asked under the lock: what is put in before the way is given up is taken out then.
         if self.cut_off.load(Ordering::Relaxed) {
             drop(waiting);
-            let mut message = Vec::new();
-            message::put_hint(&mut message, hint);
-            shared.through_redis(&self.peer.node, message);
+            shared.hint_through_redis(&self.peer.node, hint);
             return;
         }
         if waiting.bytes.len() >= shared.config.queued_max_bytes {
@@ -185,7 +184,7 @@ pub(super) async fn run(way: Arc<Way>, shared: Arc<Shared>) {
 
 async fn connect(way: &Way, shared: &Shared) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(way.peer.address).await?;
-    super::door::set_up(&stream, shared.config.write_within())?;
+    set_up(&stream, shared.config.write_within())?;
     let config = shared.identity.client(way.peer.fingerprint).map_err(std::io::Error::other)?;
     let name = way.peer.address.ip().into();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -203,14 +202,8 @@ async fn write(way: &Way, shared: &Shared, mut writer: WriteHalf<TlsStream<TcpSt
         if batch.is_empty() {
             continue;
         }
-        let writing = async {
-            writer.write_all(&batch).await?;
-            writer.flush().await
-        };
-        match timeout(shared.config.write_within(), writing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error,
-            Err(_) => return std::io::Error::other("it does not read"),
+        if let Err(error) = write_all(&mut writer, &batch, shared.config.write_within()).await {
+            return error;
         }
         shared.metrics.batches.inc();
         written_at = Some(Instant::now());

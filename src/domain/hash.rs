@@ -1,4 +1,6 @@
-//! One hash that is the same on every node, after every restart and in every version.
+//! Hashes that are the same on every node, after every restart and in every version.
+
+use aws_lc_rs::digest;
 
 use super::{DeviceId, TenantId};
 
@@ -18,6 +20,13 @@ pub fn stable_hash_of(bytes: impl IntoIterator<Item = u8>) -> u64 {
     let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
+}
+
+/// SHA-256 (FIPS 180-4): of keys, and of certificates, which are known by it.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
 }
 
 #[cfg(test)]

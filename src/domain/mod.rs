@@ -26,7 +26,7 @@ pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVer
 pub use event::{Data, Durability, Event, Require, Urgency};
 pub use event_id::{EventId, EventIdKey, Located, Queue};
 pub use fast::{FastAgent, FastChange, FastMechanism, FastProof, FastToken, FastTokens};
-pub use hash::{stable_hash, stable_hash_of};
+pub use hash::{sha256, stable_hash, stable_hash_of};
 pub use lane::{Generation, Lane, Seq};
 pub use limits::{DeviceLimits, Limits};
 pub use meter::{Account, Direction, Meter, Overhead, Polling, Uncredited};

@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
-use aws_lc_rs::digest;
 use axum::{
     Router,
     body::Body,
@@ -15,7 +14,7 @@ use axum::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{HttpMetrics, problem::Slug};
-use crate::domain::{Caller, Refusal};
+use crate::domain::{Caller, Refusal, sha256};
 
 /// Finds the caller behind the SHA-256 of a key. Called for every request, so it answers from memory.
 pub type Keys = Arc<dyn Fn(&[u8; 32]) -> Option<Caller> + Send + Sync>;
@@ -28,9 +27,7 @@ const BASIC_MAX: usize = 1_024;
 /// What is stored of a key: its SHA-256. Keys are random and long, so it needs neither salt nor rounds, and a look-up by the
 /// hash tells nothing by its timing.
 pub fn key_hash(key: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, key.as_bytes()).as_ref());
-    hash
+    sha256(key.as_bytes())
 }
 
 /// Puts the parts behind the gate: a request of a path that a part serves needs a key, whose [`Caller`] the handlers find in

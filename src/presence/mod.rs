@@ -276,32 +276,10 @@ impl Presence {
     /// Presence of a device that is not here: on another node, or nowhere.
     async fn away_from_here(&self, key: &DeviceKey, told: Option<DevicePresence>, view: SeatView) -> DevicePresence {
         let incidents = self.incidents(key);
-        let held = view.seat.as_ref().filter(|seat| *seat.node != *self.inner.node);
-        if let (Some(elsewhere), Some(seat)) = (&self.inner.elsewhere, held) {
-            // An older session there than the seat tells of is on its way out.
-            let answer = elsewhere.presence(&seat.node, key).await;
-            if let Some(answer) = answer.filter(|answer| answer.session_epoch >= Some(seat.epoch)) {
-                return answer;
-            }
-            // Its node lives and does not answer: the seat is all that is known.
-            return DevicePresence {
-                device: key.device.to_string(),
-                state: State::Online,
-                session_epoch: Some(seat.epoch),
-                connected_at: Some(seat.connected_at),
-                last_seen_at: view.last_seen_at.max(Some(seat.connected_at)),
-                node: Some(seat.node.to_string()),
-                transport: Some(seat.transport),
-                slow_since: None,
-                flooding: false,
-                last_close: incidents.last_close,
-                seat_changes: incidents.seat_changes,
-            };
-        }
         // A seat of this node without a session is what it left behind when it was killed: nobody sits on it.
-        let left_at = view.seat.map(|seat| seat.connected_at);
+        let left_at = view.seat.as_ref().map(|seat| seat.connected_at);
         let last_heard = told.and_then(|told| told.last_seen_at);
-        DevicePresence {
+        let nowhere = DevicePresence {
             device: key.device.to_string(),
             state: State::Offline,
             session_epoch: Some(view.last_epoch).filter(|epoch| epoch.0 > 0),
@@ -313,6 +291,25 @@ impl Presence {
             flooding: false,
             last_close: incidents.last_close,
             seat_changes: incidents.seat_changes,
+        };
+        let held = view.seat.filter(|seat| *seat.node != *self.inner.node);
+        let Some((elsewhere, seat)) = self.inner.elsewhere.as_ref().zip(held) else {
+            return nowhere;
+        };
+        // An older session there than the seat tells of is on its way out.
+        let answer = elsewhere.presence(&seat.node, key).await;
+        if let Some(answer) = answer.filter(|answer| answer.session_epoch >= Some(seat.epoch)) {
+            return answer;
+        }
+        // Its node lives and does not answer: the seat is all that is known.
+        DevicePresence {
+            state: State::Online,
+            session_epoch: Some(seat.epoch),
+            connected_at: Some(seat.connected_at),
+            last_seen_at: view.last_seen_at.max(Some(seat.connected_at)),
+            node: Some(seat.node.to_string()),
+            transport: Some(seat.transport),
+            ..nowhere
         }
     }
 }

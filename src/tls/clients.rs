@@ -6,7 +6,6 @@
 
 use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
-use aws_lc_rs::digest;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -23,6 +22,7 @@ use x509_parser::{
 };
 
 use super::TlsError;
+use crate::domain::sha256;
 
 /// The most names of one kind that are read from a certificate.
 const NAMES_MAX: usize = 16;
@@ -199,11 +199,9 @@ impl Clients {
                 return None;
             }
         }
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
         let mut found = ClientCertificate {
             trusted,
-            sha256,
+            sha256: sha256(leaf),
             xmpp_addresses: Vec::new(),
             uris: Vec::new(),
             common_name: None,

@@ -16,32 +16,22 @@ pub(super) async fn all(config: &Config, target: &Target, primaries: &[Primary])
 
 async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, OpenError> {
     let unreachable = |error: redis::RedisError| OpenError::Unreachable(format!("{address}: {error}"));
-    let settings = lane::Settings {
-        url: target.url(address),
-        connect_within: config.answer_within(),
-        answer_within: config.answer_within(),
-        wait: None,
-        floor_key: None,
-        waiting_max: 1,
-    };
+    let settings = lane::Settings::single(target.url(address), config);
     let mut connection = lane::connect(&settings).await.map_err(unreachable)?;
     let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(unreachable)?;
+    let lacks = |what: &str, error: redis::RedisError| OpenError::Lacks {
+        address: address.to_owned(),
+        what: format!("{what}: {error}"),
+    };
     // A script that cannot be loaded is one that the server or its access list does not allow.
     for script in super::script::ALL {
         script
             .load()
             .query_async::<String>(&mut connection)
             .await
-            .map_err(|error| OpenError::Lacks {
-                address: address.to_owned(),
-                what: format!("scripts (EVALSHA, SCRIPT LOAD): {error}"),
-            })?;
+            .map_err(|error| lacks("scripts (EVALSHA, SCRIPT LOAD)", error))?;
     }
     // A server may have renamed them, or an access list may forbid them; neither changes anything.
-    let lacks = |what: &str, error: redis::RedisError| OpenError::Lacks {
-        address: address.to_owned(),
-        what: format!("{what}: {error}"),
-    };
     let ran = redis::Script::new("return 1").invoke_async::<_, u8>(&mut connection).await;
     ran.map_err(|error| lacks("EVALSHA", error))?;
     let waited = redis::cmd("WAIT").arg(0).arg(1).query_async::<u32>(&mut connection).await;

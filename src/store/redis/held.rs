@@ -36,7 +36,7 @@ struct Seat {
 }
 
 /// What Redis is to be told once it answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Debt {
     /// The seat is held.
     Claim,
@@ -59,10 +59,10 @@ impl Held {
         self.seats.lock().insert(device.clone(), Seat { epoch, bytes });
     }
 
-    /// A session gave it up.
+    /// A session gave it up, or lost it: the one of that epoch or an older one.
     pub(super) fn give_up(&self, device: &DeviceKey, epoch: Epoch) {
         let mut seats = self.seats.lock();
-        if seats.get(device).is_some_and(|seat| seat.epoch == epoch) {
+        if seats.get(device).is_some_and(|seat| seat.epoch <= epoch) {
             seats.remove(device);
             if seats.capacity() > 64 && seats.len() < seats.capacity() / 4 {
                 seats.shrink_to_fit();
@@ -97,6 +97,14 @@ impl Held {
         }
         drop(debts);
         self.news.notify_one();
+    }
+
+    /// It was told that, and may owe something newer by now.
+    fn paid(&self, device: &DeviceKey, debt: Debt) {
+        let mut debts = self.debts.lock();
+        if debts.get(device) == Some(&debt) {
+            debts.remove(device);
+        }
     }
 
     /// How much Redis was not told.
@@ -156,7 +164,7 @@ impl Shared {
                 Err(error) => return Err(error),
             },
         }
-        self.held.debts.lock().remove(device);
+        self.held.paid(device, debt);
         Ok(())
     }
 
@@ -169,7 +177,11 @@ impl Shared {
         };
         let route = Route::quick(Slot::of_bucket(device.bucket()));
         let epoch = seat.epoch;
-        match self.shards.ask(route, make).await? {
+        let found = self.shards.ask(route, make).await?;
+        if matches!(found, Value::Int(0 | 1)) {
+            self.held.give_up(device, epoch);
+        }
+        match found {
             Value::Int(0) => self.hint(
                 &self.nodes.name(),
                 Hint::Removed {
@@ -199,5 +211,42 @@ impl Shared {
         self.held.take(device, epoch, Holder::encode(session, number, incarnation));
         self.held.owe_claim(device);
         epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::TenantId;
+
+    fn key() -> DeviceKey {
+        DeviceKey {
+            tenant: TenantId(0),
+            device: "box".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_was_told_leaves_what_is_owed_since() {
+        let (held, device) = (Held::default(), key());
+        held.owe_claim(&device);
+        held.owe_release(&device, Epoch(7), Timestamp(1));
+        held.paid(&device, Debt::Claim);
+        assert_eq!(held.owed(), 1, "the goodbye came while the claim was told");
+        held.paid(&device, Debt::Release(Epoch(7), Timestamp(1)));
+        assert_eq!(held.owed(), 0);
+    }
+
+    #[test]
+    fn a_seat_that_is_lost_is_not_told_again_and_a_newer_one_is() {
+        let (held, device) = (Held::default(), key());
+        held.take(&device, Epoch(7), Vec::new());
+        held.give_up(&device, Epoch(6));
+        held.owe_all();
+        assert_eq!(held.owed(), 1, "an older session went");
+        held.paid(&device, Debt::Claim);
+        held.give_up(&device, Epoch(7));
+        held.owe_all();
+        assert_eq!(held.owed(), 0);
     }
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
-use redis::{Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use super::{metrics::RedisMetrics, script};
+use super::{Config, metrics::RedisMetrics, script};
 
 /// Commands of one pipeline.
 const TOGETHER: usize = 256;
@@ -53,6 +53,26 @@ pub(super) struct Settings {
     pub(super) floor_key: Option<String>,
     /// Commands that may wait for the lane.
     pub(super) waiting_max: usize,
+}
+
+impl Settings {
+    /// For one connection that nobody waits behind.
+    pub(super) fn single(url: String, config: &Config) -> Self {
+        Self {
+            url,
+            connect_within: config.answer_within(),
+            answer_within: config.answer_within(),
+            wait: None,
+            floor_key: None,
+            waiting_max: 1,
+        }
+    }
+
+    fn limits(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_within))
+            .set_response_timeout(Some(self.answer_within))
+    }
 }
 
 struct Op {
@@ -97,11 +117,8 @@ impl Lane {
 
 /// One connection to a server, with every script known there.
 pub(super) async fn connect(settings: &Settings) -> Result<MultiplexedConnection, redis::RedisError> {
-    let config = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(settings.connect_within))
-        .set_response_timeout(Some(settings.answer_within));
     redis::Client::open(settings.url.as_str())?
-        .get_multiplexed_async_connection_with_config(&config)
+        .get_multiplexed_async_connection_with_config(&settings.limits())
         .await
 }
 
@@ -112,10 +129,7 @@ pub(super) async fn connect_for_pushes(
 ) -> Result<MultiplexedConnection, redis::RedisError> {
     let info = settings.url.as_str().into_connection_info()?;
     let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let config = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(settings.connect_within))
-        .set_response_timeout(Some(settings.answer_within))
-        .set_push_sender(taken);
+    let config = settings.limits().set_push_sender(taken);
     redis::Client::open(info.set_redis_settings(redis))?
         .get_multiplexed_async_connection_with_config(&config)
         .await

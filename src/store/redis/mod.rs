@@ -47,8 +47,8 @@ pub use config::{Config, Durable};
 pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
 
-use super::{Addressed, Arrival, Peer, StoreError, Watches};
-use crate::domain::{CorrectedClock, EventIdKey, Generation, Limits};
+use super::{Addressed, Arrival, DeviceKey, Peer, StoreError, Watches};
+use crate::domain::{CorrectedClock, Epoch, EventIdKey, Generation, Limits};
 use counters::Counters;
 use keys::Keys;
 use nodes::Nodes;
@@ -278,6 +278,11 @@ impl RedisStore {
     /// Ends when the name of this node was given to another: its seats are nobody's, and it must start anew.
     pub async fn lost_its_name(&self) {
         self.shared.nodes.lost.cancelled().await;
+    }
+
+    /// The seat that a session here held, of that epoch or an older one, is another node's: Redis is not told of it again.
+    pub fn seat_is_lost(&self, device: &DeviceKey, epoch: Epoch) {
+        self.shared.held.give_up(device, epoch);
     }
 
     /// Hints for sessions here were lost: all of them are compared with the store.

@@ -379,14 +379,8 @@ impl Shards {
     /// How to connect to the primary of a slot for listening. `None`: it is not known.
     pub(super) fn reader_of(&self, slot: Slot) -> Option<lane::Settings> {
         let (shard, _) = self.shard(slot, None)?;
-        Some(lane::Settings {
-            url: self.target.read().url(&shard.primary.address),
-            connect_within: self.config.answer_within(),
-            answer_within: self.config.answer_within(),
-            wait: None,
-            floor_key: None,
-            waiting_max: 1,
-        })
+        let url = self.target.read().url(&shard.primary.address);
+        Some(lane::Settings::single(url, &self.config))
     }
 
     fn connect(&self, primary: Primary) -> Shard {
