@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::try_join, stream};
 
 use super::{
     Shared,
@@ -29,7 +29,7 @@ const FIELDS: [&str; 4] = ["q", "d", "l", "k"];
 
 /// The counts of every bucket.
 pub(super) struct Counters {
-    /// Waiting events, devices, those of cohort poll, those of cohort control.
+    /// Events that wait, devices, those of cohort poll, those of cohort control.
     buckets: Box<[[AtomicU64; 4]]>,
     /// When the oldest waiting event of the last look was accepted; 0: none.
     oldest: AtomicU64,
@@ -45,10 +45,18 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Waiting events of a bucket, as a script answered.
-    pub(super) fn queued(&self, bucket: u16, events: i64) {
+    /// One event more waits in a bucket.
+    pub(super) fn came(&self, bucket: u16) {
         if let Some([queued, ..]) = self.buckets.get(usize::from(bucket)) {
-            queued.store(u64::try_from(events).unwrap_or(0), Ordering::Relaxed);
+            queued.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// So many wait no more.
+    pub(super) fn went(&self, bucket: u16, events: u64) {
+        if let Some([queued, ..]) = self.buckets.get(usize::from(bucket)) {
+            // What another node counted may not be known here yet.
+            let _ = queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| Some(queued.saturating_sub(events)));
         }
     }
 
@@ -85,19 +93,34 @@ impl Counters {
 }
 
 impl Shared {
-    /// Reads the counts of one bucket.
+    /// Reads the counts of one bucket. An event that left its queue is counted until its receipt leaves the outbox: those that are still there
+    /// are taken off.
     pub(super) async fn count(&self, bucket: u16) -> Result<(), StoreError> {
-        let key = self.keys.bucket('c', bucket);
-        let make = |_| {
+        let (counters, outbox) = (self.keys.bucket('c', bucket), self.keys.bucket('o', bucket));
+        let counted = |_| {
             let mut cmd = redis::cmd("HMGET");
-            cmd.arg(&key).arg(&FIELDS);
+            cmd.arg(&counters).arg(&FIELDS);
             cmd
         };
-        let value = self.shards.ask(Route::read(Slot::of_bucket(bucket)), make).await?;
-        let mut counts = reply::Reply::new(value, "counters")?;
-        for place in self.counters.buckets.get(usize::from(bucket)).into_iter().flatten() {
-            let count = reply::int(&counts.next()?).unwrap_or(0);
-            place.store(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+        let left = |_| {
+            let mut cmd = redis::cmd("LLEN");
+            cmd.arg(&outbox);
+            cmd
+        };
+        let route = Route::read(Slot::of_bucket(bucket));
+        let (counted, left) = try_join(self.shards.ask(route, counted), self.shards.ask(route, left)).await?;
+        let mut counts = reply::Reply::new(counted, "counters")?;
+        let left = reply::int(&left).and_then(|left| u64::try_from(left).ok()).unwrap_or(0);
+        for (place, left) in self
+            .counters
+            .buckets
+            .get(usize::from(bucket))
+            .into_iter()
+            .flatten()
+            .zip([left, 0, 0, 0])
+        {
+            let count = reply::int(&counts.next()?).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+            place.store(count.saturating_sub(left), Ordering::Relaxed);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Every bucket has two lists of devices in the order of time, so that nothing is looked at before it is due. Each bucket is looked
 //! after by one of the live nodes; that two do it for a moment does no harm.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::Value;
@@ -12,7 +12,7 @@ use super::{
     RedisStore, Shared,
     keys::{self, BUCKETS, Slot},
     record::{self, Ending},
-    reply::{self, Reply},
+    reply::{self, Reply, p48},
     script,
     shards::Route,
 };
@@ -31,8 +31,8 @@ const DEVICES: usize = 200;
 const STATES: usize = 500;
 /// Devices of a bucket whose oldest event is looked up: with so many or fewer it is exact, above it a sample.
 const SAMPLE: usize = 8;
-/// Receipts of a log that are judged at once.
-const RECEIPTS: usize = 1_000;
+/// Entries of a log that are judged at once.
+const ENTRIES: usize = 100;
 
 /// Where the last round stopped.
 #[derive(Default)]
@@ -140,32 +140,24 @@ impl Shared {
         Ok(oldest)
     }
 
-    /// Ends of logs: receipts that are too many, or too old. The last one stays.
+    /// Ends of logs: receipts that are too many, or too old. The last entry stays.
     async fn trim_log(&self, tenant: TenantId, now: Timestamp) -> Result<u64, StoreError> {
-        let key = self.keys.tenant(tenant, "log");
-        let route = Route::quick(Slot::of(&keys::tenant_tag(tenant)));
-        let trim = async |how: &str, bound: String| {
+        let keys = [self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved")];
+        // Kept for so long: what was written in this very millisecond goes, too.
+        let old = p48((now.0 + 1).saturating_sub(self.limits.receipts_kept_secs.saturating_mul(1000)));
+        let mut dropped = 0;
+        loop {
             let make = |_| {
-                let mut cmd = redis::cmd("XTRIM");
-                cmd.arg(&key).arg(how).arg("=").arg(&bound);
+                let mut cmd = script::TRIM.call(&keys);
+                cmd.arg(&old).arg(self.limits.receipts_max.max(1)).arg(ENTRIES);
                 cmd
             };
-            let dropped = self.shards.ask(route, make).await?;
-            Ok::<_, StoreError>(u64::try_from(reply::int(&dropped).unwrap_or(0)).unwrap_or(0))
-        };
-        let mut dropped = trim("MAXLEN", self.limits.receipts_max.max(1).to_string()).await?;
-        let kept = Duration::from_secs(self.limits.receipts_kept_secs);
-        loop {
-            // One more than is judged: the last one stays.
-            let entries = self.entries(tenant, 0, RECEIPTS + 1).await?;
-            let judged = entries.len().saturating_sub(1);
-            let is_old = |receipt: &[u8]| record::receipt_time(receipt).is_some_and(|at| now >= at.plus(kept));
-            let old = entries.iter().take(judged).take_while(|(_, receipt)| is_old(receipt)).count();
-            if let Some((first_kept, _)) = entries.get(old).filter(|_| old > 0) {
-                dropped += trim("MINID", format!("{first_kept}-0")).await?;
-            }
-            if old < RECEIPTS {
-                return Ok(dropped);
+            let route = Route::quick(Slot::of(&keys::tenant_tag(tenant)));
+            let went = self.shards.ask(route, make).await?;
+            match reply::int(&went).and_then(|went| u64::try_from(went).ok()) {
+                Some(0) => return Ok(dropped),
+                Some(went) => dropped += went,
+                None => return Err(damaged("the answer to trim")),
             }
         }
     }

@@ -13,9 +13,9 @@ use super::{
     RedisStore, Shared, housekeeping,
     keys::{self, Slot},
     record::{self, Ending, NewRecord, Owner},
-    reply::{self, Reply, p48, u48},
+    reply::{Packed, Reply, p48, u48},
     script,
-    seat::Holder,
+    seat::{self, Holder},
     shards::Route,
 };
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
         QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Watch, codec::damaged, codes,
     },
 };
+
+/// What the script answers of an event that ended before, when more may have to be written.
+const ENDED_BEFORE: u8 = 6;
 
 impl Shared {
     /// A seat as a script answers it, if its node lives.
@@ -96,44 +99,36 @@ impl Shared {
         let NewEvent { event, idempotency } = new;
         let record = NewRecord::of(&event, idempotency.as_ref().map(|idempotency| &idempotency.key))?;
         let (bucket, queue) = (device.bucket(), Queue::of(event.urgency));
-        let keys = [
+        let mut keys = vec![
             self.keys.device('d', &device),
             self.keys.device('p', &device),
             self.keys.device('q', &device),
-            self.keys.device('s', &device),
-            self.keys.bucket('o', bucket),
             self.keys.bucket('c', bucket),
             self.keys.bucket('z', bucket),
         ];
-        let field = |letter: u8, key: &[u8]| [&[letter], key].concat();
-        let collapse = event.collapse_key.as_ref().map_or_else(Vec::new, |key| field(b'c', key.as_bytes()));
-        let idempotent = idempotency
-            .as_ref()
-            .map_or_else(Vec::new, |idempotency| field(b'i', &idempotency.key));
-        let body = idempotency.as_ref().map_or(&[][..], |idempotency| &idempotency.body);
-        let named = record::named(device.device.as_str().as_bytes());
-        let member = keys::member(&device);
+        if idempotency.is_some() || event.collapse_key.is_some() {
+            keys.extend([self.keys.device('s', &device), self.keys.bucket('o', bucket)]);
+        }
         let now = self.clock.now();
+        let id_length = u8::try_from(device.device.as_str().len()).unwrap_or(u8::MAX);
+        let name_length = u8::try_from(keys::member(&device).len()).unwrap_or(u8::MAX);
         let make = |floor: u64| {
+            let fixed = [
+                &keys::field(queue, 0)[..1],
+                &[seat::lane_at(codes::urgency_code(event.urgency))],
+                &record.head,
+                &p48(now.0),
+                &p48(floor),
+                &p48(self.limits.idempotency_kept_secs.saturating_mul(1000)),
+                &u32::try_from(event.json.0.len()).unwrap_or(u32::MAX).to_be_bytes(),
+                &self.limits.queue_max_events.to_be_bytes(),
+                &p48(self.limits.queue_max_bytes),
+                &device.tenant.0.to_be_bytes(),
+                &[id_length, name_length],
+                idempotency.as_ref().map_or(&[][..], |idempotency| &idempotency.body),
+            ];
             let mut cmd = script::ENQUEUE.call(&keys);
-            cmd.arg(&keys::field(queue, 0)[..1])
-                .arg(codes::urgency_code(event.urgency))
-                .arg(&record.head)
-                .arg(&record.rest)
-                .arg(event.json.0.len())
-                .arg(event.accepted_at.0)
-                .arg(event.expires_at().0)
-                .arg(&collapse)
-                .arg(&idempotent)
-                .arg(body)
-                .arg(self.limits.idempotency_kept_secs.saturating_mul(1000))
-                .arg(now.0)
-                .arg(self.limits.queue_max_events)
-                .arg(self.limits.queue_max_bytes)
-                .arg(floor)
-                .arg(&member)
-                .arg(&device.tenant.0.to_be_bytes())
-                .arg(&named);
+            cmd.arg(fixed.concat()).arg(&record.rest);
             cmd
         };
         let route = Route {
@@ -141,43 +136,48 @@ impl Shared {
             repeatable: idempotency.is_some(),
             ..Route::durable(Slot::of_bucket(bucket))
         };
-        let mut reply = Reply::new(self.shards.ask(route, make).await?, "the answer to enqueue")?;
-        match reply.int()? {
+        let answer = self.shards.ask(route, make).await?;
+        let mut packed = Packed::new(&answer, "the answer to enqueue")?;
+        match packed.byte()? {
             0 => Err(StoreError::UnknownDevice),
             1 => Err(StoreError::RemovedDevice),
             found @ (2 | 3) => {
-                let owner = self.owner(&device, u32::from_be_bytes(reply.array()?));
-                let (queue, number) = keys::read_field(&reply.bytes()?).ok_or_else(|| reply.damaged())?;
+                let owner = self.owner(&device, packed.u32()?);
+                let (queue, number) = keys::read_field(packed.bytes(7)?).ok_or_else(|| packed.damaged())?;
                 let id = owner.id(queue, number);
                 if found == 2 {
                     return Err(StoreError::KeyReused(id));
                 }
-                let state = u8::try_from(reply.int()?).ok().and_then(codes::state);
+                let state = codes::state(packed.byte()?).ok_or_else(|| packed.damaged())?;
                 Ok(Enqueued {
                     id,
                     kind: EnqueuedKind::Repeat,
                     durability: self.durability(),
-                    state: state.ok_or_else(|| reply.damaged())?,
-                    seat: self.live_seat(&reply.bytes()?).await,
+                    state,
+                    seat: self.live_seat(packed.rest()).await,
                     replaced: Vec::new(),
                 })
             }
             4 => Err(StoreError::QueueFull {
-                events: u32::try_from(reply.count()?).unwrap_or(u32::MAX),
-                bytes: reply.count()?,
+                events: packed.u32()?,
+                bytes: packed.u48()?,
             }),
             5 => {
-                let owner = self.owner(&device, u32::from_be_bytes(reply.array()?));
-                let (number, seq) = (reply.array::<6>()?, reply.array::<6>()?);
-                let (number, seq) = u48(&number).zip(u48(&seq)).ok_or_else(|| reply.damaged())?;
-                let seat = self.live_seat(&reply.bytes()?).await;
-                self.counters.queued(bucket, reply.int()?);
+                let owner = self.owner(&device, packed.u32()?);
+                let (number, seq) = (packed.u48()?, packed.u48()?);
                 self.counters.accepted(event.accepted_at);
-                let replaced = match reply::bytes(reply.next()?) {
-                    Some(field) => keys::read_field(&field).map(|(queue, number)| owner.id(queue, number)),
-                    None => None,
+                let (ended, place) = (packed.byte()?, packed.bytes(7)?);
+                let replaced = match ended {
+                    // What had expired already was not replaced.
+                    0 | 2 => None,
+                    _ => Some(keys::read_field(place).ok_or_else(|| packed.damaged())?),
                 };
-                let expired = reply.int()? != 0;
+                if ended == 0 {
+                    self.counters.came(bucket);
+                } else {
+                    self.touch(bucket);
+                }
+                let seat = self.live_seat(packed.rest()).await;
                 let id = owner.id(queue, number);
                 self.watches.wake([&device]);
                 self.announce(seat.as_ref(), || QueuedEvent {
@@ -194,10 +194,10 @@ impl Shared {
                     durability: self.durability(),
                     state: DeliveryState::Queued,
                     seat,
-                    replaced: replaced.into_iter().filter(|_| !expired).collect(),
+                    replaced: replaced.into_iter().map(|(queue, number)| owner.id(queue, number)).collect(),
                 })
             }
-            _ => Err(reply.damaged()),
+            _ => Err(packed.damaged()),
         }
     }
 
@@ -264,57 +264,86 @@ impl Shared {
             _ => field,
         };
         let told = settle.told.as_deref();
-        let (kind, again) = match settle.outcome {
-            Outcome::Delivered => ("d", None),
-            Outcome::Processed => ("p", None),
-            Outcome::Again { after, at_next_session } => ("a", Some((settle.at.plus(after), at_next_session))),
-            _ => ("x", None),
-        };
+        let now = self.clock.now();
+        let kept_ms = self.limits.idempotency_kept_secs.saturating_mul(1000);
+        let prefix = record::receipt_prefix(device.tenant, Some(settle.located.ordinal), &device.device);
         let ending = Ending::encode(settle.outcome, settle.at, settle.epoch, told)?;
         let given_up = Outcome::Failed(Reason::TooManyAttempts);
-        let ending_given_up = Ending::encode(given_up, settle.at, settle.epoch, told)?;
-        let keys = [
-            self.keys.device('p', device),
-            self.keys.device('q', device),
-            self.keys.device('s', device),
-            self.keys.bucket('o', bucket),
-            self.keys.bucket('c', bucket),
-            self.keys.bucket('w', bucket),
-        ];
-        let now = self.clock.now();
-        let prefix = record::receipt_prefix(device.tenant, Some(settle.located.ordinal), &device.device);
-        let member = keys::member(device);
-        let make = |_| {
-            let mut cmd = script::SETTLE.call(&keys);
-            cmd.arg(&field)
-                .arg(&born)
-                .arg(kind)
-                .arg(&ending)
-                .arg(&ending_given_up)
-                .arg(self.limits.attempts_max)
-                .arg(again.map_or(0, |(due, _)| due.0))
-                .arg(u8::from(again.is_some_and(|(_, at_next_session)| at_next_session)))
-                .arg(now.0)
-                .arg(self.limits.idempotency_kept_secs.saturating_mul(1000))
-                .arg(&prefix)
-                .arg(&member);
-            cmd
+        let route = Route::durable(Slot::of_bucket(bucket));
+        let answer = if let Outcome::Again { after, at_next_session } = settle.outcome {
+            let keys = [
+                self.keys.device('p', device),
+                self.keys.device('q', device),
+                self.keys.device('s', device),
+                self.keys.bucket('o', bucket),
+                self.keys.bucket('w', bucket),
+                self.keys.bucket('c', bucket),
+            ];
+            let ending_given_up = Ending::encode(given_up, settle.at, settle.epoch, told)?;
+            let member = keys::member(device);
+            let make = |_| {
+                let mut cmd = script::PUT_OFF.call(&keys);
+                cmd.arg(&field)
+                    .arg(&born)
+                    .arg(&ending)
+                    .arg(&ending_given_up)
+                    .arg(self.limits.attempts_max)
+                    .arg(settle.at.plus(after).0)
+                    .arg(u8::from(at_next_session))
+                    .arg(now.0)
+                    .arg(kept_ms)
+                    .arg(&prefix)
+                    .arg(&member);
+                cmd
+            };
+            self.shards.ask(route, make).await?
+        } else {
+            let kind = match settle.outcome {
+                Outcome::Delivered => b"d",
+                Outcome::Processed => b"p",
+                _ => b"x",
+            };
+            let keys = [
+                self.keys.device('q', device),
+                self.keys.device('s', device),
+                self.keys.bucket('o', bucket),
+            ];
+            let fixed = [kind, &field[..], &born, &p48(now.0), &p48(kept_ms), &prefix].concat();
+            let make = |_| {
+                let mut cmd = script::SETTLE.call(&keys);
+                cmd.arg(&fixed).arg(&ending);
+                cmd
+            };
+            let answer = self.shards.ask(route, make).await?;
+            if Packed::new(&answer, "the answer to settle")?.byte()? == ENDED_BEFORE {
+                let keys = [
+                    self.keys.device('s', device),
+                    self.keys.bucket('o', bucket),
+                    self.keys.bucket('c', bucket),
+                ];
+                let make = |_| {
+                    let mut cmd = script::LATE.call(&keys);
+                    cmd.arg(&kind[..]).arg(&born).arg(&ending).arg(&prefix);
+                    cmd
+                };
+                self.shards.ask(route, make).await?
+            } else {
+                answer
+            }
         };
-        let value = self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await?;
-        let mut reply = Reply::new(value, "the answer to settle")?;
-        match reply.int()? {
+        let mut packed = Packed::new(&answer, "the answer to settle")?;
+        match packed.byte()? {
             0 => Ok(Settled::Unknown),
             1 => {
-                let times = reply.bytes()?;
-                let (waited, expires_at) = record::times(&times, settle.at).ok_or_else(|| reply.damaged())?;
-                let urgency = u8::try_from(reply.int()?).ok().and_then(codes::urgency);
-                self.counters.queued(bucket, reply.int()?);
-                let outcome = if reply.int()? == 0 { settle.outcome } else { given_up };
+                let (waited, expires_at) = record::times(packed.bytes(12)?, settle.at).ok_or_else(|| packed.damaged())?;
+                let urgency = codes::urgency(packed.byte()?).ok_or_else(|| packed.damaged())?;
+                self.counters.went(bucket, 1);
+                let outcome = if packed.byte()? == 0 { settle.outcome } else { given_up };
                 self.touch(bucket);
                 Ok(Settled::Now {
                     outcome,
                     waited,
-                    urgency: urgency.ok_or_else(|| reply.damaged())?,
+                    urgency,
                     expires_at,
                 })
             }
@@ -325,10 +354,10 @@ impl Shared {
             3 => Ok(Settled::OutcomeWanted),
             4 => {
                 self.touch(bucket);
-                let state = u8::try_from(reply.int()?).ok().and_then(codes::state);
-                Ok(Settled::Before(state.ok_or_else(|| reply.damaged())?))
+                let state = codes::state(packed.byte()?).ok_or_else(|| packed.damaged())?;
+                Ok(Settled::Before(state))
             }
-            _ => Err(reply.damaged()),
+            _ => Err(packed.damaged()),
         }
     }
 

@@ -17,14 +17,19 @@ use super::{
     RedisStore, Shared,
     keys::{self, BUCKETS, Slot},
     record,
-    reply::{self, Reply},
+    reply::{self, Reply, p48},
     script,
     shards::Route,
 };
-use crate::{domain::TenantId, store::StoreError};
+use crate::{
+    domain::TenantId,
+    store::{StoreError, codec::damaged},
+};
 
-/// How long receipts may gather.
+/// How often outboxes are looked at.
 const EVERY: Duration = Duration::from_millis(200);
+/// How long an outbox is left alone after it was emptied: what gathers meanwhile is moved in one step.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 /// How often all outboxes that this node looks after are looked at: a dead node may have left some.
 const ALL_EVERY: Duration = Duration::from_secs(5);
 /// Rows of one step.
@@ -36,12 +41,47 @@ const TOGETHER: usize = 32;
 #[derive(Default)]
 pub(super) struct Outboxes {
     written: Mutex<BTreeSet<u16>>,
+    emptied: Mutex<BTreeMap<u16, Emptied>>,
     news: Notify,
+}
+
+/// What this node did last with an outbox.
+#[derive(Clone, Copy)]
+struct Emptied {
+    at: Instant,
+    /// What was moved and is still there. It goes with the next look.
+    moved: Option<Moved>,
+}
+
+/// Rows that were moved.
+#[derive(Clone, Copy)]
+struct Moved {
+    /// The position before the first.
+    base: u64,
+    /// How many.
+    rows: usize,
 }
 
 /// One move at a time.
 #[derive(Default)]
 pub(super) struct Mover;
+
+/// Rows of one tenant out of one outbox, as [`script::APPEND`] takes them.
+#[derive(Default)]
+struct Rows {
+    positions: Vec<u8>,
+    rows: Vec<u8>,
+}
+
+impl Rows {
+    fn push(&mut self, position: u64, row: &[u8]) -> Result<(), StoreError> {
+        let length = u8::try_from(row.len()).map_err(|_| damaged("a receipt"))?;
+        self.positions.extend_from_slice(&p48(position));
+        self.rows.push(length);
+        self.rows.extend_from_slice(row);
+        Ok(())
+    }
+}
 
 impl Shared {
     /// A receipt may have been written there.
@@ -57,10 +97,31 @@ impl Shared {
         self.outboxes.written.lock().extend(mine);
     }
 
+    /// Takes the outboxes that are to be emptied now: those in which something was written, and those where something that was moved
+    /// waits to be dropped. `all`: those that were emptied a moment ago, too.
+    fn to_empty(&self, all: bool) -> BTreeSet<u16> {
+        let now = Instant::now();
+        let emptied = self.outboxes.emptied.lock();
+        let rested = |done: &Emptied| all || now >= done.at + LEFT_ALONE;
+        let mut written = self.outboxes.written.lock();
+        let (mut due, later): (BTreeSet<u16>, BTreeSet<u16>) = std::mem::take(&mut *written)
+            .into_iter()
+            .partition(|bucket| emptied.get(bucket).is_none_or(rested));
+        *written = later;
+        due.extend(
+            emptied
+                .iter()
+                .filter(|(_, done)| done.moved.is_some() && rested(done))
+                .map(|(bucket, _)| bucket),
+        );
+        due
+    }
+
     /// Empties one outbox.
     async fn empty(&self, bucket: u16) -> Result<usize, StoreError> {
         let keys = [self.keys.bucket('o', bucket), self.keys.bucket('c', bucket)];
         let slot = Slot::of_bucket(bucket);
+        let mut before = self.outboxes.emptied.lock().get(&bucket).and_then(|done| done.moved);
         let mut moved = 0;
         loop {
             // Where a lost server may have taken positions along, they start higher.
@@ -68,50 +129,49 @@ impl Shared {
             let make = |_| {
                 let mut cmd = script::OUTBOX.call(&keys);
                 cmd.arg(ROWS).arg(floor);
+                match before {
+                    Some(moved) => cmd.arg(moved.base).arg(moved.rows),
+                    None => cmd.arg("").arg("0"),
+                };
                 cmd
             };
             let mut reply = Reply::new(self.shards.ask(Route::durable(slot), make).await?, "an outbox")?;
             let base = reply.count()?;
-            let mut rows = Vec::new();
             let mut list = Reply::new(reply.next()?, "an outbox")?;
-            while let Ok(row) = list.next() {
-                rows.push(reply::bytes(row).ok_or_else(|| list.damaged())?);
-            }
-            if rows.is_empty() {
-                return Ok(moved);
-            }
-            let mut of_tenant: BTreeMap<u16, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
-            for (position, row) in (base + 1..).zip(&rows) {
-                match record::read_outbox(row, bucket, &self.ids) {
-                    Ok((tenant, receipt)) => of_tenant.entry(tenant.0).or_default().push((position, receipt)),
-                    Err(error) => tracing::error!(error = %error, "a receipt in bucket {bucket} cannot be read and is left out: {error}"),
+            let mut of_tenant: BTreeMap<u16, Rows> = BTreeMap::new();
+            let mut count = 0;
+            for position in base + 1.. {
+                let Ok(row) = list.next() else { break };
+                let row = reply::bytes(row).ok_or_else(|| list.damaged())?;
+                count += 1;
+                let read = record::read_outbox(&row, bucket, &self.ids);
+                let taken = read.and_then(|(tenant, receipt)| of_tenant.entry(tenant.0).or_default().push(position, &receipt));
+                if let Err(error) = taken {
+                    tracing::error!(error = %error, "a receipt in bucket {bucket} cannot be read and is left out: {error}");
                 }
             }
-            for (tenant, receipts) in of_tenant {
-                self.append(TenantId(tenant), bucket, &receipts).await?;
+            for (tenant, rows) in of_tenant {
+                self.append(TenantId(tenant), bucket, &rows).await?;
             }
-            let make = |_| {
-                let mut cmd = script::TRIM.call(&keys);
-                cmd.arg(base).arg(rows.len());
-                cmd
+            moved += count;
+            before = (count > 0).then_some(Moved { base, rows: count });
+            let done = Emptied {
+                at: Instant::now(),
+                moved: before,
             };
-            self.shards.ask(Route::durable(slot), make).await?;
-            moved += rows.len();
-            if rows.len() < ROWS {
+            self.outboxes.emptied.lock().insert(bucket, done);
+            if count < ROWS {
                 return Ok(moved);
             }
         }
     }
 
-    async fn append(&self, tenant: TenantId, bucket: u16, receipts: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+    async fn append(&self, tenant: TenantId, bucket: u16, rows: &Rows) -> Result<(), StoreError> {
         let keys = [self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved")];
         let floor = if self.shards.replicated() { 0 } else { self.shards.floor() };
         let make = |_| {
             let mut cmd = script::APPEND.call(&keys);
-            cmd.arg(bucket).arg(floor);
-            for (position, receipt) in receipts {
-                cmd.arg(*position).arg(receipt);
-            }
+            cmd.arg(bucket).arg(floor).arg(&rows.positions).arg(&rows.rows);
             cmd
         };
         self.shards
@@ -123,10 +183,13 @@ impl Shared {
 
 /// Moves what this node wrote. Answers how many receipts.
 pub(super) async fn round(store: &RedisStore) -> Result<usize, StoreError> {
+    go_round(store, true).await
+}
+
+async fn go_round(store: &RedisStore, all: bool) -> Result<usize, StoreError> {
     let _one_at_a_time = store.mover.lock().await;
     let shared = &store.shared;
-    let written = std::mem::take(&mut *shared.outboxes.written.lock());
-    let mut emptied = stream::iter(written)
+    let mut emptied = stream::iter(shared.to_empty(all))
         .map(|bucket| async move { (bucket, shared.empty(bucket).await) })
         .buffer_unordered(TOGETHER);
     let (mut moved, mut failed) = (0, None);
@@ -158,7 +221,7 @@ pub(super) async fn run(store: Weak<RedisStore>) {
         }
         drop(shared);
         let Some(store) = store.upgrade() else { return };
-        if let Err(error) = round(&store).await {
+        if let Err(error) = go_round(&store, false).await {
             tracing::debug!("receipts wait in their outboxes: {error}");
         }
     }

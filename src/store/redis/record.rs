@@ -339,11 +339,6 @@ pub(super) fn read_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, Store
     read().ok_or_else(|| damaged("a receipt"))
 }
 
-/// When a receipt of a log was written.
-pub(super) fn receipt_time(bytes: &[u8]) -> Option<Timestamp> {
-    u48(bytes).map(Timestamp)
-}
-
 /// How long an event waited, by the times of its head as a script answers them.
 pub(super) fn times(bytes: &[u8], at: Timestamp) -> Option<(Duration, Timestamp)> {
     let accepted_at = Timestamp(u48(bytes.get(..6)?)?);

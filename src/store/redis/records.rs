@@ -21,35 +21,71 @@ use crate::{
 /// Hours read at once.
 const TOGETHER: usize = 32;
 
+/// Entries of a log read at once, at most; each may have hundreds of rows.
+const ENTRIES: usize = 16;
+
 /// The position of an entry of a log, out of its id.
-pub(super) fn position_of(id: &[u8]) -> Option<u64> {
+fn position_of(id: &[u8]) -> Option<u64> {
     std::str::from_utf8(id).ok()?.split_once('-')?.0.parse().ok()
 }
 
-/// Entries of a log: positions and receipts.
-pub(super) fn read_entries(value: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-    let Value::Array(entries) = value else { return Ok(Vec::new()) };
-    let mut found = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let mut entry = Reply::new(entry, "a log of receipts")?;
-        let position = position_of(&entry.bytes()?).ok_or_else(|| entry.damaged())?;
-        let fields = reply::hash(entry.next()?, "a log of receipts")?;
-        let (_, receipt) = fields.into_iter().next().ok_or_else(|| damaged("a log of receipts"))?;
-        found.push((position, receipt));
+/// The rows of an entry of a log, each with its position: that of the entry is the position of its last row.
+fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let mut entry = Reply::new(entry, "a log of receipts")?;
+    let last = position_of(&entry.bytes()?).ok_or_else(|| entry.damaged())?;
+    let fields = reply::hash(entry.next()?, "a log of receipts")?;
+    let (_, rows) = fields.into_iter().next().ok_or_else(|| damaged("a log of receipts"))?;
+    let (mut found, mut left) = (Vec::new(), rows.as_slice());
+    while let Some((length, rest)) = left.split_first() {
+        let (row, rest) = rest
+            .split_at_checked(usize::from(*length))
+            .ok_or_else(|| damaged("a log of receipts"))?;
+        found.push((0, row.to_vec()));
+        left = rest;
+    }
+    for ((position, _), behind) in found.iter_mut().rev().zip(0..) {
+        *position = last.checked_sub(behind).ok_or_else(|| damaged("a log of receipts"))?;
     }
     Ok(found)
 }
 
 impl Shared {
-    /// Entries of a tenant's log behind a position.
-    pub(super) async fn entries(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let key = self.keys.tenant(tenant, "log");
-        let make = |_| {
-            let mut cmd = redis::cmd("XRANGE");
-            cmd.arg(&key).arg(format!("({after}-0")).arg("+").arg("COUNT").arg(limit);
+    /// Rows of a tenant's log behind a position.
+    async fn logged(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let (key, moved) = (self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved"));
+        let route = Route::read(Slot::of(&keys::tenant_tag(tenant)));
+        let first = |_| {
+            let mut cmd = redis::cmd("HGET");
+            cmd.arg(&moved).arg("first");
             cmd
         };
-        read_entries(self.shards.ask(Route::read(Slot::of(&keys::tenant_tag(tenant))), make).await?)
+        // Where the log begins may be in the middle of an entry.
+        let first = reply::int(&self.shards.ask(route, first).await?).and_then(|first| u64::try_from(first).ok());
+        let after = after.max(first.unwrap_or(0).saturating_sub(1));
+        let (mut found, mut behind) = (Vec::new(), after);
+        while found.len() < limit {
+            let make = |_| {
+                let mut cmd = redis::cmd("XRANGE");
+                cmd.arg(&key)
+                    .arg(format!("({behind}-0"))
+                    .arg("+")
+                    .arg("COUNT")
+                    .arg(limit.min(ENTRIES));
+                cmd
+            };
+            let Value::Array(entries) = self.shards.ask(route, make).await? else {
+                break;
+            };
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                found.extend(read_entry(entry)?.into_iter().filter(|(position, _)| *position > after));
+            }
+            behind = found.last().map_or(behind, |(position, _)| *position);
+        }
+        found.truncate(limit);
+        Ok(found)
     }
 
     async fn hour(&self, hour: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
@@ -70,9 +106,8 @@ impl Shared {
 impl Records for RedisStore {
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
         mover::round(self).await?;
-        let entries = self.shared.entries(tenant, after, limit).await?;
-        entries
-            .into_iter()
+        let rows = self.shared.logged(tenant, after, limit).await?;
+        rows.into_iter()
             .map(|(position, bytes)| record::read_receipt(position, &bytes))
             .collect()
     }

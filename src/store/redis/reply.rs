@@ -67,6 +67,53 @@ impl Reply {
     }
 }
 
+/// An answer that is one text: its parts have fixed places, because a script makes one text sooner than a list.
+pub(super) struct Packed<'a> {
+    left: &'a [u8],
+    what: &'static str,
+}
+
+impl<'a> Packed<'a> {
+    /// `what` names the answer in errors.
+    pub(super) fn new(value: &'a Value, what: &'static str) -> Result<Self, StoreError> {
+        match value {
+            Value::BulkString(left) => Ok(Self { left, what }),
+            _ => Err(damaged(what)),
+        }
+    }
+
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], StoreError> {
+        let (taken, left) = self.left.split_at_checked(count).ok_or_else(|| damaged(self.what))?;
+        self.left = left;
+        Ok(taken)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, StoreError> {
+        let what = self.what;
+        self.bytes(1)?.first().copied().ok_or_else(|| damaged(what))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, StoreError> {
+        let what = self.what;
+        let bytes = self.bytes(4)?.try_into().map_err(|_| damaged(what))?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+
+    pub(super) fn u48(&mut self) -> Result<u64, StoreError> {
+        let what = self.what;
+        u48(self.bytes(6)?).ok_or_else(|| damaged(what))
+    }
+
+    /// All that is left.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.left
+    }
+
+    pub(super) fn damaged(&self) -> StoreError {
+        damaged(self.what)
+    }
+}
+
 /// A text or bytes; `None` for nothing.
 pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
     match value {

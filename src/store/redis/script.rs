@@ -11,9 +11,14 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident $file:literal $flags:literal),* $(,)?) => {
+    ($($name:ident $file:literal $flags:literal [$($part:literal)*]),* $(,)?) => {
         $(pub(super) static $name: Script = {
-            const CODE: &str = concat!("#!lua flags=", $flags, "\n", include_str!("scripts/common.lua"), include_str!(concat!("scripts/", $file, ".lua")));
+            const CODE: &str = concat!(
+                "#!lua flags=", $flags, "\n",
+                include_str!("scripts/parts/base.lua"),
+                $(include_str!(concat!("scripts/parts/", $part, ".lua")),)*
+                include_str!(concat!("scripts/", $file, ".lua"))
+            );
             Script { code: CODE, known: LazyLock::new(|| redis::Script::new(CODE)) }
         };)*
         /// Every one.
@@ -21,25 +26,28 @@ macro_rules! scripts {
     };
 }
 
-// With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room.
+// With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room. Each has the parts that it needs and no
+// more, because a script makes all its functions anew each time it is run.
 scripts! {
-    ENQUEUE "enqueue" "",
-    PASS "pass" "allow-oom",
-    SETTLE "settle" "allow-oom",
-    CLAIM "claim" "allow-oom",
-    RELEASE "release" "allow-oom",
-    PENDING "pending" "no-writes",
-    REQUEUE "requeue" "allow-oom",
-    PUT "put" "",
-    REMOVE "remove" "allow-oom",
-    EXCHANGE "exchange" "",
-    SWEEP "sweep" "allow-oom",
-    OUTBOX "outbox" "allow-oom",
-    TRIM "trim" "allow-oom",
-    APPEND "append" "allow-oom",
-    FLOOR "floor" "allow-oom",
-    NODE "node" "allow-oom",
-    RECLAIM "reclaim" "allow-oom",
+    ENQUEUE "enqueue" "" ["seat" "queue" "ends" "find" "due"],
+    PASS "pass" "allow-oom" ["seat"],
+    SETTLE "settle" "allow-oom" ["queue" "ends" "find"],
+    LATE "late" "allow-oom" [],
+    PUT_OFF "put_off" "allow-oom" ["seat" "queue" "ends" "find"],
+    CLAIM "claim" "allow-oom" ["seat" "queue" "order"],
+    RELEASE "release" "allow-oom" [],
+    PENDING "pending" "no-writes" ["order"],
+    REQUEUE "requeue" "allow-oom" ["seat" "order"],
+    PUT "put" "" [],
+    REMOVE "remove" "allow-oom" ["seat" "ends" "due" "order"],
+    EXCHANGE "exchange" "" [],
+    SWEEP "sweep" "allow-oom" ["seat" "queue" "ends" "find" "order"],
+    OUTBOX "outbox" "allow-oom" [],
+    TRIM "trim" "allow-oom" [],
+    APPEND "append" "allow-oom" [],
+    FLOOR "floor" "allow-oom" [],
+    NODE "node" "allow-oom" [],
+    RECLAIM "reclaim" "allow-oom" ["seat"],
 }
 
 impl Script {

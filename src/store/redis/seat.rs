@@ -10,7 +10,8 @@
 //! | 43..49 | when housekeeping looks next; 0: never |
 //! | 49..51 | events that wait for the next session |
 //! | 51..57 | last number of the lane of events with a TTL of 0 |
-//! | 57.. | while the seat is held: node 2, incarnation 4, transport 1, session 16, claimed at 6 |
+//! | 57..61 | the device's ordinal, once an event was stored for it; 0: its row tells whether there is such a device |
+//! | 61.. | while the seat is held: node 2, incarnation 4, transport 1, session 16, claimed at 6 |
 //!
 //! Numbers of six bytes are big-endian; times are milliseconds.
 
@@ -40,6 +41,11 @@ pub(super) struct Record {
     pub(super) epoch: Epoch,
     pub(super) last_seen_at: Option<Timestamp>,
     pub(super) holder: Option<Holder>,
+}
+
+/// Where scripts find the last number of a lane, counted from 1 as they do.
+pub(super) fn lane_at(urgency: u8) -> u8 {
+    8 + 6 * urgency
 }
 
 impl Holder {
@@ -96,7 +102,7 @@ impl Record {
     pub(super) fn read(bytes: Option<&[u8]>) -> Option<Self> {
         let Some(bytes) = bytes else { return Some(Self::default()) };
         let at = |range: std::ops::Range<usize>| bytes.get(range).and_then(u48);
-        let holder = [bytes.get(31..37)?, bytes.get(57..)?].concat();
+        let holder = [bytes.get(31..37)?, bytes.get(61..)?].concat();
         Some(Self {
             number: at(1..7)?,
             epoch: Epoch(at(31..37)?),
@@ -127,7 +133,7 @@ mod tests {
         assert_eq!((found.epoch, found.session, &*found.node), (Epoch(77), seat.session, "n7"));
         assert_eq!((found.transport, found.connected_at), (seat.transport, seat.at));
         assert_eq!(Holder::read(&bytes[..6]), None);
-        let record = [&[1][..], &p48(9), &[0; 24], &p48(77), &[0; 20], &bytes[6..]].concat();
+        let record = [&[1][..], &p48(9), &[0; 24], &p48(77), &[0; 24], &bytes[6..]].concat();
         let record = Record::read(Some(&record)).unwrap();
         assert_eq!((record.number, record.epoch, record.last_seen_at), (9, Epoch(77), None));
         assert_eq!(record.holder, Some(holder));

@@ -12,7 +12,7 @@ if ARGV[6] == '1' then
 end
 local p = call('GET', KEYS[2]) or EMPTY
 local epoch = math.max(u48(p, 32) + 1, tonumber(ARGV[3]))
-local before = sub(p, 32, 37) .. sub(p, 58)
+local before = sub(p, 32, 37) .. sub(p, 62)
 local q = KEYS[3]
 if struct.unpack('>I2', p, 50) > 0 then
   -- What waits for a session is due now.
@@ -26,5 +26,5 @@ if struct.unpack('>I2', p, 50) > 0 then
   end
   p = sub(p, 1, 49) .. '\0\0' .. sub(p, 52)
 end
-call('SET', KEYS[2], sub(p, 1, 31) .. p48(epoch) .. sub(p, 38, 57) .. ARGV[2])
+call('SET', KEYS[2], sub(p, 1, 31) .. p48(epoch) .. sub(p, 38, 61) .. ARGV[2])
 return {4, p48(epoch), before, (counts(q))}

@@ -4,6 +4,6 @@ if #row == 0 or byte(row, 2) ~= 0 then return 0 end
 local p = call('GET', KEYS[2]) or EMPTY
 local epoch, mine = u48(p, 32), u48(ARGV[1], 1)
 if epoch > mine then return 1 end
-if epoch == mine and #p > 57 then return 2 end
-call('SET', KEYS[2], sub(p, 1, 31) .. ARGV[1] .. sub(p, 38, 57) .. ARGV[2])
+if epoch == mine and #p > 61 then return 2 end
+call('SET', KEYS[2], sub(p, 1, 31) .. ARGV[1] .. sub(p, 38, 61) .. ARGV[2])
 return 3

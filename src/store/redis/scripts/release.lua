@@ -3,7 +3,7 @@ local row = call('GETRANGE', KEYS[1], 0, 1)
 if #row == 0 then return 0 end
 if byte(row, 2) ~= 0 then return 1 end
 local p = call('GET', KEYS[2])
-if not p or #p <= 57 or sub(p, 32, 37) ~= ARGV[1] then return 2 end
+if not p or #p <= 61 or sub(p, 32, 37) ~= ARGV[1] then return 2 end
 local seen = math.max(u48(p, 38), tonumber(ARGV[2]))
-call('SET', KEYS[2], sub(p, 1, 37) .. p48(seen) .. sub(p, 44, 57))
+call('SET', KEYS[2], sub(p, 1, 37) .. p48(seen) .. sub(p, 44, 61))
 return 3

@@ -14,10 +14,9 @@ for _, field in ipairs(call('HKEYS', s)) do
 end
 call('SET', KEYS[1], ARGV[2])
 call('ZREM', KEYS[11], ARGV[7])
-local before = sub(p, 32, 37) .. sub(p, 58)
-p = look_by(KEYS[7], ARGV[6], sub(p, 1, 49) .. '\0\0' .. sub(p, 52, 57), tonumber(ARGV[9]))
+local before = sub(p, 32, 37) .. sub(p, 62)
+p = look_by(KEYS[7], ARGV[6], sub(p, 1, 49) .. '\0\0' .. sub(p, 52, 57) .. '\0\0\0\0', tonumber(ARGV[9]))
 call('SET', KEYS[2], p)
-if #found > 0 then call('HINCRBY', KEYS[6], 'q', -#found) end
-call('HINCRBY', KEYS[6], 'd', -1)
-if ARGV[8] ~= '' then call('HINCRBY', KEYS[6], ARGV[8], -1) end
+call('HINCRBY', KEYS[6], 'd', '-1')
+if ARGV[8] ~= '' then call('HINCRBY', KEYS[6], ARGV[8], '-1') end
 return {1, before}

@@ -13,7 +13,7 @@ for _, field in ipairs(fields(q)) do
 end
 table.sort(due, function(a, b) return a[1] < b[1] or (a[1] == b[1] and rank(a[2]) < rank(b[2])) end)
 local row = call('GETRANGE', KEYS[1], 2, 5)
-local moved = {row, sub(p, 32, 37) .. sub(p, 58)}
+local moved = {row, sub(p, 32, 37) .. sub(p, 62)}
 for index, one in ipairs(due) do
   if index > limit then
     next_due = math.min(next_due or one[1], one[1])

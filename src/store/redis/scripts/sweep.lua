@@ -29,7 +29,6 @@ if due == '' then
       again_at(expires)
     end
   end
-  if expired > 0 then call('HINCRBY', KEYS[6], 'q', -expired) end
 end
 local page = call('HSCAN', s, ARGV[8], 'COUNT', ARGV[11])
 local rows = page[2]

@@ -1,5 +1,34 @@
--- Take from an outbox what was moved: KEYS outbox, counters. ARGV: 1 position before the first, 2 rows.
-if tonumber(call('HGET', KEYS[2], 't') or '0') ~= tonumber(ARGV[1]) then return 0 end
-call('LTRIM', KEYS[1], ARGV[2], -1)
-call('HINCRBY', KEYS[2], 't', ARGV[2])
-return 1
+-- Drop from a tenant's log what is too old, or too much: KEYS log, moved. ARGV: 1 what was written before this is too old (6 bytes), 2 rows
+-- at most, 3 entries to look at. Each row begins with when it was written; the last one stays. An entry goes with its last row: until
+-- then the position of the first row that is kept tells where the log begins. Answers how many rows went.
+local old, most = u48(ARGV[1], 1), tonumber(ARGV[2])
+local known = call('HMGET', KEYS[2], 'rows', 'first')
+local left, first = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+local dropped, done = 0, false
+for _, entry in ipairs(call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[3])) do
+  local rows, at, count = entry[2][2], 1, 0
+  while at <= #rows do
+    at = at + 1 + byte(rows, at)
+    count = count + 1
+  end
+  local position = tonumber(string.match(entry[1], '^%d+')) - count
+  at = 1
+  while at <= #rows do
+    position = position + 1
+    if position >= first then
+      if left <= 1 or (u48(rows, at + 1) >= old and left <= most) then
+        done = true
+        break
+      end
+      left, first, dropped = left - 1, position + 1, dropped + 1
+    end
+    at = at + 1 + byte(rows, at)
+  end
+  if done then break end
+end
+if dropped > 0 then
+  local from = string.format('%.0f', first)
+  call('XTRIM', KEYS[1], 'MINID', '=', from .. '-0')
+  call('HSET', KEYS[2], 'rows', string.format('%.0f', left), 'first', from)
+end
+return dropped

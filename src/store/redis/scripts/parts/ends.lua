@@ -1,0 +1,16 @@
+
+-- Writes how an event ended (or that it waits again), and the receipt of it.
+local function tell(s, o, field, rec, ending, prefix)
+  local born = sub(field, 1, 1) .. sub(rec, 13, 18)
+  call('HSET', s, born, sub(rec, 1, (unpack('>I2', rec, 3))) .. ending)
+  call('RPUSH', o, prefix .. born .. sub(rec, 25, 30) .. ending)
+  return born
+end
+
+-- Gives an idempotency key free whose time is over.
+local function free(s, rec, born, now, kept_ms)
+  if byte(rec, 2) < 64 or now < u48(rec, 25) + kept_ms then return end
+  local key = 'i' .. sub(rec, 37, 52)
+  local kept = call('HGET', s, key)
+  if kept and sub(kept, 1, 7) == born then call('HDEL', s, key) end
+end
