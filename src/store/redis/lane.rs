@@ -1,5 +1,5 @@
 //! A lane: one connection to one server, whose commands are gathered while the last batch is under way (natural batching) and
-//! written as one pipeline. A durable lane ends each pipeline with one `WAIT`, which covers all its commands.
+//! written as one pipeline: what comes one by one costs a server several times as much. A durable lane ends each pipeline with one `WAIT`, which covers all its commands.
 
 use std::{
     sync::{
@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
 use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,8 +19,6 @@ use super::{Config, metrics::RedisMetrics, script};
 
 /// Commands of one pipeline.
 const TOGETHER: usize = 256;
-/// Pipelines under way on one connection.
-const DEPTH: usize = 2;
 /// How long a server that could not be reached is left alone.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -136,57 +133,35 @@ pub(super) async fn connect_for_pushes(
 }
 
 async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<AtomicU64>, metrics: RedisMetrics) {
-    let mut connection: Option<(MultiplexedConnection, u64)> = None;
-    let mut life = 0;
+    let mut connection: Option<MultiplexedConnection> = None;
     let mut down: Option<(Instant, Arc<str>)> = None;
-    let mut under_way: FuturesUnordered<BoxFuture<'static, (u64, bool)>> = FuturesUnordered::new();
     let mut burst = Vec::with_capacity(TOGETHER);
-    loop {
-        tokio::select! {
-            taken = waiting.recv_many(&mut burst, TOGETHER), if under_way.len() < DEPTH => {
-                if taken == 0 {
-                    break;
+    while waiting.recv_many(&mut burst, TOGETHER).await > 0 {
+        if connection.is_none() && down.as_ref().is_none_or(|(until, _)| Instant::now() >= *until) {
+            match open(&settings, &floor).await {
+                Ok(opened) => {
+                    connection = Some(opened);
+                    down = None;
                 }
-                if connection.is_none() && down.as_ref().is_none_or(|(until, _)| Instant::now() >= *until) {
-                    match open(&settings, &floor).await {
-                        Ok(opened) => {
-                            life += 1;
-                            connection = Some((opened, life));
-                            down = None;
-                        }
-                        Err(error) => down = Some((Instant::now() + AGAIN_AFTER, error.to_string().into())),
-                    }
-                }
-                refuse_stale(&mut burst, floor.load(Ordering::Acquire));
-                if burst.is_empty() {
-                    continue;
-                }
-                match (&connection, &down) {
-                    (Some((open, life)), _) => {
-                        let mut batch: BoxFuture<'static, _> = Box::pin(send(open.clone(), *life, std::mem::take(&mut burst), settings.wait, metrics.clone()));
-                        // Polled once now: the first poll writes, and batches are written in order.
-                        match poll!(&mut batch) {
-                            std::task::Poll::Ready((_, true)) => connection = None,
-                            std::task::Poll::Ready(_) => {}
-                            std::task::Poll::Pending => under_way.push(batch),
-                        }
-                    }
-                    (None, why) => {
-                        let why = why.as_ref().map_or_else(|| "it is not reached".into(), |(_, why)| Arc::clone(why));
-                        for op in burst.drain(..) {
-                            let _ = op.answer.send(Err(Failure::NotSent(Arc::clone(&why))));
-                        }
-                    }
+                Err(error) => down = Some((Instant::now() + AGAIN_AFTER, error.to_string().into())),
+            }
+        }
+        refuse_stale(&mut burst, floor.load(Ordering::Acquire));
+        match &mut connection {
+            _ if burst.is_empty() => {}
+            Some(open) => {
+                if !send(open, burst.drain(..), settings.wait, &metrics).await {
+                    connection = None;
                 }
             }
-            Some((of_life, broken)) = under_way.next(), if !under_way.is_empty() => {
-                if broken && connection.as_ref().is_some_and(|(_, life)| *life == of_life) {
-                    connection = None;
+            None => {
+                let why = down.as_ref().map_or_else(|| "it is not reached".into(), |(_, why)| Arc::clone(why));
+                for op in burst.drain(..) {
+                    let _ = op.answer.send(Err(Failure::NotSent(Arc::clone(&why))));
                 }
             }
         }
     }
-    while under_way.next().await.is_some() {}
 }
 
 /// What was made with a floor that holds no more goes back.
@@ -219,14 +194,13 @@ async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConne
     Ok(connection)
 }
 
-/// Sends one batch and answers each of its commands. True: the connection is of no use any more.
+/// Sends one batch and answers each of its commands. False: the connection is of no use any more.
 async fn send(
-    mut connection: MultiplexedConnection,
-    life: u64,
-    batch: Vec<Op>,
+    connection: &mut MultiplexedConnection,
+    batch: impl ExactSizeIterator<Item = Op>,
     wait: Option<(u32, Duration)>,
-    metrics: RedisMetrics,
-) -> (u64, bool) {
+    metrics: &RedisMetrics,
+) -> bool {
     let started = Instant::now();
     let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
     let mut count = 0;
@@ -270,14 +244,14 @@ async fn send(
                 let _ = answer.send(answered);
             }
             // A new connection brings the scripts along.
-            (life, unknown_script)
+            !unknown_script
         }
         Err(error) => {
             let why: Arc<str> = error.to_string().into();
             for (_, answer) in answers {
                 let _ = answer.send(Err(Failure::Unknown(Arc::clone(&why))));
             }
-            (life, true)
+            false
         }
     }
 }

@@ -100,15 +100,18 @@ impl Shared {
         let record = NewRecord::of(&event, idempotency.as_ref().map(|idempotency| &idempotency.key))?;
         let (bucket, queue) = (device.bucket(), Queue::of(event.urgency));
         let mut keys = vec![
-            self.keys.device('d', &device),
             self.keys.device('p', &device),
             self.keys.device('q', &device),
             self.keys.bucket('c', bucket),
             self.keys.bucket('z', bucket),
+            self.keys.device('d', &device),
         ];
-        if idempotency.is_some() || event.collapse_key.is_some() {
+        let script = if idempotency.is_some() || event.collapse_key.is_some() {
             keys.extend([self.keys.device('s', &device), self.keys.bucket('o', bucket)]);
-        }
+            &script::ENQUEUE_KEYED
+        } else {
+            &script::ENQUEUE
+        };
         let now = self.clock.now();
         let id_length = u8::try_from(device.device.as_str().len()).unwrap_or(u8::MAX);
         let name_length = u8::try_from(keys::member(&device).len()).unwrap_or(u8::MAX);
@@ -127,7 +130,7 @@ impl Shared {
                 &[id_length, name_length],
                 idempotency.as_ref().map_or(&[][..], |idempotency| &idempotency.body),
             ];
-            let mut cmd = script::ENQUEUE.call(&keys);
+            let mut cmd = script.call(&keys);
             cmd.arg(fixed.concat()).arg(&record.rest);
             cmd
         };

@@ -11,13 +11,12 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident $file:literal $flags:literal [$($part:literal)*]),* $(,)?) => {
+    ($($name:ident $flags:literal [$($part:literal)*]),* $(,)?) => {
         $(pub(super) static $name: Script = {
             const CODE: &str = concat!(
                 "#!lua flags=", $flags, "\n",
                 include_str!("scripts/parts/base.lua"),
-                $(include_str!(concat!("scripts/parts/", $part, ".lua")),)*
-                include_str!(concat!("scripts/", $file, ".lua"))
+                $(include_str!(concat!("scripts/", $part, ".lua")),)*
             );
             Script { code: CODE, known: LazyLock::new(|| redis::Script::new(CODE)) }
         };)*
@@ -29,25 +28,29 @@ macro_rules! scripts {
 // With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room. Each has the parts that it needs and no
 // more, because a script makes all its functions anew each time it is run.
 scripts! {
-    ENQUEUE "enqueue" "" ["seat" "queue" "ends" "find" "due"],
-    PASS "pass" "allow-oom" ["seat"],
-    SETTLE "settle" "allow-oom" ["queue" "ends" "find"],
-    LATE "late" "allow-oom" [],
-    PUT_OFF "put_off" "allow-oom" ["seat" "queue" "ends" "find"],
-    CLAIM "claim" "allow-oom" ["seat" "queue" "order"],
-    RELEASE "release" "allow-oom" [],
-    PENDING "pending" "no-writes" ["order"],
-    REQUEUE "requeue" "allow-oom" ["seat" "order"],
-    PUT "put" "" [],
-    REMOVE "remove" "allow-oom" ["seat" "ends" "due" "order"],
-    EXCHANGE "exchange" "" [],
-    SWEEP "sweep" "allow-oom" ["seat" "queue" "ends" "find" "order"],
-    OUTBOX "outbox" "allow-oom" [],
-    TRIM "trim" "allow-oom" [],
-    APPEND "append" "allow-oom" [],
-    FLOOR "floor" "allow-oom" [],
-    NODE "node" "allow-oom" [],
-    RECLAIM "reclaim" "allow-oom" ["seat"],
+    ENQUEUE "" ["parts/seat" "parts/due" "enqueue/open" "enqueue/number" "enqueue/write"],
+    ENQUEUE_KEYED "" [
+        "parts/seat" "parts/queue" "parts/ends" "parts/find" "parts/due"
+        "enqueue/open" "enqueue/keyed" "enqueue/number" "enqueue/replace" "enqueue/write"
+    ],
+    PASS "allow-oom" ["parts/seat" "pass"],
+    SETTLE "allow-oom" ["parts/queue" "parts/ends" "parts/find" "settle"],
+    LATE "allow-oom" ["late"],
+    PUT_OFF "allow-oom" ["parts/seat" "parts/queue" "parts/ends" "parts/find" "put_off"],
+    CLAIM "allow-oom" ["parts/seat" "parts/queue" "parts/order" "claim"],
+    RELEASE "allow-oom" ["release"],
+    PENDING "no-writes" ["parts/order" "pending"],
+    REQUEUE "allow-oom" ["parts/seat" "parts/order" "requeue"],
+    PUT "" ["put"],
+    REMOVE "allow-oom" ["parts/seat" "parts/ends" "parts/due" "parts/order" "remove"],
+    EXCHANGE "" ["exchange"],
+    SWEEP "allow-oom" ["parts/seat" "parts/queue" "parts/ends" "parts/find" "parts/order" "sweep"],
+    OUTBOX "allow-oom" ["outbox"],
+    TRIM "allow-oom" ["trim"],
+    APPEND "allow-oom" ["append"],
+    FLOOR "allow-oom" ["floor"],
+    NODE "allow-oom" ["node"],
+    RECLAIM "allow-oom" ["parts/seat" "reclaim"],
 }
 
 impl Script {

@@ -78,7 +78,7 @@ impl Route {
 #[derive(Debug)]
 struct Shard {
     primary: Primary,
-    durable: [Lane; 2],
+    durable: Lane,
     quick: Lane,
     read: Lane,
     /// Whether it answers.
@@ -88,12 +88,9 @@ struct Shard {
 }
 
 impl Shard {
-    fn lane(&self, way: Way, slot: Slot) -> &Lane {
+    fn lane(&self, way: Way) -> &Lane {
         match way {
-            Way::Durable => {
-                let [even, odd] = &self.durable;
-                if slot.0.is_multiple_of(2) { even } else { odd }
-            }
+            Way::Durable => &self.durable,
             Way::Quick => &self.quick,
             Way::Read => &self.read,
         }
@@ -220,7 +217,7 @@ impl Shards {
                     ));
                 }
                 let floor = self.floor();
-                let lane = shard.lane(route.way, route.slot);
+                let lane = shard.lane(route.way);
                 let result = lane.run(make(floor), asking, floor).await;
                 match self.next(&shard, route, result, &mut why) {
                     Next::Done(value) => return Ok(value),
@@ -400,7 +397,7 @@ impl Shards {
         };
         let start = |wait| Lane::start(settings(wait), self.floor.clone(), self.metrics.clone());
         Shard {
-            durable: [start(true), start(true)],
+            durable: start(true),
             quick: start(false),
             read: start(false),
             primary,

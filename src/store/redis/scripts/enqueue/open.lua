@@ -1,0 +1,25 @@
+-- Enqueue: KEYS seat, queue, counters, due, device; with an idempotency key or a collapse key also states, outbox.
+-- ARGV: 1 queue letter 1, place of the lane in the seat record 1, head of the record 4, now 6, floor 6, keys are kept for 6, bytes of data 4,
+-- events at most 4, bytes at most 6, tenant 2, length of the device's id 1, length of its name in the due set 1, hash of the body 16 (when
+-- there is an idempotency key); 2 rest of the record.
+--
+-- The script is put together from these files in order; one without keys has neither keyed.lua nor replace.lua.
+local a, rest = ARGV[1], ARGV[2]
+local q, s = KEYS[2], KEYS[6]
+local p = call('GET', KEYS[1]) or EMPTY
+local ordinal = sub(p, 58, 61)
+if ordinal == '\0\0\0\0' then
+  local row = call('GETRANGE', KEYS[5], '0', '5')
+  if #row == 0 then return '\0' end
+  if byte(row, 2) ~= 0 then return '\1' end
+  ordinal = sub(row, 3, 6)
+  p = sub(p, 1, 57) .. ordinal .. sub(p, 62)
+end
+local now, floor, kept_ms, size, events_max, bytes_max = unpack('>I6I6I6I4I4I6', a, 7)
+local events, bytes = 0, 0
+local sums = call('HGET', q, '_')
+if sums then events, bytes = unpack('>I4I6', sums) end
+local due = u48(rest, 7)
+-- Of the event that this one replaces: its field, its record, its place among the counts; how it ended and its field where it was born.
+local old, old_rec, less, freed, replaced = nil, nil, 0, 0, '\0\0\0\0\0\0\0\0'
+local collapse, idempotent
