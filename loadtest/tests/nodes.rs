@@ -69,7 +69,7 @@ fn events_cross_between_nodes_and_each_is_accounted_for() {
 
 #[test]
 fn with_a_replica_events_are_replicated() {
-    let small = "nodes --nodes 1 --replicas 1 --devices 10 --rate 100 --posters 8 --warmup 0 --seconds 1 --rest 0";
+    let small = "nodes --nodes 1 --replicas 1 --devices 10 --rate 100 --posters 8 --warmup 0 --seconds 1 --rest 0 --sample 1";
     let Some(report) = run(small, true) else { return };
     let run = &report["runs"][0];
     assert_eq!(
@@ -80,6 +80,13 @@ fn with_a_replica_events_are_replicated() {
     assert!(number(&run["redis"]["replication_bytes_per_event"]) > 500.0, "{run}");
     let commands = run["redis"]["commands"].as_array().unwrap();
     assert!(commands.iter().any(|command| command["name"] == "wait"), "{run}");
+    // The one that puts an event into a queue is told from the others.
+    let scripts = run["scripts"].as_array().unwrap();
+    let queued = scripts
+        .iter()
+        .filter(|script| script["keys"].as_array().unwrap().contains(&"q".into()));
+    let calls: f64 = queued.map(|script| number(&script["calls_per_event"])).sum();
+    assert!((1.5..3.0).contains(&calls), "to enqueue and to settle: {run}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod info;
+mod sample;
 mod sentinels;
 mod server;
 mod usage;
@@ -15,6 +16,7 @@ use std::{
 
 pub use cluster::Cluster;
 pub use info::{Command, Info};
+pub use sample::Calls;
 pub use sentinels::Sentinels;
 pub use server::{Server, Settings};
 pub use usage::Kind;

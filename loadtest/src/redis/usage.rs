@@ -54,7 +54,7 @@ impl Server {
 }
 
 /// `q{17}0:box` is `q`, `{t:0}log` is `t log`.
-fn kind_of(key: &str) -> String {
+pub(super) fn kind_of(key: &str) -> String {
     match key.split_once('{') {
         Some(("", rest)) => {
             let (tag, name) = rest.split_once('}').unwrap_or((rest, ""));

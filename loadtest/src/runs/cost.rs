@@ -1,8 +1,14 @@
 //! What an event, or whatever else a run counts, cost the nodes and Redis.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use loadtest::{Error, redis::Info};
+use loadtest::{
+    Error,
+    redis::{Calls, Command, Info},
+};
 use serde::Serialize;
 
 use super::service::Service;
@@ -75,6 +81,51 @@ impl RedisCost {
                 command.name, command.calls_per_event, command.us_per_call, command.us_per_event
             );
         }
+    }
+}
+
+/// Calls of one script, or of one other command, as sampled.
+#[derive(Serialize)]
+pub struct Sampled {
+    pub name: String,
+    pub keys: BTreeSet<String>,
+    pub calls_per_event: f64,
+    pub median_us: u64,
+}
+
+impl Sampled {
+    /// Of this sample; `commands` are all that ran meanwhile, because a sample may hold a part only.
+    pub fn of(sample: BTreeMap<String, Calls>, commands: &BTreeMap<String, Command>, events: f64) -> Vec<Self> {
+        let command_of = |name: &str| name.split(' ').next().unwrap_or(name).to_owned();
+        let mut sampled: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, calls) in &sample {
+            *sampled.entry(command_of(name)).or_default() += calls.micros.len();
+        }
+        let all = |name: &str| commands.get(&command_of(name)).map_or(0.0, |command| command.calls);
+        let mut rows: Vec<Self> = sample
+            .into_iter()
+            .map(|(name, calls)| Self {
+                calls_per_event: all(&name) / events.max(1.0) * calls.micros.len() as f64
+                    / sampled.get(&command_of(&name)).map_or(1, |sampled| *sampled).max(1) as f64,
+                median_us: calls.median(),
+                keys: calls.keys,
+                name,
+            })
+            .collect();
+        rows.sort_by(|a, b| (b.calls_per_event * b.median_us as f64).total_cmp(&(a.calls_per_event * a.median_us as f64)));
+        rows
+    }
+
+    /// Prints a line that begins so.
+    pub fn print(&self, begin: &str) {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        println!(
+            "{begin}{:<17} {:>7.3} an event × {:>3} µs (median)  {}",
+            self.name,
+            self.calls_per_event,
+            self.median_us,
+            keys.join(", ")
+        );
     }
 }
 

@@ -8,11 +8,11 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     board::{Board, body},
-    cost::{Hints, NodesCpu, RedisCost, per},
+    cost::{Hints, NodesCpu, RedisCost, Sampled, per},
     nodes_report::{Asked, Events, Report, Run},
     pacer::{Pacer, Queue, scatter},
     receivers::{Clock, Receivers},
-    service::{Service, Shape},
+    service::{KEYS, Service, Shape},
 };
 
 /// How often it is looked whether everything arrived.
@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Seconds with all devices connected and no events before that: what a service at rest costs.
     #[arg(long, default_value_t = 5)]
     rest: u64,
+    /// Seconds after what is measured in which single calls of Redis are timed, to tell one script from another.
+    #[arg(long, default_value_t = 0)]
+    sample: u64,
     /// Bytes of the event's data.
     #[arg(long, default_value_t = 500)]
     bytes: usize,
@@ -171,6 +174,7 @@ async fn one(arguments: &Arguments, nodes: usize) -> Result<Run, Error> {
     let from = Mark::now(&service, &mut receivers).await?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let to = Mark::now(&service, &mut receivers).await?;
+    let scripts = sample(&service, &mut receivers, arguments.sample).await?;
     let not_offered = pacer.stop().await?;
     while posters.join_next().await.is_some() {}
     let settled = everything_settled(&service, &mut receivers, &board).await?;
@@ -217,6 +221,7 @@ async fn one(arguments: &Arguments, nodes: usize) -> Result<Run, Error> {
         driver_cpu_us_per_event: per(to.driver.saturating_sub(from.driver), count),
         rest_nodes_us_per_second: rested.all_us / rest_seconds,
         rest_redis_us_per_second: per(calmed.redis.cpu().saturating_sub(calm.redis.cpu()), rest_seconds),
+        scripts,
         hints,
         sessions_up: up,
         sessions_dropped: seen.dropped,
@@ -242,6 +247,20 @@ async fn log_in(arguments: &Arguments, service: &Service, clock: Clock, nodes: u
         first = last;
     }
     Receivers::log_in(clock, shares, arguments.shape.at_once).await
+}
+
+/// Times single calls of Redis for so long, while the load goes on.
+async fn sample(service: &Service, receivers: &mut Receivers, seconds: u64) -> Result<Vec<Sampled>, Error> {
+    if seconds == 0 {
+        return Ok(Vec::new());
+    }
+    let before = Info::of(&service.redis)?;
+    let received = receivers.look().await?.received;
+    service.redis.begin_sample()?;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let events = receivers.look().await?.received - received;
+    let commands = Info::of(&service.redis)?.commands_since(&before);
+    Ok(Sampled::of(service.redis.end_sample(KEYS)?, &commands, events as f64))
 }
 
 async fn post(mut nodes: Vec<Poster>, queue: Queue, board: Arc<Board>, devices: u64, bytes: usize) {

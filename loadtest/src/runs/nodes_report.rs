@@ -10,7 +10,7 @@ use loadtest::{
 use serde::Serialize;
 
 use super::{
-    cost::{Hints, NodesCpu, RedisCost},
+    cost::{Hints, NodesCpu, RedisCost, Sampled},
     target::Protection,
 };
 
@@ -64,6 +64,8 @@ pub struct Run {
     /// All nodes together, with all devices connected and no events.
     pub rest_nodes_us_per_second: f64,
     pub rest_redis_us_per_second: f64,
+    /// Single calls of Redis, where they were asked for.
+    pub scripts: Vec<Sampled>,
     pub hints: Hints,
     pub sessions_up: u64,
     pub sessions_dropped: u64,
@@ -249,6 +251,9 @@ impl Run {
             redis.reads_per_event
         );
         redis.print_commands("            ", "an event");
+        for sampled in self.scripts.iter().filter(|sampled| sampled.calls_per_event >= 0.01) {
+            sampled.print("  sampled   ");
+        }
         println!(
             "  hints     {:.3} an event direct ({:.1} a write), {:.3} through Redis, {:.3} received, {:.0} dropped",
             hints.direct_per_event, hints.together, hints.indirect_per_event, hints.received_per_event, hints.dropped
