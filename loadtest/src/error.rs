@@ -72,6 +72,9 @@ pub enum Error {
     /// The server process could not be started, or never said that it is ready.
     #[error("server: {0}")]
     Server(String),
+    /// A Redis server of our own.
+    #[error(transparent)]
+    Redis(#[from] crate::redis::RedisError),
     /// The machine does not allow what was asked for.
     #[error("{0}")]
     Machine(String),

@@ -1,4 +1,4 @@
-//! Load runs against an unpoll server: `loadtest connect`, `push`, `poll` and `storm`.
+//! Load runs against an unpoll server: `loadtest connect`, `push`, `poll` and `storm`; on Redis `nodes` and `redis-memory`.
 
 mod runs;
 
@@ -28,12 +28,19 @@ enum Run {
     Poll(runs::poll::Arguments),
     /// Boxes lose their connections all at once and come back: time, CPU and memory of that, and what sessions that stay up feel.
     Storm(runs::storm::Arguments),
+    /// Post events to several nodes on one Redis: CPU of an event on the nodes and in Redis, times, losses and repeats.
+    Nodes(runs::nodes::Arguments),
+    /// Fill a Redis with devices, sessions and events: memory and login CPU of each.
+    RedisMemory(runs::memory::Arguments),
     /// A share of the devices of `connect --processes`, driven over stdin.
     #[command(hide = true)]
     Crowd,
     /// A share of the boxes of `storm`, driven over stdin.
     #[command(hide = true)]
     Boxes,
+    /// The devices of one node of `nodes`, driven over stdin.
+    #[command(hide = true)]
+    Receivers,
 }
 
 fn main() -> ExitCode {
@@ -50,14 +57,17 @@ fn main() -> ExitCode {
 
 /// True when the server did everything that it should.
 fn perform(run: Run) -> Result<bool, Error> {
-    let place = match &run {
-        Run::Connect(arguments) => Some(&arguments.place),
-        Run::Push(arguments) => Some(&arguments.place),
-        Run::Poll(arguments) => Some(&arguments.place),
-        Run::Storm(arguments) => Some(&arguments.place),
-        Run::Crowd | Run::Boxes => None,
+    let pin = match &run {
+        Run::Connect(arguments) => arguments.place.pin,
+        Run::Push(arguments) => arguments.place.pin,
+        Run::Poll(arguments) => arguments.place.pin,
+        Run::Storm(arguments) => arguments.place.pin,
+        Run::Nodes(arguments) => arguments.shape.pin,
+        Run::RedisMemory(arguments) => arguments.shape.pin,
+        // They inherit it.
+        Run::Crowd | Run::Boxes | Run::Receivers => false,
     };
-    if place.is_some_and(|place| place.pin) {
+    if pin {
         loadtest::process::pin(runs::DRIVER_CORE)?;
     }
     // One thread, so that the driver has one core at most and the server keeps the others.
@@ -68,8 +78,11 @@ fn perform(run: Run) -> Result<bool, Error> {
             Run::Push(arguments) => runs::push::run(arguments).await,
             Run::Poll(arguments) => runs::poll::run(arguments).await,
             Run::Storm(arguments) => runs::storm::run(arguments).await,
+            Run::Nodes(arguments) => runs::nodes::run(arguments).await,
+            Run::RedisMemory(arguments) => runs::memory::run(arguments).await,
             Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
             Run::Boxes => runs::boxes::serve_parent().await.map(|()| true),
+            Run::Receivers => runs::receivers::serve_parent().await.map(|()| true),
         }
     })
 }

@@ -3,8 +3,11 @@
 //! Calls block, and wait for facts: a server that is started answers, a failover that was waited for has happened.
 
 mod cluster;
+mod info;
+mod sample;
 mod sentinels;
 mod server;
+mod usage;
 
 use std::{
     net::TcpListener,
@@ -12,8 +15,11 @@ use std::{
 };
 
 pub use cluster::Cluster;
+pub use info::{Command, Info};
+pub use sample::Calls;
 pub use sentinels::Sentinels;
 pub use server::{Server, Settings};
+pub use usage::Kind;
 
 /// How long any fact is waited for.
 const SOON: Duration = Duration::from_secs(30);

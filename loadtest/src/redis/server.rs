@@ -133,7 +133,7 @@ impl Server {
         Ok(cmd.query(&mut self.connection()?)?)
     }
 
-    fn connection(&self) -> Result<Connection, RedisError> {
+    pub(super) fn connection(&self) -> Result<Connection, RedisError> {
         let within = Duration::from_secs(2);
         let connection = redis::Client::open(self.url())?.get_connection_with_timeout(within)?;
         connection.set_read_timeout(Some(within))?;

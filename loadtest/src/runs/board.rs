@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loadtest::{event::Pushed, report::Times};
+use loadtest::{Answer, Error, event::Pushed, report::Times};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// What posters and devices of this process share: one clock.
@@ -46,7 +47,7 @@ pub struct Tally {
 }
 
 /// A set of numbers from 0.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Bits(Vec<u64>);
 
 impl Bits {
@@ -69,6 +70,19 @@ impl Bits {
             .is_some_and(|word| word & (1 << (number % 64)) != 0)
     }
 
+    /// Adds all of another; answers how many were here already.
+    pub fn add(&mut self, other: &Self) -> u64 {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        let mut twice = 0;
+        for (ours, theirs) in self.0.iter_mut().zip(&other.0) {
+            twice += u64::from((*ours & theirs).count_ones());
+            *ours |= theirs;
+        }
+        twice
+    }
+
     /// How many of ours the other lacks.
     pub fn without(&self, other: &Self) -> u64 {
         let theirs = other.0.iter().copied().chain(std::iter::repeat(0));
@@ -83,6 +97,44 @@ impl Bits {
 impl Board {
     pub fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing posted yet, by nobody.
+    pub fn new(start: Instant, patience: Duration) -> Self {
+        Self {
+            start,
+            patience,
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            tally: Mutex::default(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// An event was answered, so long after it should have been; or not. True when it was accepted.
+    pub fn answered(&self, number: u64, answer: Result<Answer, Error>, took: Duration) -> bool {
+        let mut tally = self.tally();
+        match answer {
+            Ok(answer) if answer.status == 202 => {
+                tally.accepted.insert(number);
+                tally.accepted_count += 1;
+                if tally.measured {
+                    tally.post.add(took);
+                }
+                if number.is_multiple_of(97)
+                    && let Some(id) = answer.json().ok().and_then(|json| Some(json.get("id")?.as_str()?.to_owned()))
+                {
+                    tally.ids.push(id);
+                }
+                return true;
+            }
+            Ok(answer) => {
+                *tally.refused.entry(answer.status).or_default() += 1;
+                tally.refusal.get_or_insert_with(|| answer.text());
+            }
+            Err(error) => *tally.failed.entry(error.to_string()).or_default() += 1,
+        }
+        false
     }
 
     /// A device applied an event.
@@ -156,5 +208,9 @@ mod tests {
             (accepted.without(&received), received.contains(8), received.contains(7)),
             (10, true, false)
         );
+        let mut elsewhere = Bits::default();
+        assert!(elsewhere.insert(7) && elsewhere.insert(8) && elsewhere.insert(999));
+        assert_eq!((received.add(&elsewhere), accepted.without(&received)), (1, 9));
+        assert!(received.contains(999) && received.contains(7));
     }
 }

@@ -3,11 +3,18 @@
 mod board;
 pub mod boxes;
 pub mod connect;
+mod cost;
 pub mod fleet;
 mod helper;
+pub mod memory;
+pub mod nodes;
+mod nodes_report;
+mod pacer;
 pub mod poll;
 mod poll_report;
 pub mod push;
+pub mod receivers;
+mod service;
 pub mod storm;
 mod storm_report;
 pub mod target;

@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -129,18 +129,13 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     process::allow_files(arguments.devices + arguments.posters as u64)?;
     let target = arguments.place.target().await?;
     target.provision(arguments.devices).await?;
+    let slot = |_| Slot {
+        expects: AtomicU64::new(u64::MAX),
+        arrived: Notify::new(),
+    };
     let board = Arc::new(Board {
-        start: Instant::now(),
-        patience: Duration::from_secs(arguments.patience),
-        stop: AtomicBool::new(false),
-        next: AtomicU64::new(0),
-        tally: Mutex::default(),
-        slots: (0..arguments.posters)
-            .map(|_| Slot {
-                expects: AtomicU64::new(u64::MAX),
-                arrived: Notify::new(),
-            })
-            .collect(),
+        slots: (0..arguments.posters).map(slot).collect(),
+        ..Board::new(Instant::now(), Duration::from_secs(arguments.patience))
     });
     let seen = board.clone();
     let mut crowd = Crowd::new(
@@ -242,33 +237,7 @@ async fn post(index: usize, mut poster: Poster, board: Arc<Board>, prefix: Strin
         body(&mut request, &device, &format!("~{index}.{number}.{}~", posted.as_nanos()), bytes);
         let answer = poster.post("/v1/events", request.as_bytes()).await;
         let took = board.start.elapsed().saturating_sub(posted);
-        let accepted = {
-            let mut tally = board.tally();
-            match answer {
-                Ok(answer) if answer.status == 202 => {
-                    tally.accepted.insert(number);
-                    tally.accepted_count += 1;
-                    if tally.measured {
-                        tally.post.add(took);
-                    }
-                    if number.is_multiple_of(97)
-                        && let Some(id) = answer.json().ok().and_then(|json| Some(json.get("id")?.as_str()?.to_owned()))
-                    {
-                        tally.ids.push(id);
-                    }
-                    true
-                }
-                Ok(answer) => {
-                    *tally.refused.entry(answer.status).or_default() += 1;
-                    tally.refusal.get_or_insert_with(|| answer.text());
-                    false
-                }
-                Err(error) => {
-                    *tally.failed.entry(error.to_string()).or_default() += 1;
-                    false
-                }
-            }
-        };
+        let accepted = board.answered(number, answer, took);
         if !accepted {
             // A server that refuses is not hammered.
             tokio::time::sleep(Duration::from_millis(10)).await;

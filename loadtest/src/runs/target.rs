@@ -1,6 +1,6 @@
 //! The server under test: one that runs, or one of our own.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, ops::Range, path::PathBuf, sync::Arc};
 
 use aws_lc_rs::rand;
 use clap::{Args, ValueEnum};
@@ -120,6 +120,52 @@ pub enum Protection {
 }
 
 impl Recipe {
+    /// For a server of our own.
+    pub fn of(server: &Server, transport: Protection, prefix: &str, password: &str) -> Self {
+        let ready = server.ready();
+        Self {
+            server: match transport {
+                Protection::Tls => ready.xmpps,
+                Protection::Plain | Protection::Starttls => ready.xmpp,
+            },
+            domain: ready.domain.clone(),
+            transport,
+            ca: Some(server.ca()),
+            password: password.to_owned(),
+            prefix: prefix.to_owned(),
+            login: Way::default(),
+            tickets: false,
+        }
+    }
+
+    /// Registers devices of these numbers, all with one password given as SCRAM verifiers: nobody pays for PBKDF2 again.
+    pub async fn provision(&self, poster: &mut Poster, devices: Range<u64>) -> Result<(), Error> {
+        let mut salt = [0; 16];
+        rand::fill(&mut salt).map_err(|_| Error::Machine("no random bytes".into()))?;
+        let credential = Password::new(&self.password).credential(&salt, ITERATIONS).to_string();
+        for first in devices.clone().step_by(usize::try_from(PROVISION_BATCH).unwrap_or(usize::MAX)) {
+            let last = (first + PROVISION_BATCH).min(devices.end);
+            let line = |number| format!("{{\"id\":\"{}{number}\",\"credentials\":[{credential}]}}\n", self.prefix);
+            let body: String = (first..last).map(line).collect();
+            let answer = poster
+                .request("POST", "/v1/devices", &[("content-type", "application/x-ndjson")], body.as_bytes())
+                .await?;
+            let failed = answer
+                .json()
+                .ok()
+                .and_then(|json| json.get("failed").and_then(serde_json::Value::as_u64))
+                .unwrap_or(0);
+            if !(200..300).contains(&answer.status) || failed > 0 {
+                return Err(Error::Http(format!(
+                    "POST /v1/devices answered {}: {}",
+                    answer.status,
+                    answer.text()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The options that all devices share.
     pub fn template(&self) -> Result<Options, Error> {
         let trust = || {
@@ -180,16 +226,6 @@ impl Place {
     /// As [`Place::target`]; a server that is started gets these variables of the environment.
     pub async fn target_with(&self, environment: &[(&str, String)]) -> Result<Target, Error> {
         let transport = self.transport();
-        let recipe = |server, domain: &str, ca, password| Recipe {
-            server,
-            domain: domain.to_owned(),
-            transport,
-            ca,
-            password,
-            prefix: self.prefix.clone(),
-            login: Way::default(),
-            tickets: false,
-        };
         let missing = |what: &str| Error::Machine(format!("{what} is missing"));
         if let Some(program) = &self.spawn {
             let launch = Launch {
@@ -205,12 +241,7 @@ impl Place {
             };
             let server = Server::start(&launch).await?;
             let ready = server.ready().clone();
-            let address = if matches!(transport, Protection::Tls) {
-                ready.xmpps
-            } else {
-                ready.xmpp
-            };
-            let recipe = recipe(address, &ready.domain, Some(server.ca()), random_password()?);
+            let recipe = Recipe::of(&server, transport, &self.prefix, &random_password()?);
             let key = read(&server.key())?;
             return Ok(Target {
                 pid: server.pid()?,
@@ -234,7 +265,16 @@ impl Place {
             http,
             https: self.https,
             admin: None,
-            recipe: recipe(server, &self.domain, self.ca.clone(), password),
+            recipe: Recipe {
+                server,
+                domain: self.domain.clone(),
+                transport,
+                ca: self.ca.clone(),
+                password,
+                prefix: self.prefix.clone(),
+                login: Way::default(),
+                tickets: false,
+            },
             provisions: self.password_file.is_none(),
         })
     }
@@ -281,36 +321,12 @@ impl Target {
         format!("{}{number}", self.recipe.prefix)
     }
 
-    /// Registers the devices, all with one password given as SCRAM verifiers: nobody pays for PBKDF2 again.
+    /// Registers the devices.
     pub async fn provision(&self, devices: u64) -> Result<(), Error> {
         if !self.provisions {
             return Ok(());
         }
-        let mut salt = [0; 16];
-        rand::fill(&mut salt).map_err(|_| Error::Machine("no random bytes".into()))?;
-        let credential = Password::new(&self.recipe.password).credential(&salt, ITERATIONS).to_string();
-        let mut poster = self.poster()?;
-        for first in (0..devices).step_by(usize::try_from(PROVISION_BATCH).unwrap_or(usize::MAX)) {
-            let last = (first + PROVISION_BATCH).min(devices);
-            let line = |number| format!("{{\"id\":\"{}\",\"credentials\":[{credential}]}}\n", self.device(number));
-            let body: String = (first..last).map(line).collect();
-            let answer = poster
-                .request("POST", "/v1/devices", &[("content-type", "application/x-ndjson")], body.as_bytes())
-                .await?;
-            let failed = answer
-                .json()
-                .ok()
-                .and_then(|json| json.get("failed").and_then(serde_json::Value::as_u64))
-                .unwrap_or(0);
-            if !(200..300).contains(&answer.status) || failed > 0 {
-                return Err(Error::Http(format!(
-                    "POST /v1/devices answered {}: {}",
-                    answer.status,
-                    answer.text()
-                )));
-            }
-        }
-        Ok(())
+        self.recipe.provision(&mut self.poster()?, 0..devices).await
     }
 
     /// Kills a server of our own (SIGKILL) and starts it again, at the same addresses and with the same data.
@@ -333,13 +349,13 @@ impl Target {
     }
 }
 
-fn random_password() -> Result<String, Error> {
+pub(super) fn random_password() -> Result<String, Error> {
     let mut random = [0; 16];
     rand::fill(&mut random).map_err(|_| Error::Machine("no random bytes".into()))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn read(path: &PathBuf) -> Result<String, Error> {
+pub(super) fn read(path: &PathBuf) -> Result<String, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::Machine(format!("{}: {e}", path.display())))?;
     Ok(text.trim().to_owned())
 }
