@@ -67,7 +67,9 @@ impl Progress<'_> {
             reported: None,
         };
         if !self.take_seat(seated, true) {
-            shared.release(&key, epoch, at).await;
+            let closing = self.connection.state.lock().closing;
+            let reason = closing.map_or(Reason::Conflict, |closing| closing.reason);
+            shared.release(&key, epoch, at, reason).await;
             return;
         }
         self.tell(|state, now| state.stream.claimed(epoch, id, now));
@@ -182,6 +184,12 @@ impl Progress<'_> {
                 session,
                 last_seen_at: shared.clock.now(),
                 at_once: None,
+                reason: self
+                    .connection
+                    .state
+                    .lock()
+                    .closing
+                    .map_or(Reason::Conflict, |closing| closing.reason),
                 displaced: false,
             };
             for signal in signals {

@@ -1,6 +1,6 @@
 //! The durable truth: queues, who holds each seat, the registry, and the records of what happened.
 //!
-//! Four traits over one engine. [`Mailbox`], [`Registry`] and [`Records`] are here; `Log` (one event, many devices) has
+//! Traits over one engine: [`Mailbox`], [`Registry`], [`Records`] and [`Feed`] are here; `Log` (one event, many devices) has
 //! its place beside them. Each has a contract suite in `store::contract` that runs on every engine. Tenant is in every
 //! key, id and call. Every call of a trait is one durable step on one device (or one row), so that it fits one script of
 //! Redis as well as one batch of the embedded engine; nothing here needs a transaction over two devices.
@@ -11,6 +11,7 @@ mod change;
 mod codec;
 mod codes;
 pub mod embedded;
+mod feed;
 mod figures;
 mod hint;
 pub mod redis;
@@ -26,13 +27,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
 pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason, Seq,
-    SessionId, TenantId, Timestamp, Told, Urgency,
+    DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason,
+    Seq, SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.
@@ -425,11 +427,21 @@ pub trait Mailbox: Send + Sync + 'static {
     /// at most `limit` of them; answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
-    /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection.
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError>;
+    /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection. The
+    /// feed of presence is told why in the same step.
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, why: Departure) -> Result<bool, StoreError>;
 
     /// Who holds the seat.
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError>;
+
+    /// The same of many devices, one answer each, in order: they do not wait for one another.
+    async fn seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        let mut views = Vec::with_capacity(devices.len());
+        for device in devices {
+            views.push(self.seat(device).await);
+        }
+        views
+    }
 
     /// What became of an event. `None`: unknown, of another tenant, or ended longer ago than states are kept.
     async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError>;
@@ -496,9 +508,9 @@ pub trait Records: Send + Sync + 'static {
 }
 
 /// Everything the service needs of an engine.
-pub trait Store: Mailbox + Registry + Records {}
+pub trait Store: Mailbox + Registry + Records + Feed {}
 
-impl<T: Mailbox + Registry + Records> Store for T {}
+impl<T: Mailbox + Registry + Records + Feed> Store for T {}
 
 #[cfg(test)]
 mod tests {

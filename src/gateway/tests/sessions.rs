@@ -469,7 +469,7 @@ pub(super) async fn presence_is_told_over_http_to_who_may_read() {
             key_name: "k".into(),
             scope,
         };
-        let routes = crate::presence::routes(service.presence.clone()).layer(Extension(caller));
+        let routes = service.presence_routes().layer(Extension(caller));
         let request = Request::get(format!("/v1/devices/{device}/presence")).body(Body::empty()).unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status().as_u16();

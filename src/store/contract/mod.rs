@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the name of a suite tells what it checks")]
 
 mod end;
+mod feed;
 mod outcome;
 mod queue;
 mod records;
@@ -17,16 +18,16 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
-    ApiKey, Arrival, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent, NewSeat,
-    QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
+    ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
+    NewSeat, QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
-    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
+    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
     FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, Reason, Report, Reported,
     Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, outcome::*, queue::*, records::*, registry::*, seat::*};
+pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, seat::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -55,6 +56,7 @@ pub fn limits() -> crate::domain::Limits {
         queue_max_events: 5,
         queue_max_bytes: 1_000,
         receipts_max: 4,
+        presence_changes_max: 20,
         attempts_max: 3,
         ..crate::domain::Limits::default()
     }
@@ -187,6 +189,10 @@ macro_rules! run_contract {
             the_newest_session_takes_the_seat,
             a_late_goodbye_leaves_the_newer_seat,
             changed_credentials_refuse_a_claim,
+            seats_of_many_are_answered_in_order,
+            the_feed_tells_every_step_of_a_seat_once_and_in_order,
+            seats_that_a_dead_node_left_are_told_at_a_pace_and_once,
+            the_feed_is_kept_so_long_and_so_much_of_it,
             a_final_state_is_never_changed,
             a_late_acknowledgement_is_kept_as_an_outcome,
             an_outcome_ends_what_requires_one_and_nothing_less_does,

@@ -4,9 +4,9 @@
 //! So each node remembers its own, and tells Redis again: a seat that was claimed newer elsewhere stays there.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
@@ -15,9 +15,17 @@ use redis::Value;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::{Shared, keys::Slot, reply::p48, script, seat::Holder, shards::Route};
+use super::{
+    Shared,
+    keys::{self, Slot},
+    mover::Log,
+    reply::p48,
+    script,
+    seat::{self, Holder},
+    shards::Route,
+};
 use crate::{
-    domain::{Clock as _, Epoch, Timestamp},
+    domain::{Clock as _, Departure, Epoch, Timestamp},
     store::{DeviceKey, Hint, NewSeat, StoreError},
 };
 
@@ -41,14 +49,30 @@ enum Debt {
     /// The seat is held.
     Claim,
     /// It was given up.
-    Release(Epoch, Timestamp),
+    Release(Goodbye),
 }
+
+/// What is told of a seat that is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Goodbye {
+    pub(super) epoch: Epoch,
+    pub(super) last_seen_at: Timestamp,
+    /// When it was given up.
+    pub(super) at: Timestamp,
+    pub(super) why: Departure,
+}
+
+/// Goodbyes that are told again when a server may have lost them, how many, and for how long.
+const GOODBYES: usize = 65_536;
+const GOODBYES_FOR: Duration = Duration::from_secs(30);
 
 /// The table of them.
 #[derive(Default)]
 pub(super) struct Held {
     seats: Mutex<HashMap<DeviceKey, Seat>>,
     debts: Mutex<HashMap<DeviceKey, Debt>>,
+    /// Seats that were given up lately.
+    goodbyes: Mutex<VecDeque<(Instant, DeviceKey, Goodbye)>>,
     news: Notify,
 }
 
@@ -70,6 +94,39 @@ impl Held {
         }
     }
 
+    /// Whether Redis has any seat of this node, as far as is known here.
+    pub(super) fn has_any(&self) -> bool {
+        !self.seats.lock().is_empty() || self.owed() > 0
+    }
+
+    /// Whether that session still holds it, as far as is known here.
+    fn holds(&self, device: &DeviceKey, epoch: Epoch) -> bool {
+        self.seats.lock().get(device).is_some_and(|seat| seat.epoch == epoch)
+    }
+
+    /// The node has another life: all seats are its, and are told again. Answers how many there are.
+    pub(super) fn renew(&self, number: u16, incarnation: u32) -> usize {
+        let seats = {
+            let mut seats = self.seats.lock();
+            for seat in seats.values_mut() {
+                seat::put_node(&mut seat.bytes, number, incarnation);
+            }
+            seats.len()
+        };
+        self.owe_all();
+        seats
+    }
+
+    /// A goodbye was told; a server that fails now may lose it.
+    pub(super) fn remember_goodbye(&self, device: &DeviceKey, goodbye: Goodbye) {
+        let now = Instant::now();
+        let mut goodbyes = self.goodbyes.lock();
+        while goodbyes.len() >= GOODBYES || goodbyes.front().is_some_and(|(told, ..)| now.duration_since(*told) >= GOODBYES_FOR) {
+            goodbyes.pop_front();
+        }
+        goodbyes.push_back((now, device.clone(), goodbye));
+    }
+
     /// An epoch for a session that cannot claim now: epochs are the times of claims, each above the last one of its device.
     pub(super) fn provisional(&self, device: &DeviceKey, now: Timestamp) -> Epoch {
         let last = self.seats.lock().get(device).map_or(0, |seat| seat.epoch.0);
@@ -83,15 +140,28 @@ impl Held {
     }
 
     /// The same of a seat that was given up.
-    pub(super) fn owe_release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) {
-        self.debts.lock().insert(device.clone(), Debt::Release(epoch, last_seen_at));
+    pub(super) fn owe_release(&self, device: &DeviceKey, goodbye: Goodbye) {
+        self.debts.lock().insert(device.clone(), Debt::Release(goodbye));
         self.news.notify_one();
     }
 
-    /// All seats are told again: a server may have lost them.
+    /// All seats are told again, and what was given up lately: a server may have lost them.
     pub(super) fn owe_all(&self) {
-        let devices: Vec<DeviceKey> = self.seats.lock().keys().cloned().collect();
+        let goodbyes = std::mem::take(&mut *self.goodbyes.lock());
+        let (devices, left) = {
+            let seats = self.seats.lock();
+            let devices: Vec<DeviceKey> = seats.keys().cloned().collect();
+            // Of a device that is back, its newer seat is told.
+            let lately = |told: &Instant| told.elapsed() < GOODBYES_FOR;
+            let left = goodbyes
+                .into_iter()
+                .filter(|(told, device, _)| lately(told) && !seats.contains_key(device));
+            (devices, left.collect::<Vec<_>>())
+        };
         let mut debts = self.debts.lock();
+        for (_, device, goodbye) in left {
+            debts.entry(device).or_insert(Debt::Release(goodbye));
+        }
         for device in devices {
             debts.entry(device).or_insert(Debt::Claim);
         }
@@ -152,6 +222,9 @@ pub(super) async fn settle_debts(shared: Arc<Shared>) {
 
 impl Shared {
     async fn pay(&self, device: &DeviceKey, debt: Debt) -> Result<(), StoreError> {
+        if !self.nodes.may_claim() {
+            return Err(StoreError::Unavailable("this node is counted as lost".into()));
+        }
         match debt {
             Debt::Claim => {
                 let seat = self.held.seats.lock().get(device).cloned();
@@ -159,7 +232,7 @@ impl Shared {
                     self.reclaim(device, &seat).await?;
                 }
             }
-            Debt::Release(epoch, last_seen_at) => match self.release_seat(device, epoch, last_seen_at).await {
+            Debt::Release(goodbye) => match self.release_seat(device, goodbye).await {
                 Ok(_) | Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => {}
                 Err(error) => return Err(error),
             },
@@ -169,13 +242,19 @@ impl Shared {
     }
 
     async fn reclaim(&self, device: &DeviceKey, seat: &Seat) -> Result<(), StoreError> {
-        let keys = [self.keys.device('d', device), self.keys.device('p', device)];
+        let bucket = device.bucket();
+        let keys = [
+            self.keys.device('d', device),
+            self.keys.device('p', device),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
+        ];
+        let (now, member) = (self.clock.now(), keys::member(device));
         let make = |_| {
             let mut cmd = script::RECLAIM.call(&keys);
-            cmd.arg(&p48(seat.epoch.0)).arg(&*seat.bytes);
+            cmd.arg(&p48(seat.epoch.0)).arg(&*seat.bytes).arg(&member).arg(&p48(now.0));
             cmd
         };
-        let route = Route::quick(Slot::of_bucket(device.bucket()));
+        let route = Route::quick(Slot::of_bucket(bucket));
         let epoch = seat.epoch;
         let found = self.shards.ask(route, make).await?;
         if matches!(found, Value::Int(0 | 1)) {
@@ -199,7 +278,21 @@ impl Shared {
                     },
                 );
             }
+            Value::Int(3) => self.touch_feed(bucket),
             _ => {}
+        }
+        if matches!(found, Value::Int(2 | 3)) && !self.held.holds(device, epoch) {
+            // It was given up, or claimed anew, while this was under way; the goodbye may have been there before.
+            let goodbye = Goodbye {
+                epoch,
+                last_seen_at: Timestamp(0),
+                at: now,
+                why: Departure::Lost,
+            };
+            return match self.release_seat(device, goodbye).await {
+                Ok(_) | Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => Ok(()),
+                Err(error) => Err(error),
+            };
         }
         Ok(())
     }
@@ -226,14 +319,23 @@ mod tests {
         }
     }
 
+    fn goodbye(epoch: u64) -> Goodbye {
+        Goodbye {
+            epoch: Epoch(epoch),
+            last_seen_at: Timestamp(1),
+            at: Timestamp(2),
+            why: Departure::Lost,
+        }
+    }
+
     #[test]
     fn what_was_told_leaves_what_is_owed_since() {
         let (held, device) = (Held::default(), key());
         held.owe_claim(&device);
-        held.owe_release(&device, Epoch(7), Timestamp(1));
+        held.owe_release(&device, goodbye(7));
         held.paid(&device, Debt::Claim);
         assert_eq!(held.owed(), 1, "the goodbye came while the claim was told");
-        held.paid(&device, Debt::Release(Epoch(7), Timestamp(1)));
+        held.paid(&device, Debt::Release(goodbye(7)));
         assert_eq!(held.owed(), 0);
     }
 
@@ -248,5 +350,32 @@ mod tests {
         held.give_up(&device, Epoch(7));
         held.owe_all();
         assert_eq!(held.owed(), 0);
+    }
+
+    #[test]
+    fn goodbyes_are_told_again_and_none_of_a_device_that_is_back() {
+        let (held, device) = (Held::default(), key());
+        held.remember_goodbye(&device, goodbye(7));
+        held.take(&device, Epoch(8), vec![0; 29]);
+        held.owe_all();
+        assert_eq!(held.debts.lock().get(&device), Some(&Debt::Claim));
+        held.paid(&device, Debt::Claim);
+        held.give_up(&device, Epoch(8));
+        held.remember_goodbye(&device, goodbye(8));
+        held.owe_all();
+        assert_eq!(held.debts.lock().get(&device), Some(&Debt::Release(goodbye(8))));
+        for _ in 0..GOODBYES + 5 {
+            held.remember_goodbye(&device, goodbye(9));
+        }
+        assert_eq!(held.goodbyes.lock().len(), GOODBYES);
+    }
+
+    #[test]
+    fn another_life_of_the_node_is_in_every_seat() {
+        let (held, device) = (Held::default(), key());
+        held.take(&device, Epoch(7), vec![0xff; 29]);
+        assert_eq!(held.renew(2, 3), 1);
+        assert_eq!(held.seats.lock()[&device].bytes[..7], [0, 2, 0, 0, 0, 3, 0xff]);
+        assert_eq!(held.owed(), 1);
     }
 }

@@ -10,8 +10,11 @@ use futures_util::future::join_all;
 use redis::Value;
 
 use super::{
-    RedisStore, Shared, housekeeping,
+    RedisStore, Shared, feed,
+    held::Goodbye,
+    housekeeping,
     keys::{self, Slot},
+    mover::Log,
     record::{self, Ending, NewRecord, Owner},
     reply::{Packed, Reply, p48, u48},
     script,
@@ -20,7 +23,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Clock as _, DeliveryState, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId, Timestamp,
+        Clock as _, DeliveryState, Departure, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId,
+        Timestamp,
     },
     store::{
         Addressed, Arrival, Claimed, Cursor, Delivery, DeviceKey, Enqueued, EnqueuedKind, Hint, Mailbox, NewEvent, NewSeat, Page,
@@ -378,8 +382,9 @@ impl Shared {
             self.keys.device('q', device),
             self.keys.device('f', device),
             self.keys.bucket('w', bucket),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
         ];
-        let seat = Holder::encode(session, number, incarnation);
+        let mut seat = Holder::encode(session, number, incarnation);
         let member = keys::member(device);
         let mut tokens = match &session.fast {
             Some(_) => self.row('f', device).await?.unwrap_or_default(),
@@ -418,7 +423,16 @@ impl Shared {
                     let epoch = Epoch(u48(&reply.array::<6>()?).ok_or_else(|| reply.damaged())?);
                     let displaced = self.live_seat(&reply.bytes()?).await.filter(|seat| seat.session != session.session);
                     let waiting = u32::try_from(reply.count()?).unwrap_or(u32::MAX);
-                    self.held.take(device, epoch, seat);
+                    self.touch_feed(bucket);
+                    let me = self.nodes.me();
+                    if me == (number, incarnation) {
+                        self.held.take(device, epoch, seat);
+                    } else {
+                        // The others counted the node as lost meanwhile: the seat is that of its life now.
+                        seat::put_node(&mut seat, me.0, me.1);
+                        self.held.take(device, epoch, seat);
+                        self.held.owe_claim(device);
+                    }
                     if let Some(seat) = displaced.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {
                         let (device, epoch) = (device.clone(), seat.epoch);
                         self.hint(&seat.node, Hint::Displaced { device, epoch });
@@ -430,19 +444,28 @@ impl Shared {
         }
     }
 
-    pub(super) async fn release_seat(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
-        let keys = [self.keys.device('d', device), self.keys.device('p', device)];
+    pub(super) async fn release_seat(&self, device: &DeviceKey, goodbye: Goodbye) -> Result<bool, StoreError> {
+        let bucket = device.bucket();
+        let keys = [
+            self.keys.device('d', device),
+            self.keys.device('p', device),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
+        ];
+        let (head, member) = (feed::left(goodbye.at, goodbye.why), keys::member(device));
         let make = |_| {
             let mut cmd = script::RELEASE.call(&keys);
-            cmd.arg(&p48(epoch.0)).arg(last_seen_at.0);
+            cmd.arg(&p48(goodbye.epoch.0)).arg(goodbye.last_seen_at.0).arg(&head).arg(&member);
             cmd
         };
-        let value = self.shards.ask(Route::quick(Slot::of_bucket(device.bucket())), make).await?;
+        let value = self.shards.ask(Route::quick(Slot::of_bucket(bucket)), make).await?;
         match value {
             Value::Int(0) => Err(StoreError::UnknownDevice),
             Value::Int(1) => Err(StoreError::RemovedDevice),
             Value::Int(2) => Ok(false),
-            Value::Int(3) => Ok(true),
+            Value::Int(3) => {
+                self.touch_feed(bucket);
+                Ok(true)
+            }
             _ => Err(damaged("the answer to release")),
         }
     }
@@ -512,11 +535,22 @@ impl Mailbox for RedisStore {
         self.shared.requeue_due(now, limit).await
     }
 
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
-        self.shared.held.give_up(device, epoch);
-        match self.shared.release_seat(device, epoch, last_seen_at).await {
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, why: Departure) -> Result<bool, StoreError> {
+        let held = &self.shared.held;
+        held.give_up(device, epoch);
+        let goodbye = Goodbye {
+            epoch,
+            last_seen_at,
+            at: self.shared.clock.now(),
+            why,
+        };
+        match self.shared.release_seat(device, goodbye).await {
             Err(StoreError::Unavailable(_)) => {
-                self.shared.held.owe_release(device, epoch, last_seen_at);
+                held.owe_release(device, goodbye);
+                Ok(true)
+            }
+            Ok(true) => {
+                held.remember_goodbye(device, goodbye);
                 Ok(true)
             }
             released => released,
@@ -525,6 +559,10 @@ impl Mailbox for RedisStore {
 
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {
         self.shared.read_seat(device).await
+    }
+
+    async fn seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        self.shared.read_seats(devices).await
     }
 
     async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError> {

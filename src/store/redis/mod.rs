@@ -2,8 +2,9 @@
 //!
 //! Nodes keep nothing that matters. What belongs to one device is in one slot (`keys`), and each step on it is one script of one
 //! round trip (`script`), gathered into pipelines (`lane`) to the primary of its slot (`shards`). Which nodes live, and what they
-//! share, is in `nodes`. Receipts go from the outbox of a bucket into the log of a tenant (`mover`), and every bucket is swept by
-//! one of the nodes (`sweep`).
+//! share, is in `nodes`. Receipts, and what the feed of presence tells (`feed`), go from the outbox of a bucket into
+//! the logs of a tenant (`mover`); every bucket is swept by one of the nodes (`housekeeping`), and one ends the seats of those that
+//! are dead (`losses`).
 
 mod breaker;
 mod channel;
@@ -11,10 +12,13 @@ mod check;
 mod config;
 mod counters;
 mod device;
+mod feed;
 mod held;
 mod housekeeping;
 mod keys;
 mod lane;
+mod loss;
+mod losses;
 mod mailbox;
 mod metrics;
 mod mover;
@@ -170,6 +174,7 @@ pub struct RedisStore {
     shared: Arc<Shared>,
     stop: CancellationToken,
     mover: tokio::sync::Mutex<mover::Mover>,
+    losses: tokio::sync::Mutex<losses::Round>,
     housekeeping: tokio::sync::Mutex<housekeeping::Round>,
     /// The minute of the ledger that was written last, and its row before the write that may not have been answered.
     ledger: tokio::sync::Mutex<Option<(String, Option<Vec<u8>>)>>,
@@ -228,6 +233,7 @@ impl RedisStore {
         let stop = CancellationToken::new();
         let store = Arc::new(Self {
             mover: tokio::sync::Mutex::default(),
+            losses: tokio::sync::Mutex::default(),
             housekeeping: tokio::sync::Mutex::default(),
             ledger: tokio::sync::Mutex::default(),
             shared,

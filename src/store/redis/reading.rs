@@ -122,6 +122,12 @@ impl Shared {
         })
     }
 
+    /// The seats of many devices: commands to one shard share pipelines.
+    pub(super) async fn read_seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        let reads: Vec<_> = devices.iter().map(|device| self.read_seat(device)).collect();
+        stream::iter(reads).buffered(TOGETHER).collect().await
+    }
+
     /// What became of the event that was born at that place of the device.
     async fn delivery_of(
         &self,

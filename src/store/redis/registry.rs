@@ -9,7 +9,9 @@ use redis::Value;
 use super::{
     RedisStore, Shared,
     device::{Head, Row},
+    feed,
     keys::{self, BUCKETS, Slot},
+    mover::Log,
     record::{self, Ending},
     reply::{self, Reply},
     script,
@@ -18,7 +20,7 @@ use super::{
     shared::json,
 };
 use crate::{
-    domain::{Clock as _, Cohort, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
+    domain::{Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -184,7 +186,10 @@ impl Shared {
                 self.keys.bucket(kind, bucket)
             }
         })
-        .chain([self.keys.tenant_bucket('l', bucket, key.tenant)])
+        .chain([
+            self.keys.tenant_bucket('l', bucket, key.tenant),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
+        ])
         .collect();
         let ending = Ending::encode(Outcome::Failed(Reason::DeviceRemoved), now, None, None)?;
         let member = keys::member(key);
@@ -210,7 +215,8 @@ impl Shared {
                     .arg(&member)
                     .arg(key.device.as_str())
                     .arg(counter(row.device.cohort))
-                    .arg(kept_until.0);
+                    .arg(kept_until.0)
+                    .arg(feed::left(now, Departure::Removed));
                 cmd
             };
             let value = self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await?;
@@ -220,6 +226,7 @@ impl Shared {
                 self.rows.forget(key);
                 self.count(bucket).await?;
                 self.touch(bucket);
+                self.touch_feed(bucket);
                 self.watches.wake([key]);
                 if let Some(seat) = seat.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {
                     let (device, epoch) = (key.clone(), seat.epoch);
@@ -282,7 +289,7 @@ impl Shared {
     }
 
     /// Names of a bucket's devices behind one, in order.
-    async fn names(&self, bucket: u16, tenant: TenantId, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub(super) async fn names(&self, bucket: u16, tenant: TenantId, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
         let key = self.keys.tenant_bucket('l', bucket, tenant);
         let make = |_| {
             let mut cmd = redis::cmd("ZRANGEBYLEX");

@@ -51,6 +51,9 @@ scripts! {
     FLOOR "allow-oom" ["floor"],
     NODE "allow-oom" ["node"],
     RECLAIM "allow-oom" ["parts/seat" "reclaim"],
+    LOSE "allow-oom" ["lose"],
+    LOSSES "allow-oom" ["losses"],
+    LOSS "allow-oom" ["loss"],
 }
 
 impl Script {

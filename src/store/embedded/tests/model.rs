@@ -158,7 +158,12 @@ impl Run {
                 let released = self
                     .bench
                     .store
-                    .release(&key(DEVICES[device]), crate::domain::Epoch(epoch), self.now())
+                    .release(
+                        &key(DEVICES[device]),
+                        crate::domain::Epoch(epoch),
+                        self.now(),
+                        crate::domain::Departure::Lost,
+                    )
                     .await;
                 assert_eq!(released.unwrap(), held == Some(epoch));
                 if held == Some(epoch) {
