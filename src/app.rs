@@ -53,6 +53,7 @@ pub struct App {
     dispatcher: Dispatcher,
     inputs: Inputs,
     others: Option<Joined>,
+    presence: presence::Routes,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
@@ -205,6 +206,17 @@ impl App {
             }
             None => None,
         };
+        let end_waits = CancellationToken::new();
+        let presence = presence::Routes::new(
+            config.presence.clone(),
+            presence,
+            presence::Parts {
+                store: parts.clone(),
+                limits: config.limits.clone(),
+                metrics: presence::PresenceMetrics::register(prometheus)?,
+                stop: end_waits.clone(),
+            },
+        );
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -232,9 +244,8 @@ impl App {
                 ))
                 .layer(Extension(config.xmpp.limits())),
             )
-            .merge(presence::routes(presence))
+            .merge(presence.router())
             .merge(ledger::routes(ledger.clone()));
-        let end_waits = CancellationToken::new();
         let door = poll::Door::new(
             config.poll.clone(),
             poll::Parts {
@@ -311,6 +322,7 @@ impl App {
                 signals: from_devices,
             },
             others,
+            presence,
             ledger,
             metrics,
             keeper,
@@ -345,6 +357,7 @@ impl App {
         let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
         self.ledger.start(&books);
         self.dispatcher.start(&delivery, self.inputs);
+        self.presence.start(&watch);
         if let Some(others) = self.others {
             node::carry(&watch, &others.store, &others.cluster, others.indirect, others.published);
             others.tasks.start(&watch);

@@ -47,6 +47,8 @@ pub struct Config {
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
     pub ingress: crate::ingress::Config,
+    /// `[presence]`: who is told of connects and disconnects.
+    pub presence: crate::presence::Config,
     /// `[registry]`: how devices are added.
     pub registry: crate::registry::Config,
     /// `[dispatch]`: the way from the store to the sessions.
@@ -75,6 +77,7 @@ impl Default for Config {
             tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
+            presence: crate::presence::Config::default(),
             registry: crate::registry::Config::default(),
             dispatch: crate::dispatch::Config::default(),
             ledger: crate::ledger::Config::default(),
