@@ -29,8 +29,6 @@ use crate::{
 
 /// How often outboxes are looked at.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long an outbox is left alone after it was emptied: what gathers meanwhile is moved in one step.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
 /// How often all outboxes that this node looks after are looked at: a dead node may have left some.
 const ALL_EVERY: Duration = Duration::from_secs(5);
 /// Rows of one step.
@@ -74,6 +72,14 @@ impl Log {
         match self {
             Self::Receipts => ("t", "q"),
             Self::Feed => ("u", ""),
+        }
+    }
+
+    /// How long an outbox is left alone after it was emptied: what gathers meanwhile is moved in one step. Receipts are many.
+    fn left_alone(self) -> Duration {
+        match self {
+            Self::Receipts => Duration::from_secs(1),
+            Self::Feed => EVERY,
         }
     }
 
@@ -163,16 +169,16 @@ impl Shared {
     fn to_empty(&self, all: bool) -> BTreeSet<Outbox> {
         let now = Instant::now();
         let emptied = self.outboxes.emptied.lock();
-        let rested = |done: &Emptied| all || now >= done.at + LEFT_ALONE;
+        let rested = |(log, _): &Outbox, done: &Emptied| all || now >= done.at + log.left_alone();
         let mut written = self.outboxes.written.lock();
         let (mut due, later): (BTreeSet<Outbox>, BTreeSet<Outbox>) = std::mem::take(&mut *written)
             .into_iter()
-            .partition(|outbox| emptied.get(outbox).is_none_or(rested));
+            .partition(|outbox| emptied.get(outbox).is_none_or(|done| rested(outbox, done)));
         *written = later;
         due.extend(
             emptied
                 .iter()
-                .filter(|(_, done)| done.moved.is_some() && rested(done))
+                .filter(|(outbox, done)| done.moved.is_some() && rested(outbox, done))
                 .map(|(outbox, _)| outbox),
         );
         due
