@@ -285,10 +285,12 @@ impl App {
             report: day_report(ledger.clone(), clock.clone()),
         };
         let page = Live::new(state.clone());
-        admin.router = admin::routes(state, &page);
-        if !config.admin.listen.ip().is_loopback() {
-            admin.router = http::mount_for_browsers(admin.router, admin_keys(parts), http_metrics);
-        }
+        let (routes, probes) = (admin::routes(state.clone(), &page), admin::probes(state));
+        admin.router = if config.admin.listen.ip().is_loopback() {
+            routes.merge(probes)
+        } else {
+            http::mount_for_browsers(routes, probes, admin_keys(parts), http_metrics)
+        };
 
         let devices = gateway.addresses();
         let ready = json!({
