@@ -28,15 +28,18 @@ fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
 /// The row of the panels that only a service on Redis fills.
 const CLUSTER: &str = "Nodes and Redis";
 
-/// Every PromQL expression, with the title of its panel.
-fn expressions(dashboard: &Value) -> Vec<(String, String)> {
+/// A PromQL expression behind the title of its panel.
+type Titled = (String, String);
+
+/// Every one.
+fn expressions(dashboard: &Value) -> Vec<Titled> {
     let (mut all, cluster) = expressions_of_rows(dashboard);
     all.extend(cluster);
     all
 }
 
 /// The same of the rows that every service fills, and of the one about nodes.
-fn expressions_of_rows(dashboard: &Value) -> (Vec<(String, String)>, Vec<(String, String)>) {
+fn expressions_of_rows(dashboard: &Value) -> (Vec<Titled>, Vec<Titled>) {
     let (mut common, mut cluster) = (Vec::new(), Vec::new());
     let mut found = &mut common;
     for panel in items(dashboard, "panels") {
@@ -129,7 +132,7 @@ fn every_query_of_the_dashboard_and_every_rule_works_on_the_real_service() {
 }
 
 /// Scrapes the scene and runs these queries.
-fn every_query_has_series(scene: &Scene, mut waiting: Vec<(String, String)>) -> Prometheus {
+fn every_query_has_series(scene: &Scene, mut waiting: Vec<Titled>) -> Prometheus {
     let admin = Backend {
         address: scene.service.admin,
         key: String::new(),

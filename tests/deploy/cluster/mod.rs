@@ -14,7 +14,7 @@ use super::{
     image::{is_pinned, words},
     path, read,
     rules::yaml,
-    support::{Backend, Service, Settings, TestDir, unpoll},
+    support::{Backend, Device, SOON, Service, Settings, TestDir, unpoll, wait_for},
 };
 use site::{DOMAIN, NETWORK, shipped};
 
@@ -53,13 +53,15 @@ fn a_node_takes_its_settings_and_hears_only_the_balancer_s_word() {
         assert_eq!(config.cluster.listen.to_string(), format!("{NETWORK}{number}:7400"));
         let balancer = format!("{}/32", address(&services["haproxy"]));
         for networks in [&config.http.proxy_from, &config.xmpp.proxy_from] {
-            assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), [balancer.clone()]);
+            assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), [balancer.as_str()]);
         }
         assert!(settings(service, &["UNPOLL_TLS_RISK_READABLE_KEYS_BEYOND_LOOPBACK"]).is_err());
         assert!(settings(service, &["UNPOLL_TLS_CERTIFICATE", "UNPOLL_TLS_KEY"]).is_err());
         let grace = service["stop_grace_period"].as_str().unwrap();
         assert_eq!(grace, "150s");
-        assert!(config.drain_secs + 15 <= 150);
+        assert!(config.drain_notice_secs + config.drain_secs + 15 <= 150);
+        // `inter 1s fall 2`, and as much again.
+        assert!(read("deploy/haproxy/haproxy.cfg").contains("inter 1s fall 2 rise 2") && config.drain_notice_secs >= 4);
         assert_eq!(words(&service["command"])[1..], ["--config", "/run/secrets/unpoll.toml"]);
     }
 }
@@ -188,4 +190,22 @@ fn a_first_key_is_made_again_when_all_are_gone() {
         ..lost
     };
     old.get("/v1/keys").expect(401);
+}
+
+/// The time in which a balancer sees that a node is leaving: it says so, and does all its work.
+#[test]
+fn a_node_says_that_it_leaves_before_it_refuses_anything() {
+    let mut service = Service::start_with(Settings::default().set("UNPOLL_DRAIN_NOTICE_SECS", "3"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let admin = Backend {
+        address: service.admin,
+        key: String::new(),
+    };
+    service.signal(rustix::process::Signal::TERM);
+    wait_for("it says so", SOON, || (admin.get("/readyz").status == 503).then_some(()));
+    let device = Device::online(&service, "box", "secret");
+    let id = backend.push("box", &serde_json::json!({ "still": "taken" }));
+    assert_eq!(device.expect_event().id, id);
+    assert_eq!(service.stop(), Some(0));
 }
