@@ -61,8 +61,10 @@ pub struct App {
     doors: Vec<Door>,
     admin: Door,
     page: Live,
+    leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     end_waits: CancellationToken,
+    drain_notice: Duration,
     drain_within: Duration,
     ready: Value,
 }
@@ -174,7 +176,7 @@ impl App {
             dispatch_metrics.clone(),
         );
 
-        let draining = Arc::new(AtomicBool::new(false));
+        let (leaving, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let http_metrics = HttpMetrics::register(prometheus)?;
         let written = node::dispatched(gateway.links(), parts.clone(), nodes.clone());
         let ended = ends_session(&gateway);
@@ -289,17 +291,19 @@ impl App {
         let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
         let state = AdminState {
             metrics: metrics.clone(),
-            readiness: engine.readiness(draining.clone()),
+            readiness: engine.readiness(leaving.clone()),
             domain: config.domain.as_str().into(),
             node: node.clone(),
             clock: clock.clone(),
             report: day_report(ledger.clone(), clock.clone()),
         };
         let page = Live::new(state.clone());
-        admin.router = admin::routes(state, &page);
-        if !config.admin.listen.ip().is_loopback() {
-            admin.router = http::mount_for_browsers(admin.router, admin_keys(parts), http_metrics);
-        }
+        let (routes, probes) = (admin::routes(state.clone(), &page), admin::probes(state));
+        admin.router = if config.admin.listen.ip().is_loopback() {
+            routes.merge(probes)
+        } else {
+            http::mount_for_browsers(routes, probes, admin_keys(parts), http_metrics)
+        };
 
         let devices = gateway.addresses();
         let ready = json!({
@@ -330,8 +334,10 @@ impl App {
             doors: vec![http_door, https_door],
             admin,
             page,
+            leaving,
             draining,
             end_waits,
+            drain_notice: Duration::from_secs(config.drain_notice_secs),
             drain_within: Duration::from_secs(config.drain_secs.max(1)),
             ready,
         })
@@ -369,7 +375,14 @@ impl App {
         watch.spawn(self.keeper.run(watch.stop_token()));
         watch.spawn(self.token_keys.run(watch.stop_token()));
         tokio::select! {
-            () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
+            () = shutdown => {
+                self.leaving.store(true, Ordering::Relaxed);
+                if !self.drain_notice.is_zero() {
+                    info!("stopping in {} s: until then balancers may see that this node is not ready", self.drain_notice.as_secs());
+                    tokio::time::sleep(self.drain_notice).await;
+                }
+                info!("stopping: no new events, then goodbye to the devices");
+            }
             () = self.engine.lost_its_name() => warn!("stopping: another node has the name of this one"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),
             () = delivery.stopped() => warn!("stopping: a task of the dispatcher ended"),
@@ -377,6 +390,7 @@ impl App {
             () = books.stopped() => warn!("stopping: a task of the ledger ended"),
         }
 
+        self.leaving.store(true, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
         self.end_waits.cancel();
         let by = Instant::now() + self.drain_within; // one budget, to match the orchestrator's

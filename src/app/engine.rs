@@ -59,7 +59,7 @@ impl Engine {
     }
 
     /// What the service needs to take traffic.
-    pub(super) fn readiness(&self, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
+    pub(super) fn readiness(&self, leaving: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
         let engine = self.clone();
         Arc::new(move || {
             let said = |name, ok, good, bad: &'static str| Check::new(name, ok, if ok { good } else { bad });
@@ -92,7 +92,7 @@ impl Engine {
                     ]
                 }
             };
-            let stays = !draining.load(Ordering::Relaxed);
+            let stays = !leaving.load(Ordering::Relaxed);
             checks.push(said("drain", stays, "not stopping", "stopping"));
             checks
         })

@@ -59,7 +59,7 @@ impl ServerArguments {
 }
 
 /// The key: of the file, of the environment, or the first key in the data directory.
-pub fn find_key(file: Option<&Path>, data_dir: &Path) -> Result<String, Failure> {
+fn find_key(file: Option<&Path>, data_dir: &Path) -> Result<String, Failure> {
     let (path, hint) = match (file, std::env::var("UNPOLL_KEY")) {
         (Some(path), _) => (path.to_owned(), "correct the path after --key"),
         (None, Ok(key)) if !key.trim().is_empty() => return Ok(key.trim().to_owned()),

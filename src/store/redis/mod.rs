@@ -257,6 +257,8 @@ impl RedisStore {
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(nodes::beat(shared)).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(nodes::count_replicas(shared)).await });
+        let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(shared.keep_counts()).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(reading::follow_watches(shared)).await });

@@ -118,8 +118,18 @@ struct Moved {
 }
 
 /// One move at a time.
-#[derive(Default)]
-pub(super) struct Mover;
+pub(super) struct Mover {
+    /// When the last round began that emptied all there was.
+    complete_at: Instant,
+}
+
+impl Default for Mover {
+    fn default() -> Self {
+        Self {
+            complete_at: Instant::now(),
+        }
+    }
+}
 
 /// Rows of one tenant out of one outbox, as [`script::APPEND`] takes them.
 #[derive(Default)]
@@ -261,8 +271,9 @@ pub(super) async fn round(store: &RedisStore) -> Result<usize, StoreError> {
 }
 
 async fn go_round(store: &RedisStore, all: bool) -> Result<usize, StoreError> {
-    let _one_at_a_time = store.mover.lock().await;
+    let mut mover = store.mover.lock().await;
     let shared = &store.shared;
+    let began = Instant::now();
     let mut emptied = stream::iter(shared.to_empty(all))
         .map(|outbox| async move { (outbox, shared.empty(outbox).await) })
         .buffer_unordered(TOGETHER);
@@ -276,7 +287,10 @@ async fn go_round(store: &RedisStore, all: bool) -> Result<usize, StoreError> {
             }
         }
     }
-    shared.metrics.unmoved(shared.outboxes.written.lock().len());
+    if failed.is_none() {
+        mover.complete_at = began;
+    }
+    shared.metrics.receipts_lag(mover.complete_at.elapsed());
     failed.map_or(Ok(moved), Err)
 }
 

@@ -28,6 +28,9 @@ use crate::{
     store::{Peer, StoreError, codec::damaged},
 };
 
+/// How often replicas are counted.
+const COUNT_REPLICAS_EVERY: Duration = Duration::from_secs(5);
+
 /// One node, as it said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
@@ -360,6 +363,14 @@ impl Nodes {
             .collect();
         let mine = live.iter().position(|number| *number == me).unwrap_or(0);
         usize::from(bucket) % live.len().max(1) == mine
+    }
+}
+
+/// Looks again and again how many replicas there are, so that one that is missing is seen before it is needed.
+pub(super) async fn count_replicas(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(COUNT_REPLICAS_EVERY).await;
+        shared.shards.count_replicas().await;
     }
 }
 

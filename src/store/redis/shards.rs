@@ -19,6 +19,7 @@ use super::{
     keys::{BUCKETS, Keys, SLOTS, Slot},
     lane::{self, Failure, Lane},
     metrics::RedisMetrics,
+    reply,
     topology::{self, Primary, TopologyError},
     url::Target,
 };
@@ -337,6 +338,29 @@ impl Shards {
                 warn!(server = %shard.primary.address, "Redis at {} refused a command: {text}", shard.primary.address);
                 Next::Fail(StoreError::Unavailable(text))
             }
+        }
+    }
+
+    /// Asks each primary again how many replicas it has, for the metric; one that does not answer changes nothing.
+    pub(super) async fn count_replicas(&self) {
+        let map = self.map.read().clone();
+        let mut fewest = None;
+        for shard in &map.shards {
+            let mut cmd = redis::cmd("INFO");
+            cmd.arg("replication");
+            let Ok(said) = shard.read.run(cmd, false, self.floor()).await else {
+                return;
+            };
+            let said = reply::bytes(said).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let replicas = said.lines().find_map(|line| line.strip_prefix("connected_slaves:"));
+            let Some(replicas) = replicas.and_then(|count| count.trim().parse::<u32>().ok()) else {
+                return;
+            };
+            fewest = Some(fewest.map_or(replicas, |fewest: u32| fewest.min(replicas)));
+        }
+        if let Some(fewest) = fewest {
+            self.metrics.replicas(fewest);
         }
     }
 
