@@ -5,10 +5,12 @@
 //! share, is in `nodes`. Receipts go from the outbox of a bucket into the log of a tenant (`mover`), and every bucket is swept by
 //! one of the nodes (`sweep`).
 
+mod access;
 mod breaker;
 mod channel;
 mod check;
 mod config;
+mod connection;
 mod counters;
 mod device;
 mod held;
@@ -43,6 +45,7 @@ use std::sync::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use access::AccessError;
 pub use config::{Config, Durable};
 pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
@@ -61,6 +64,9 @@ pub enum OpenError {
     /// The URL cannot be read.
     #[error("redis.url: {0}")]
     Url(#[from] InvalidUrl),
+    /// A file that connections need.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// No server answers.
     #[error("Redis is not reached: {0}")]
     Unreachable(String),
