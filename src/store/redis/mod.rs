@@ -31,6 +31,7 @@ mod script;
 mod seat;
 mod shards;
 mod shared;
+mod tickets;
 mod topology;
 mod url;
 
