@@ -6,6 +6,7 @@
 //! one of the nodes (`sweep`).
 
 mod access;
+mod borrowed;
 mod breaker;
 mod channel;
 mod check;
@@ -47,6 +48,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use access::AccessError;
+pub use borrowed::{look_at, remove_all};
 pub use config::{Config, Durable};
 pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
