@@ -4,6 +4,7 @@ mod bootstrap;
 mod engine;
 mod error;
 mod node;
+mod tickets;
 
 use std::{
     future::Future,
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 use engine::Engine;
 pub use error::StartError;
+use tickets::Tickets;
 
 use crate::{
     admin::{self, AdminState, DayReport, Live, StoreGauges},
@@ -57,6 +59,7 @@ pub struct App {
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
+    tickets: Option<Tickets>,
     token_keys: tokens::Keeper,
     doors: Vec<Door>,
     admin: Door,
@@ -129,7 +132,9 @@ impl App {
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
         let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
-        let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
+        let tickets = engine.tickets(clock.clone()).await?;
+        let secrets = tickets.as_ref().map(Tickets::secrets);
+        let keeper = bootstrap::tls(&config, clock.clone(), secrets, prometheus)?;
         let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
@@ -330,6 +335,7 @@ impl App {
             ledger,
             metrics,
             keeper,
+            tickets,
             token_keys,
             doors: vec![http_door, https_door],
             admin,
@@ -373,6 +379,9 @@ impl App {
         self.admin.open(&watch);
         self.page.start(&watch);
         watch.spawn(self.keeper.run(watch.stop_token()));
+        if let Some(tickets) = self.tickets {
+            watch.spawn(tickets.run(watch.stop_token()));
+        }
         watch.spawn(self.token_keys.run(watch.stop_token()));
         tokio::select! {
             () = shutdown => {

@@ -7,8 +7,11 @@ use std::sync::{
 
 use crate::{
     admin::Check,
-    store::{Mailbox, Store, embedded::EmbeddedStore, redis::RedisStore},
+    domain::Clock,
+    store::{Mailbox, Store, StoreError, embedded::EmbeddedStore, redis::RedisStore},
 };
+
+use super::tickets::Tickets;
 
 /// The name of the only node of the embedded shape.
 const ONLY_NODE: &str = "n1";
@@ -35,6 +38,14 @@ impl Engine {
         match self {
             Self::Embedded(_) => ONLY_NODE.into(),
             Self::Redis(store) => store.node(),
+        }
+    }
+
+    /// The secrets of TLS tickets, where several nodes share them.
+    pub(super) async fn tickets(&self, clock: Arc<dyn Clock>) -> Result<Option<Tickets>, StoreError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(store) => Tickets::open(store.clone(), clock).await.map(Some),
         }
     }
 

@@ -186,7 +186,7 @@ pub fn segment(text: &str) -> String {
 }
 
 /// A problem (RFC 9457) in one line.
-fn problem(status: reqwest::StatusCode, body: &[u8]) -> String {
+pub fn problem(status: reqwest::StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = |field: &str| problem.get(field).and_then(Value::as_str);
     match (text("detail"), text("title")) {

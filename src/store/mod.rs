@@ -33,7 +33,7 @@ pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason,
+    Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason,
     Seq, SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
@@ -194,6 +194,15 @@ pub struct NewSeat {
     pub credential_generation: u32,
     /// What the login changes among the device's FAST tokens, in the same step; it is synced when a token is given out.
     pub fast: Option<Box<FastChange>>,
+}
+
+/// What is still to be judged of a device that proved without its row who it is, because the store did not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Add the device, in this cohort, if it never was there: its token says that it may.
+    pub register: Option<Cohort>,
+    /// SHA-256 of the certificate that it showed: a device whose credentials name certificates takes no other.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// The answer to a claim.
@@ -415,6 +424,21 @@ pub trait Mailbox: Send + Sync + 'static {
     /// # Errors
     /// `UnknownDevice`, `RemovedDevice`, `Conflict` when the credentials changed since the login read them.
     async fn claim(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError>;
+
+    /// Whether the store may be away for a while and takes sessions all the same: [`Mailbox::claim_unread`].
+    fn seats_unread(&self) -> bool {
+        false
+    }
+
+    /// Seats a session whose device proved who it is while its row could not be read. The row is judged, and the seat claimed,
+    /// once the store answers: a device that is unknown then and may not be added, was removed, or has other certificates loses
+    /// its session, as one that is removed does.
+    ///
+    /// # Errors
+    /// `Unavailable` where [`Mailbox::seats_unread`] says no.
+    async fn claim_unread(&self, _device: &DeviceKey, _session: NewSeat, _unread: Unread) -> Result<Claimed, StoreError> {
+        Err(StoreError::Unavailable("the row of the device cannot be read".into()))
+    }
 
     /// At most `limit` events behind `after`, those of urgency `high` first. Expired ones are left out (the sweeper ends them).
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError>;

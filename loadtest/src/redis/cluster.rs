@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::{RedisError, Server, Settings, free_port, until};
+use super::{RedisError, Server, Settings, Tls, free_port, until};
 
 const SERVERS: usize = 6;
 
@@ -18,9 +18,19 @@ impl Cluster {
     /// # Errors
     /// See [`RedisError`].
     pub fn start() -> Result<Self, RedisError> {
+        Self::start_with(None)
+    }
+
+    /// The same, where all speak TLS.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn start_with(tls: Option<&Tls>) -> Result<Self, RedisError> {
         let mut servers = Vec::new();
         for _ in 0..SERVERS {
             let settings = Settings::default()
+                .tls(tls)
+                .line(if tls.is_some() { "tls-cluster yes" } else { "tls-cluster no" })
                 .line("cluster-enabled yes")
                 .line("cluster-config-file nodes.conf")
                 .line("cluster-node-timeout 2000")
@@ -30,10 +40,15 @@ impl Cluster {
             servers.push(Server::start(&settings)?);
         }
         let cluster = Self { servers };
-        let addresses: Vec<String> = cluster.servers.iter().map(Server::address).collect();
+        let addresses: Vec<String> = cluster.servers.iter().map(Server::reached_at).collect();
+        let files = tls.map(|tls| [&tls.ca, &tls.certificate, &tls.key].map(|file| file.display().to_string()));
+        let flags = match &files {
+            Some([ca, certificate, key]) => vec!["--tls", "--cacert", ca, "--cert", certificate, "--key", key],
+            None => Vec::new(),
+        };
         let mut words = vec!["--cluster", "create"];
         words.extend(addresses.iter().map(String::as_str));
-        cluster.cli(&[&words[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat())?;
+        cluster.cli(&[&words[..], &["--cluster-replicas", "1", "--cluster-yes"], &flags].concat())?;
         cluster.wait_until_healthy()?;
         Ok(cluster)
     }
@@ -48,10 +63,15 @@ impl Cluster {
         }
     }
 
-    /// `redis-cluster://…`, with three of the servers.
+    /// `redis-cluster://…`, with TLS `rediss-cluster://…`, with three of the servers.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.servers.iter().take(3).map(Server::address).collect();
-        format!("redis-cluster://{}", addresses.join(","))
+        let addresses: Vec<String> = self.servers.iter().take(3).map(Server::reached_at).collect();
+        let s = if self.servers.iter().any(|server| server.tls_port.is_some()) {
+            "s"
+        } else {
+            ""
+        };
+        format!("redis{s}-cluster://{}", addresses.join(","))
     }
 
     /// The servers, primaries and replicas.

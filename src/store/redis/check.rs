@@ -16,7 +16,7 @@ pub(super) async fn all(config: &Config, target: &Target, primaries: &[Primary])
 
 async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, OpenError> {
     let unreachable = |error: redis::RedisError| OpenError::Unreachable(format!("{address}: {error}"));
-    let settings = lane::Settings::single(target.url(address), config);
+    let settings = lane::Settings::single(target.server(address), config);
     let mut connection = lane::connect(&settings).await.map_err(unreachable)?;
     let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(unreachable)?;
     let lacks = |what: &str, error: redis::RedisError| OpenError::Lacks {

@@ -25,8 +25,8 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{Clock as _, Departure, Epoch, Timestamp},
-    store::{DeviceKey, Hint, NewSeat, StoreError},
+    domain::{Clock as _, Credential, Departure, Epoch, Timestamp},
+    store::{Claimed, DeviceChange, DeviceKey, Hint, NewSeat, Registered, StoreError, Unread},
 };
 
 /// Seats told at once, and the pause between: 5,000 a second.
@@ -35,12 +35,25 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// When what could not be told is told again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// What is held against the row of a device before a seat is told to Redis that it has not heard of.
+/// Small, because every seat has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Nothing: the claim was judged when it was made.
+    Nothing,
+    /// Its credentials must be of that generation still.
+    Generation(u32),
+    /// All that a login asks of it.
+    Row(Box<Unread>),
+}
+
 /// A seat that a session here holds.
 #[derive(Debug, Clone)]
 struct Seat {
     epoch: Epoch,
     /// As it is stored.
     bytes: Box<[u8]>,
+    check: Check,
 }
 
 /// What Redis is to be told once it answers.
@@ -79,8 +92,19 @@ pub(super) struct Held {
 impl Held {
     /// A session took the seat.
     pub(super) fn take(&self, device: &DeviceKey, epoch: Epoch, bytes: Vec<u8>) {
+        self.hold(device, epoch, bytes, Check::Nothing);
+    }
+
+    fn hold(&self, device: &DeviceKey, epoch: Epoch, bytes: Vec<u8>, check: Check) {
         let bytes = bytes.into_boxed_slice();
-        self.seats.lock().insert(device.clone(), Seat { epoch, bytes });
+        self.seats.lock().insert(device.clone(), Seat { epoch, bytes, check });
+    }
+
+    /// Redis took the claim: what it was to be judged by was.
+    fn judged(&self, device: &DeviceKey, epoch: Epoch) {
+        if let Some(seat) = self.seats.lock().get_mut(device).filter(|seat| seat.epoch == epoch) {
+            seat.check = Check::Nothing;
+        }
     }
 
     /// A session gave it up, or lost it: the one of that epoch or an older one.
@@ -242,6 +266,18 @@ impl Shared {
     }
 
     async fn reclaim(&self, device: &DeviceKey, seat: &Seat) -> Result<(), StoreError> {
+        let epoch = seat.epoch;
+        let generation = match &seat.check {
+            Check::Nothing => Vec::new(),
+            Check::Generation(generation) => generation.to_be_bytes().to_vec(),
+            Check::Row(unread) => match self.judge(device, **unread).await? {
+                Some(generation) => generation.to_be_bytes().to_vec(),
+                None => {
+                    self.turn_out(device, epoch);
+                    return Ok(());
+                }
+            },
+        };
         let bucket = device.bucket();
         let keys = [
             self.keys.device('d', device),
@@ -251,24 +287,18 @@ impl Shared {
         let (now, member) = (self.clock.now(), keys::member(device));
         let make = |_| {
             let mut cmd = script::RECLAIM.call(&keys);
-            cmd.arg(&p48(seat.epoch.0)).arg(&*seat.bytes).arg(&member).arg(&p48(now.0));
+            cmd.arg(&p48(epoch.0))
+                .arg(&*seat.bytes)
+                .arg(&member)
+                .arg(&p48(now.0))
+                .arg(&generation);
             cmd
         };
-        let route = Route::quick(Slot::of_bucket(bucket));
-        let epoch = seat.epoch;
-        let found = self.shards.ask(route, make).await?;
-        if matches!(found, Value::Int(0 | 1)) {
-            self.held.give_up(device, epoch);
-        }
+        let found = self.shards.ask(Route::quick(Slot::of_bucket(bucket)), make).await?;
         match found {
-            Value::Int(0) => self.hint(
-                &self.nodes.name(),
-                Hint::Removed {
-                    device: device.clone(),
-                    epoch,
-                },
-            ),
+            Value::Int(0) => self.turn_out(device, epoch),
             Value::Int(1) => {
+                self.held.give_up(device, epoch);
                 warn!(device.id = %device.device, "{} has connected to another node meanwhile; its session here ends", device.device);
                 self.hint(
                     &self.nodes.name(),
@@ -278,8 +308,11 @@ impl Shared {
                     },
                 );
             }
-            Value::Int(3) => self.touch_feed(bucket),
-            _ => {}
+            Value::Int(3) => {
+                self.touch_feed(bucket);
+                self.held.judged(device, epoch);
+            }
+            _ => self.held.judged(device, epoch),
         }
         if matches!(found, Value::Int(2 | 3)) && !self.held.holds(device, epoch) {
             // It was given up, or claimed anew, while this was under way; the goodbye may have been there before.
@@ -297,13 +330,54 @@ impl Shared {
         Ok(())
     }
 
-    /// Claims a seat; while Redis is away, the session goes on without, and the claim follows.
-    pub(super) fn seat_unclaimed(&self, device: &DeviceKey, session: &NewSeat) -> Epoch {
+    /// Judges the row of a device that was let in without it, as its login would have; adds the device if that may be. Answers the
+    /// generation of its credentials. `None`: it is not let in.
+    async fn judge(&self, device: &DeviceKey, unread: Unread) -> Result<Option<u32>, StoreError> {
+        let judged = match self.registered(device).await {
+            Ok(Registered::Present(row)) => {
+                let mut pins = row.credentials.iter().filter_map(Credential::certificate).peekable();
+                let is_other = |certificate| pins.peek().is_some() && !pins.any(|pin| pin.sha256 == certificate);
+                let others = unread.certificate.is_some_and(is_other);
+                Ok((!others).then_some(row.credential_generation))
+            }
+            Ok(Registered::Unknown) if unread.register.is_some() => {
+                let change = DeviceChange {
+                    cohort: unread.register,
+                    ..DeviceChange::default()
+                };
+                let added = self.put(device, &change, true, self.clock.now()).await;
+                added.map(|(row, _)| Some(row.credential_generation))
+            }
+            Ok(Registered::Removed(_) | Registered::Unknown) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match judged {
+            Err(error @ (StoreError::Corrupt(_) | StoreError::Conflict(_))) => {
+                warn!(device.id = %device.device, %error, "{} was let in while Redis was away, and is not any more: {error}", device.device);
+                Ok(None)
+            }
+            judged => judged,
+        }
+    }
+
+    /// Ends the session of a device that may not be here.
+    fn turn_out(&self, device: &DeviceKey, epoch: Epoch) {
+        self.held.give_up(device, epoch);
+        let device = device.clone();
+        self.hint(&self.nodes.name(), Hint::Removed { device, epoch });
+    }
+
+    /// Seats a session that cannot claim while Redis is away; the claim follows, after that check.
+    pub(super) fn seat_unclaimed(&self, device: &DeviceKey, session: &NewSeat, check: Check) -> Claimed {
         let (number, incarnation) = self.nodes.me();
         let epoch = self.held.provisional(device, self.clock.now());
-        self.held.take(device, epoch, Holder::encode(session, number, incarnation));
+        self.held.hold(device, epoch, Holder::encode(session, number, incarnation), check);
         self.held.owe_claim(device);
-        epoch
+        Claimed {
+            epoch,
+            displaced: None,
+            waiting: 0,
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `c{b}` | hash | counters |
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
 //! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
-//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes |
+//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes, secrets of TLS tickets |
 //! | `{t:T}…` | | last ordinal of a tenant; its log of receipts and its feed of presence, and what was moved into each |
 //! | `{m:H}` | hash | minutes of the ledger of one hour |
 //! | `{h:N}` | channel | messages for a node that cannot be reached directly |

@@ -9,13 +9,18 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, ServerError, Value};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use super::{Config, metrics::RedisMetrics, script};
+use super::{
+    Config,
+    connection::{Connection, Server},
+    metrics::RedisMetrics,
+    script,
+};
 
 /// Commands of one pipeline.
 const TOGETHER: usize = 256;
@@ -40,8 +45,7 @@ pub(super) enum Failure {
 /// How a lane reaches its server.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    /// With credentials: never logged.
-    pub(super) url: String,
+    pub(super) server: Server,
     pub(super) connect_within: Duration,
     pub(super) answer_within: Duration,
     /// Replicas to wait for, and how long.
@@ -54,9 +58,9 @@ pub(super) struct Settings {
 
 impl Settings {
     /// For one connection that nobody waits behind.
-    pub(super) fn single(url: String, config: &Config) -> Self {
+    pub(super) fn single(server: Server, config: &Config) -> Self {
         Self {
-            url,
+            server,
             connect_within: config.answer_within(),
             answer_within: config.answer_within(),
             wait: None,
@@ -113,27 +117,21 @@ impl Lane {
 }
 
 /// One connection to a server, with every script known there.
-pub(super) async fn connect(settings: &Settings) -> Result<MultiplexedConnection, redis::RedisError> {
-    redis::Client::open(settings.url.as_str())?
-        .get_multiplexed_async_connection_with_config(&settings.limits())
-        .await
+pub(super) async fn connect(settings: &Settings) -> Result<Connection, redis::RedisError> {
+    settings.server.connect(settings.limits(), settings.connect_within, false).await
 }
 
 /// A connection that is pushed messages (RESP 3), with no scripts.
 pub(super) async fn connect_for_pushes(
     settings: &Settings,
     taken: impl redis::aio::AsyncPushSender,
-) -> Result<MultiplexedConnection, redis::RedisError> {
-    let info = settings.url.as_str().into_connection_info()?;
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let config = settings.limits().set_push_sender(taken);
-    redis::Client::open(info.set_redis_settings(redis))?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+) -> Result<Connection, redis::RedisError> {
+    let limits = settings.limits().set_push_sender(taken);
+    settings.server.connect(limits, settings.connect_within, true).await
 }
 
 async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<AtomicU64>, metrics: RedisMetrics) {
-    let mut connection: Option<MultiplexedConnection> = None;
+    let mut connection: Option<Connection> = None;
     let mut down: Option<(Instant, Arc<str>)> = None;
     let mut burst = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut burst, TOGETHER).await > 0 {
@@ -177,7 +175,7 @@ fn refuse_stale(burst: &mut Vec<Op>, floor: u64) {
 
 /// A connection on which everything is known that commands rely on: the scripts, and from which number on nothing was given out
 /// that this server may have lost.
-async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConnection, redis::RedisError> {
+async fn open(settings: &Settings, floor: &AtomicU64) -> Result<Connection, redis::RedisError> {
     let mut connection = connect(settings).await?;
     let mut load = Pipeline::new();
     for script in script::ALL {
@@ -196,7 +194,7 @@ async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConne
 
 /// Sends one batch and answers each of its commands. False: the connection is of no use any more.
 async fn send(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     batch: impl ExactSizeIterator<Item = Op>,
     wait: Option<(u32, Duration)>,
     metrics: &RedisMetrics,
@@ -220,7 +218,7 @@ async fn send(
         pipeline.add_command(cmd);
         count += 1;
     }
-    let result = connection.send_packed_commands(&pipeline, 0, count).await;
+    let result = connection.send(&pipeline, count).await;
     metrics.batch(answers.len(), started.elapsed());
     match result {
         Ok(mut values) => {

@@ -11,7 +11,7 @@ use redis::Value;
 
 use super::{
     RedisStore, Shared, feed,
-    held::Goodbye,
+    held::{Check, Goodbye},
     housekeeping,
     keys::{self, Slot},
     mover::Log,
@@ -28,7 +28,7 @@ use crate::{
     },
     store::{
         Addressed, Arrival, Claimed, Cursor, Delivery, DeviceKey, Enqueued, EnqueuedKind, Hint, Mailbox, NewEvent, NewSeat, Page,
-        QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Watch, codec::damaged, codes,
+        QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Unread, Watch, codec::damaged, codes,
     },
 };
 
@@ -511,16 +511,20 @@ impl Mailbox for RedisStore {
         match self.shared.claim_seat(device, &session).await {
             // What a token changes must be stored; any other session need not wait for Redis.
             Err(StoreError::Unavailable(why)) if session.fast.is_none() => {
-                let epoch = self.shared.seat_unclaimed(device, &session);
                 tracing::debug!("a session begins without its seat, which is claimed later: {why}");
-                Ok(Claimed {
-                    epoch,
-                    displaced: None,
-                    waiting: 0,
-                })
+                let as_read = Check::Generation(session.credential_generation);
+                Ok(self.shared.seat_unclaimed(device, &session, as_read))
             }
             claimed => claimed,
         }
+    }
+
+    fn seats_unread(&self) -> bool {
+        true
+    }
+
+    async fn claim_unread(&self, device: &DeviceKey, session: NewSeat, unread: Unread) -> Result<Claimed, StoreError> {
+        Ok(self.shared.seat_unclaimed(device, &session, Check::Row(Box::new(unread))))
     }
 
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError> {

@@ -6,10 +6,13 @@
 //! the logs of a tenant (`mover`); every bucket is swept by one of the nodes (`housekeeping`), and one ends the seats of those that
 //! are dead (`losses`).
 
+mod access;
+mod borrowed;
 mod breaker;
 mod channel;
 mod check;
 mod config;
+mod connection;
 mod counters;
 mod device;
 mod feed;
@@ -33,6 +36,7 @@ mod script;
 mod seat;
 mod shards;
 mod shared;
+mod tickets;
 mod topology;
 mod url;
 
@@ -47,6 +51,8 @@ use std::sync::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use access::AccessError;
+pub use borrowed::{look_at, remove_all};
 pub use config::{Config, Durable};
 pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
@@ -65,6 +71,9 @@ pub enum OpenError {
     /// The URL cannot be read.
     #[error("redis.url: {0}")]
     Url(#[from] InvalidUrl),
+    /// A file that connections need.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// No server answers.
     #[error("Redis is not reached: {0}")]
     Unreachable(String),

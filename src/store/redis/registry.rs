@@ -83,7 +83,29 @@ impl Shared {
             .ok_or_else(|| StoreError::Conflict("the tenant has had as many devices as there are numbers".into()))
     }
 
-    async fn put(&self, key: &DeviceKey, change: &DeviceChange, create: bool, now: Timestamp) -> Result<(Device, bool), StoreError> {
+    pub(super) async fn registered(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
+        let Some(row) = self.row('d', device).await? else {
+            return Ok(Registered::Unknown);
+        };
+        if let Some(row) = Row::decode(device.device.clone(), &row)? {
+            return Ok(Registered::Present(Box::new(row.device)));
+        }
+        let removed_at = Head::read(&row)?.updated_at;
+        let kept = std::time::Duration::from_secs(self.limits.tombstone_kept_secs);
+        if self.clock.now() >= removed_at.plus(kept) {
+            Ok(Registered::Unknown)
+        } else {
+            Ok(Registered::Removed(removed_at))
+        }
+    }
+
+    pub(super) async fn put(
+        &self,
+        key: &DeviceKey,
+        change: &DeviceChange,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<(Device, bool), StoreError> {
         let bucket = key.bucket();
         let keys = [
             self.keys.device('d', key),
@@ -370,19 +392,7 @@ impl Registry for RedisStore {
     }
 
     async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
-        let Some(row) = self.shared.row('d', device).await? else {
-            return Ok(Registered::Unknown);
-        };
-        if let Some(row) = Row::decode(device.device.clone(), &row)? {
-            return Ok(Registered::Present(Box::new(row.device)));
-        }
-        let removed_at = Head::read(&row)?.updated_at;
-        let kept = std::time::Duration::from_secs(self.shared.limits.tombstone_kept_secs);
-        if self.shared.clock.now() >= removed_at.plus(kept) {
-            Ok(Registered::Unknown)
-        } else {
-            Ok(Registered::Removed(removed_at))
-        }
+        self.shared.registered(device).await
     }
 
     async fn device_for_login(&self, device: &DeviceKey) -> Result<Registered, StoreError> {

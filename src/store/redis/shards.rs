@@ -152,19 +152,32 @@ enum Next {
     Fail(StoreError),
 }
 
+/// The servers as they were found.
+pub(super) struct Found {
+    pub(super) target: Target,
+    pub(super) primaries: Vec<Primary>,
+}
+
+/// Finds the servers that the settings name.
+pub(super) async fn find(config: &Config) -> Result<Found, super::OpenError> {
+    let mut target = Target::of(config)?;
+    target.look_at_files().await?;
+    let within = config.answer_within();
+    let found = match topology::discover(&target, &[], within).await {
+        Err(TopologyError::IsCluster(_)) => {
+            target = target.as_cluster();
+            topology::discover(&target, &[], within).await
+        }
+        found => found,
+    };
+    let primaries = found.map_err(|error| super::OpenError::Unreachable(error.to_string()))?;
+    Ok(Found { target, primaries })
+}
+
 impl Shards {
     /// Finds the servers, checks that each is fit, and decides what durable means.
     pub(super) async fn open(config: &Config, keys: Keys, metrics: RedisMetrics) -> Result<Self, super::OpenError> {
-        let mut target = Target::parse(&config.url)?;
-        let within = config.answer_within();
-        let found = match topology::discover(&target, &[], within).await {
-            Err(TopologyError::IsCluster(_)) => {
-                target = target.as_cluster();
-                topology::discover(&target, &[], within).await
-            }
-            found => found,
-        };
-        let primaries = found.map_err(|error| super::OpenError::Unreachable(error.to_string()))?;
+        let Found { target, primaries } = find(config).await?;
         let replicas = check::all(config, &target, &primaries).await?;
         metrics.replicas(replicas);
         let wait_for = config.replicas_to_wait_for(replicas)?;
@@ -400,15 +413,15 @@ impl Shards {
     /// How to connect to the primary of a slot for listening. `None`: it is not known.
     pub(super) fn reader_of(&self, slot: Slot) -> Option<lane::Settings> {
         let (shard, _) = self.shard(slot, None)?;
-        let url = self.target.read().url(&shard.primary.address);
-        Some(lane::Settings::single(url, &self.config))
+        let server = self.target.read().server(&shard.primary.address);
+        Some(lane::Settings::single(server, &self.config))
     }
 
     fn connect(&self, primary: Primary) -> Shard {
         let serves = |slot: Slot| primary.slots.iter().any(|&(first, last)| (first..=last).contains(&slot.0));
         let bucket = (0..BUCKETS).find(|bucket| serves(Slot::of_bucket(*bucket)));
         let settings = |wait: bool| lane::Settings {
-            url: self.target.read().url(&primary.address),
+            server: self.target.read().server(&primary.address),
             connect_within: self.config.answer_within(),
             answer_within: if wait && self.wait_for > 0 {
                 self.config.answer_within() + self.config.wait()

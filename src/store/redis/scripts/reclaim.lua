@@ -1,7 +1,8 @@
 -- Put a seat back that this node's session holds: KEYS device, seat, outbox of the feed.
--- ARGV: 1 epoch (6 bytes), 2 the seat, 3 member, 4 now (6 bytes).
-local row = call('GETRANGE', KEYS[1], 0, 1)
+-- ARGV: 1 epoch (6 bytes), 2 the seat, 3 member, 4 now (6 bytes), 5 credential generation (4 bytes; '': whichever it is).
+local row = call('GETRANGE', KEYS[1], 0, 9)
 if #row == 0 or byte(row, 2) ~= 0 then return 0 end
+if ARGV[5] ~= '' and sub(row, 7, 10) ~= ARGV[5] then return 0 end
 local p = call('GET', KEYS[2]) or EMPTY
 local epoch, mine = u48(p, 32), u48(ARGV[1], 1)
 if epoch > mine then return 1 end

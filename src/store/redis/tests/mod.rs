@@ -47,7 +47,7 @@ static SENTINELS: Shared<redis::Sentinels> = Shared::new();
 static CLUSTER: Shared<redis::Cluster> = Shared::new();
 static PREFIX: AtomicU32 = AtomicU32::new(0);
 
-struct Redis {
+pub(super) struct Redis {
     _servers: Arc<dyn Any + Send + Sync>,
     durability: Durability,
     config: Config,
@@ -77,7 +77,11 @@ impl Redis {
         }
     }
 
-    async fn single() -> Self {
+    pub(super) fn redis(&self) -> &RedisStore {
+        &self.opened.store
+    }
+
+    pub(super) async fn single() -> Self {
         let server = SINGLE.get(|| redis::Server::start(&redis::Settings::default()).unwrap());
         Self::new(server.url(), Durability::Primary, server).await
     }
