@@ -23,6 +23,7 @@ mod reading;
 mod record;
 mod records;
 mod registry;
+mod replicas;
 mod reply;
 mod rows;
 mod script;
