@@ -92,7 +92,7 @@ impl Engine {
                             "durability",
                             health.replicating,
                             "events are as durable as promised",
-                            "no replica takes what is written: the circuit breaker is open",
+                            "not every replica takes what is written: the circuit breaker is open",
                         ),
                         said(
                             "node",

@@ -273,6 +273,11 @@ pub struct Arrival {
     pub after: Option<u64>,
 }
 
+impl Arrival {
+    /// As `after`: the session reads on in the store, whatever it was given. For an event whose number in its lane is not known here.
+    pub const READ_FIRST: u64 = u64::MAX;
+}
+
 /// A page of what waits: first the urgent, then the rest by acceptance.
 #[derive(Debug, Clone, Default)]
 pub struct Page {

@@ -80,6 +80,23 @@ impl Sentinels {
             .find(|one| said.iter().filter(|other| *other == one).count() * 2 > self.watching.len())
     }
 
+    /// Where the primary is: `redis://…`.
+    pub fn primary_url(&self) -> Option<String> {
+        self.data.get(self.primary()?).map(Server::url)
+    }
+
+    /// Has the Sentinels make a replica the primary while the primary lives.
+    ///
+    /// # Errors
+    /// They refuse, or it does not come about within 30 s.
+    pub fn fail_over(&self) -> Result<(), RedisError> {
+        let primary = self.primary().ok_or_else(|| RedisError::Cli("no primary".into()))?;
+        if let Some(sentinel) = self.watching.first() {
+            let _: () = sentinel.query(&["SENTINEL", "FAILOVER", SERVICE])?;
+        }
+        self.wait_for_failover(primary)
+    }
+
     /// SIGKILL to the primary; answers which server it was.
     pub fn kill_primary(&mut self) -> Option<usize> {
         let index = self.primary()?;

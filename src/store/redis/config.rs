@@ -25,11 +25,16 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// What every key begins with, so that several services can share one Redis. Default: "unpoll:".
     pub prefix: String,
-    /// What an accepted event has reached: `replicated` (a replica, too), `primary`, or `auto`: replicated when every primary has a
-    /// replica at the start, else primary with a warning. Default: "auto".
+    /// What an accepted event has reached: `replicated` (the replicas, too), `primary`, or `auto`: `primary` with a warning until every
+    /// primary has a replica in step, and `replicated` from then on for as long as the node runs; it looks at its start and at each
+    /// heartbeat. A level that was reached is not given up when replicas go: new events are refused with 503. Default: "auto".
     pub durability: Durable,
-    /// How long a write may wait for its replica, in milliseconds. Default: 500.
+    /// How long a write may wait for its replicas, in milliseconds. Default: 500.
     pub wait_ms: u64,
+    /// At level `replicated` a write waits for every replica in step; one that is gone, or has not followed for so long, is still waited
+    /// for during so long, in seconds. Default: 10. Events are refused with 503 meanwhile: such a replica may have been made the
+    /// primary, and what is accepted without it would be lost. Keep it longer than a failover takes.
+    pub replica_gone_secs: u64,
     /// Take a server that keeps nothing on disk. Default: false.
     pub allow_volatile: bool,
     /// How long a connection may take to open, and a command to be answered, in milliseconds. Default: 1000.
@@ -58,9 +63,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durable {
-    /// `replicated` where every primary has a replica at the start, else `primary`.
+    /// `primary` until every primary has a replica in step, `replicated` from then on.
     Auto,
-    /// A replica.
+    /// The replicas.
     Replicated,
     /// The primary.
     Primary,
@@ -77,6 +82,7 @@ impl Default for Config {
             prefix: "unpoll:".to_owned(),
             durability: Durable::Auto,
             wait_ms: 500,
+            replica_gone_secs: 10,
             allow_volatile: false,
             answer_within_ms: 1_000,
             patience_ms: 2_000,
@@ -95,6 +101,10 @@ impl Default for Config {
 impl Config {
     pub(super) fn wait(&self) -> Duration {
         Duration::from_millis(self.wait_ms.max(1))
+    }
+
+    pub(super) fn replica_gone(&self) -> Duration {
+        Duration::from_secs(self.replica_gone_secs.max(1))
     }
 
     pub(super) fn answer_within(&self) -> Duration {
@@ -137,18 +147,19 @@ impl Config {
         problems
     }
 
-    pub(super) fn replicas_to_wait_for(&self, connected: u32) -> Result<u32, OpenError> {
+    /// Whether a node that starts accepts at level `replicated`, with so many replicas in step.
+    pub(super) fn starts_replicated(&self, in_step: u32) -> Result<bool, OpenError> {
         match self.durability {
-            Durable::Primary => Ok(0),
-            Durable::Replicated if connected == 0 => Err(OpenError::NoReplica),
-            Durable::Replicated => Ok(1),
-            Durable::Auto if connected == 0 => {
+            Durable::Primary => Ok(false),
+            Durable::Replicated if in_step == 0 => Err(OpenError::NoReplica),
+            Durable::Replicated => Ok(true),
+            Durable::Auto if in_step == 0 => {
                 tracing::warn!(
-                    "Redis has no replica: events are accepted at level primary, and its loss loses them. Add a replica and restart, or set redis.durability = \"primary\""
+                    "Redis has no replica: events are accepted at level primary, and its loss loses them. Add a replica, which is taken into account at once, or set redis.durability = \"primary\""
                 );
-                Ok(0)
+                Ok(false)
             }
-            Durable::Auto => Ok(1),
+            Durable::Auto => Ok(true),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,14 +42,31 @@ pub(super) enum Failure {
     Stale,
 }
 
+/// What a durable lane waits for at the end of each pipeline.
+#[derive(Debug, Clone)]
+pub(super) struct Wait {
+    /// Whether it waits at all. It may begin to while the lane runs.
+    pub(super) replicated: Arc<AtomicBool>,
+    /// For so many replicas; changes as they come and go.
+    pub(super) replicas: Arc<AtomicU32>,
+    pub(super) within: Duration,
+}
+
+impl Wait {
+    fn now(&self) -> Option<(u32, Duration)> {
+        let replicated = self.replicated.load(Ordering::Acquire);
+        replicated.then(|| (self.replicas.load(Ordering::Acquire).max(1), self.within))
+    }
+}
+
 /// How a lane reaches its server.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) server: Server,
     pub(super) connect_within: Duration,
     pub(super) answer_within: Duration,
-    /// Replicas to wait for, and how long.
-    pub(super) wait: Option<(u32, Duration)>,
+    /// Whether and how its pipelines wait for replicas.
+    pub(super) wait: Option<Wait>,
     /// Where the floor of numbers of this shard is kept, if it has buckets.
     pub(super) floor_key: Option<String>,
     /// Commands that may wait for the lane.
@@ -70,9 +87,10 @@ impl Settings {
     }
 
     fn limits(&self) -> AsyncConnectionConfig {
+        let waits = self.wait.as_ref().and_then(Wait::now).map_or(Duration::ZERO, |(_, within)| within);
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_within))
-            .set_response_timeout(Some(self.answer_within))
+            .set_response_timeout(Some(self.answer_within + waits))
     }
 }
 
@@ -148,7 +166,7 @@ async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<Ato
         match &mut connection {
             _ if burst.is_empty() => {}
             Some(open) => {
-                if !send(open, burst.drain(..), settings.wait, &metrics).await {
+                if !send(open, burst.drain(..), settings.wait.as_ref().and_then(Wait::now), &metrics).await {
                     connection = None;
                 }
             }

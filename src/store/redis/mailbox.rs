@@ -56,12 +56,17 @@ impl Shared {
 
     /// Tells whoever has the session of an event that was stored, here or on another node.
     pub(super) fn announce(&self, seat: Option<&Seat>, event: impl FnOnce() -> QueuedEvent) {
+        // A device counts its events in one row, whichever queue they are in.
+        let after = |located: &Located| located.queue.map(|_| located.number.saturating_sub(1));
+        self.tell(seat, after, event);
+    }
+
+    fn tell(&self, seat: Option<&Seat>, after: impl FnOnce(&Located) -> Option<u64>, event: impl FnOnce() -> QueuedEvent) {
         let Some(seat) = seat else { return };
         let event = event();
         let arrival = Arrival {
             epoch: seat.epoch,
-            // A device counts its events in one row, whichever queue they are in.
-            after: event.located.queue.map(|_| event.located.number.saturating_sub(1)),
+            after: after(&event.located),
             event: Arc::new(event),
         };
         if *seat.node == *self.nodes.name() {
@@ -143,6 +148,8 @@ impl Shared {
             repeatable: idempotency.is_some(),
             ..Route::durable(Slot::of_bucket(bucket))
         };
+        // Asked before it is written: the level may rise meanwhile.
+        let durability = self.durability();
         let answer = self.shards.ask(route, make).await?;
         let mut packed = Packed::new(&answer, "the answer to enqueue")?;
         match packed.byte()? {
@@ -156,12 +163,28 @@ impl Shared {
                     return Err(StoreError::KeyReused(id));
                 }
                 let state = codes::state(packed.byte()?).ok_or_else(|| packed.damaged())?;
+                let seat = self.live_seat(packed.rest()).await;
+                if state == DeliveryState::Queued {
+                    // The first time may have told nobody: it was written, and its answer was lost or came too late.
+                    self.tell(
+                        seat.as_ref(),
+                        |_| Some(Arrival::READ_FIRST),
+                        || QueuedEvent {
+                            id,
+                            located: owner.located(queue, number),
+                            lane: Lane::Queue(event.urgency, self.generation),
+                            seq: Seq(0),
+                            attempt: 1,
+                            event: event.clone(),
+                        },
+                    );
+                }
                 Ok(Enqueued {
                     id,
                     kind: EnqueuedKind::Repeat,
-                    durability: self.durability(),
+                    durability,
                     state,
-                    seat: self.live_seat(packed.rest()).await,
+                    seat,
                     replaced: Vec::new(),
                 })
             }
@@ -198,7 +221,7 @@ impl Shared {
                 Ok(Enqueued {
                     id,
                     kind: EnqueuedKind::New,
-                    durability: self.durability(),
+                    durability,
                     state: DeliveryState::Queued,
                     seat,
                     replaced: replaced.into_iter().map(|(queue, number)| owner.id(queue, number)).collect(),

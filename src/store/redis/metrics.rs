@@ -56,7 +56,7 @@ impl RedisMetrics {
             replicas: gauge("unpoll_redis_replicas", "Connected replicas of the shard that has the fewest.")?,
             degraded: gauge(
                 "unpoll_redis_durability_degraded",
-                "1 while new events are refused because no replica takes what is written (durability replicated).",
+                "1 while new events are refused because not every replica takes what is written (durability replicated).",
             )?,
             nodes: gauge("unpoll_nodes", "Live nodes, this one included.")?,
             nodes_lost: IntCounter::new(

@@ -30,6 +30,7 @@ mod reading;
 mod record;
 mod records;
 mod registry;
+mod replicas;
 mod reply;
 mod rows;
 mod script;
@@ -265,8 +266,6 @@ impl RedisStore {
         tokio::spawn(async move { stop.run_until_cancelled(channel::listen(shared, came)).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(nodes::beat(shared)).await });
-        let (shared, stop) = (self.shared.clone(), self.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(nodes::count_replicas(shared)).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(shared.keep_counts()).await });
         let (shared, stop) = (self.shared.clone(), self.stop.clone());

@@ -366,14 +366,6 @@ impl Nodes {
     }
 }
 
-/// Looks again and again how many replicas there are, so that one that is missing is seen before it is needed.
-pub(super) async fn count_replicas(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(COUNT_REPLICAS_EVERY).await;
-        shared.shards.count_replicas().await;
-    }
-}
-
 /// Says again and again that this node lives; learns who else does, and whether keys or tenants were changed.
 pub(super) async fn beat(shared: Arc<Shared>) {
     let every = shared.config.heartbeat();
@@ -381,15 +373,19 @@ pub(super) async fn beat(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(every).await;
         shared.shards.health();
+        shared.shards.follow_primaries().await;
         if let Err(error) = shared.say_that_it_lives().await {
             tracing::debug!("the heartbeat was not taken: {error}");
         }
+        if shared.nodes.lost.is_cancelled() {
+            return;
+        }
+        shared.shards.look_at_replicas().await;
         let now = shared.shards.changes.load(Ordering::Relaxed);
         if now != changes {
             changes = now;
-            // Claims and hints may be lost with a server: every seat is told again, and every session compared with the store.
-            shared.held.owe_all();
-            shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+            // Claims and hints may be lost with a server.
+            shared.compare_all();
         }
     }
 }
@@ -405,16 +401,13 @@ impl Shared {
         let beat = read_beat(self.shards.ask(route(), make).await?)?;
         self.clock_of_redis(beat.time, sent);
         if beat.number.is_empty() {
-            error!(
-                "the name n{number} was given to another node while this one was cut off; it takes a new one, and its devices connect anew"
-            );
-            self.nodes.enter(&self.shards, &self.keys).await?;
-            let (number, incarnation) = self.nodes.me();
-            self.held.renew(number, incarnation);
+            error!("the name n{number} was given to another node while this one was cut off; it stops, and its devices connect elsewhere");
+            self.nodes.lost.cancel();
             return Ok(());
         }
         let now = u32::from_be_bytes(beat.incarnation);
         let version = beat.version.clone();
+        let was_lost = !self.nodes.may_claim();
         if now != incarnation {
             self.nodes.me.write().incarnation = now;
             let seats = self.held.renew(number, now);
@@ -422,11 +415,21 @@ impl Shared {
             self.missed_arrivals.fetch_add(1, Ordering::Relaxed);
         }
         self.nodes.take(beat, sent);
+        if was_lost {
+            // Nobody tells a node of new events, or of seats that others claim, while it counts as lost.
+            self.compare_all();
+        }
         if *self.nodes.version.read() != version {
             self.remember_all().await?;
             *self.nodes.version.write() = version;
         }
         Ok(())
+    }
+
+    /// Every seat is told to Redis again, and every session compared with the store.
+    fn compare_all(&self) {
+        self.held.owe_all();
+        self.missed_arrivals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Compares the clocks; goes by that of Redis when they differ by too much.
