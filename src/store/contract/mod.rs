@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the name of a suite tells what it checks")]
 
 mod end;
+pub mod model;
 mod outcome;
 mod queue;
 mod records;

@@ -33,6 +33,8 @@ struct Seat {
     epoch: Epoch,
     /// As it is stored.
     bytes: Box<[u8]>,
+    /// The number of its device, once the session has read what waits.
+    ordinal: Option<u32>,
 }
 
 /// What Redis is to be told once it answers.
@@ -56,7 +58,29 @@ impl Held {
     /// A session took the seat.
     pub(super) fn take(&self, device: &DeviceKey, epoch: Epoch, bytes: Vec<u8>) {
         let bytes = bytes.into_boxed_slice();
-        self.seats.lock().insert(device.clone(), Seat { epoch, bytes });
+        let seat = Seat {
+            epoch,
+            bytes,
+            ordinal: None,
+        };
+        self.seats.lock().insert(device.clone(), seat);
+    }
+
+    /// A device whose seat may be here has that number.
+    pub(super) fn learn(&self, device: &DeviceKey, ordinal: u32) {
+        if let Some(seat) = self.seats.lock().get_mut(device) {
+            seat.ordinal = Some(ordinal);
+        }
+    }
+
+    /// Whether it is known here that a device has that number.
+    pub(super) fn knows(&self, device: &DeviceKey, ordinal: u32) -> bool {
+        self.seats.lock().get(device).is_some_and(|seat| seat.ordinal == Some(ordinal))
+    }
+
+    /// Whether a session here holds the seat under that epoch.
+    fn has(&self, device: &DeviceKey, epoch: Epoch) -> bool {
+        self.seats.lock().get(device).is_some_and(|seat| seat.epoch == epoch)
     }
 
     /// A session gave it up, or lost it: the one of that epoch or an older one.
@@ -198,6 +222,10 @@ impl Shared {
                         epoch,
                     },
                 );
+            }
+            // A goodbye may have overtaken this: the seat is not to stay behind.
+            _ if !self.held.has(device, epoch) => {
+                self.release_seat(device, epoch, Timestamp(0)).await?;
             }
             _ => {}
         }

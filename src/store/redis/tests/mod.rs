@@ -1,6 +1,7 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
 mod faults;
+mod model;
 
 use std::{
     any::Any,
