@@ -245,7 +245,7 @@ impl Nodes {
     }
 
     /// The time of Redis, as far as it is known here.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let (time, at) = *self.time.read();
         time.saturating_add(milliseconds(at.elapsed()))
     }

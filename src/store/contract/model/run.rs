@@ -44,10 +44,12 @@ pub(super) struct Run<W> {
 
 /// The devices: the same two ids in two tenants. They share a bucket in each, and so all that is kept for a bucket.
 pub fn devices() -> impl Iterator<Item = DeviceKey> {
-    [(0, "fz"), (0, "dy5"), (1, "fz"), (1, "dy5")].into_iter().map(|(tenant, id)| DeviceKey {
-        tenant: TenantId(tenant),
-        device: id.parse().unwrap(),
-    })
+    [(0, "fz"), (0, "dy5"), (1, "fz"), (1, "dy5")]
+        .into_iter()
+        .map(|(tenant, id)| DeviceKey {
+            tenant: TenantId(tenant),
+            device: id.parse().unwrap(),
+        })
 }
 
 impl<W: World> Run<W> {

@@ -1,51 +1,110 @@
-//! The model test on Redis: two nodes with clocks of their own on one server.
+//! The model test on Redis: two nodes with clocks of their own on one server, with Sentinels, and on a cluster of six.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use loadtest::redis::{Server, Settings};
+use loadtest::redis::{Cluster, Sentinels, Server, Settings};
 use parking_lot::Mutex;
 use prometheus::Registry;
 
 use super::super::{
     Config, Opened, RedisMetrics, RedisStore,
-    keys::{BUCKETS, Slot},
+    keys::{BUCKETS, SHARED, Slot, tenant_tag},
     shards::Route,
 };
 use crate::{
     domain::{CorrectedClock, ManualClock, TenantId},
     store::{
-        Arrival, DeviceKey, Hint, Mailbox, Store,
+        Arrival, Hint, Mailbox, Store,
         contract::{
-            START, key,
+            START,
             model::{self, During, World},
         },
     },
 };
 
-/// One server for all sequences; each has keys of its own.
+/// Servers for all sequences of a test.
+enum Servers {
+    Single(Server),
+    Sentinels(Sentinels),
+    Cluster(Cluster),
+}
+
+/// Every write reaches the kernel before it is answered: a server that is killed loses nothing, and no disk is waited for.
+fn single() -> Servers {
+    let settings = Settings {
+        lines: vec!["appendonly yes".into(), "appendfsync no".into(), "save \"\"".into()],
+        sentinel: false,
+    };
+    Servers::Single(Server::start(&settings).unwrap())
+}
+
+impl Servers {
+    fn url(&self) -> String {
+        match self {
+            Self::Single(server) => server.url(),
+            Self::Sentinels(servers) => servers.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        }
+    }
+
+    /// Kills the server, or a primary whose replica has all that it has; another serves when this returns. Of a cluster it is another
+    /// primary each time, and every other time it gives way by order.
+    fn fail(&mut self, turn: usize) {
+        match self {
+            Self::Single(server) => server.restart().unwrap(),
+            Self::Sentinels(servers) => {
+                servers.wait_until_healthy().unwrap();
+                let dead = servers.kill_primary().unwrap();
+                servers.wait_for_failover(dead).unwrap();
+                servers.restart_dead().unwrap();
+                servers.wait_until_healthy().unwrap();
+            }
+            Self::Cluster(cluster) => {
+                cluster.wait_until_healthy().unwrap();
+                let slots = model::devices().map(|device| Slot::of_bucket(device.bucket()));
+                let slots: Vec<Slot> = slots.chain([Slot::of(SHARED), Slot::of(&tenant_tag(TenantId(0)))]).collect();
+                let slot = slots[turn / 2 % slots.len()].0;
+                if turn % 2 == 0 {
+                    let dead = cluster.kill_primary_of(slot).unwrap();
+                    cluster.wait_for_failover(slot, dead).unwrap();
+                    cluster.restart_dead().unwrap();
+                } else {
+                    cluster.fail_over(slot).unwrap();
+                }
+                cluster.wait_until_healthy().unwrap();
+            }
+        }
+    }
+
+    fn flush_scripts(&mut self) {
+        let servers = match self {
+            Self::Single(server) => std::slice::from_mut(server),
+            Self::Sentinels(servers) => servers.data(),
+            Self::Cluster(cluster) => cluster.servers(),
+        };
+        for server in servers {
+            server.query::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+        }
+    }
+}
+
+/// The nodes of one sequence; it has keys of its own.
 struct TwoNodes {
-    server: Arc<Mutex<Server>>,
+    servers: Arc<Mutex<Servers>>,
     config: Config,
     nodes: Vec<Opened>,
     clocks: [Arc<ManualClock>; 2],
 }
 
-static PREFIX: AtomicU32 = AtomicU32::new(0);
-
-/// Every write reaches the kernel before it is answered: a server that is killed loses nothing, and no disk is waited for.
-fn start() -> Arc<Mutex<Server>> {
-    let settings = Settings {
-        lines: vec!["appendonly yes".into(), "appendfsync no".into(), "save \"\"".into()],
-        sentinel: false,
-    };
-    Arc::new(Mutex::new(Server::start(&settings).unwrap()))
-}
+/// Counts sequences, and servers that failed.
+static SEQUENCE: AtomicUsize = AtomicUsize::new(0);
+static FAILURE: AtomicUsize = AtomicUsize::new(0);
 
 async fn open(config: &Config, clock: &Arc<ManualClock>) -> Opened {
     let metrics = RedisMetrics::register(&Registry::new()).unwrap();
@@ -56,21 +115,23 @@ async fn open(config: &Config, clock: &Arc<ManualClock>) -> Opened {
 }
 
 impl TwoNodes {
-    async fn new(server: Arc<Mutex<Server>>) -> Self {
+    async fn new(servers: Arc<Mutex<Servers>>) -> Self {
         let config = Config {
-            url: server.lock().url(),
-            prefix: format!("m{}:", PREFIX.fetch_add(1, Ordering::Relaxed)),
+            url: servers.lock().url(),
+            prefix: format!("m{}:", SEQUENCE.fetch_add(1, Ordering::Relaxed)),
             // Each goes by its own clock, wherever the model puts it.
             clock_skew_max_ms: u64::MAX,
+            // Nor is a machine that runs many tests at once in a hurry.
             answer_within_ms: 10_000,
-            patience_ms: 20_000,
+            wait_ms: 10_000,
+            patience_ms: 30_000,
             heartbeat_ms: 100,
             ..Config::default()
         };
         let clocks = [ManualClock::at(START), ManualClock::at(START)];
         let nodes = vec![open(&config, &clocks[0]).await, open(&config, &clocks[1]).await];
         Self {
-            server,
+            servers,
             config,
             nodes,
             clocks,
@@ -79,10 +140,10 @@ impl TwoNodes {
 
     /// Waits until a node works: it reads and claims.
     async fn works(&self, node: usize) {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             let store = &self.nodes[node].store;
-            let reads = store.seat(&key("a")).await;
+            let reads = store.seat(&model::devices().next().unwrap()).await;
             let reached = !matches!(reads, Err(crate::store::StoreError::Unavailable(_)));
             let health = store.health();
             if reached && health.serving && health.joined && self.writes(node).await {
@@ -158,8 +219,9 @@ impl World for TwoNodes {
         let under_way = during.map(|under_way| tokio::spawn(under_way));
         // It may be on its way, done, or not begun.
         tokio::task::yield_now().await;
-        let server = Arc::clone(&self.server);
-        tokio::task::spawn_blocking(move || server.lock().restart().unwrap()).await.unwrap();
+        let servers = Arc::clone(&self.servers);
+        let turn = FAILURE.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_blocking(move || servers.lock().fail(turn)).await.unwrap();
         if let Some(under_way) = under_way {
             under_way.await.unwrap();
         }
@@ -169,9 +231,8 @@ impl World for TwoNodes {
     }
 
     async fn flush_scripts(&mut self) {
-        let server = Arc::clone(&self.server);
-        let flush = move || server.lock().query::<()>(&["SCRIPT", "FLUSH"]).unwrap();
-        tokio::task::spawn_blocking(flush).await.unwrap();
+        let servers = Arc::clone(&self.servers);
+        tokio::task::spawn_blocking(move || servers.lock().flush_scripts()).await.unwrap();
     }
 
     async fn rest(&mut self) {
@@ -182,9 +243,28 @@ impl World for TwoNodes {
     }
 }
 
+async fn agrees(test: &str, cases: usize, servers: Servers) {
+    let name = format!("store::redis::tests::model::{test}");
+    let servers = Arc::new(Mutex::new(servers));
+    model::agrees(&name, cases, Duration::from_secs(30), async || {
+        TwoNodes::new(Arc::clone(&servers)).await
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_store_agrees_with_its_model() {
-    let server = start();
-    let name = "store::redis::tests::model::the_store_agrees_with_its_model";
-    model::agrees(name, 40, Duration::from_secs(30), async || TwoNodes::new(Arc::clone(&server)).await).await;
+async fn one_server_agrees_with_the_model() {
+    agrees("one_server_agrees_with_the_model", 40, single()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_agree_with_the_model() {
+    let servers = Servers::Sentinels(Sentinels::start(1).unwrap());
+    agrees("sentinels_agree_with_the_model", 4, servers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_agrees_with_the_model() {
+    let servers = Servers::Cluster(Cluster::start().unwrap());
+    agrees("a_cluster_agrees_with_the_model", 4, servers).await;
 }
