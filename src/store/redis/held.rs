@@ -266,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_a_device_is_known_while_its_session_is_here() {
+        let (held, device) = (Held::default(), key());
+        held.learn(&device, 5);
+        assert!(!held.knows(&device, 5), "nobody holds it here");
+        held.take(&device, Epoch(7), Vec::new());
+        assert!(!held.knows(&device, 5));
+        held.learn(&device, 5);
+        assert!(held.knows(&device, 5) && !held.knows(&device, 6));
+        held.give_up(&device, Epoch(7));
+        assert!(!held.knows(&device, 5));
+    }
+
+    #[test]
     fn a_seat_that_is_lost_is_not_told_again_and_a_newer_one_is() {
         let (held, device) = (Held::default(), key());
         held.take(&device, Epoch(7), Vec::new());

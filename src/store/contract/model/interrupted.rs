@@ -10,7 +10,7 @@ use super::{
     Difference, World,
     agree::is_right,
     differ,
-    reference::Owed,
+    known::Owed,
     run::Run,
     step::{End, Interruption, Post, Step},
 };

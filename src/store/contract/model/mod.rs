@@ -10,11 +10,16 @@
 
 mod agree;
 mod calls;
+mod ends;
 mod interrupted;
+mod known;
+mod posts;
 mod reference;
 mod run;
+mod seats;
 mod session;
 mod step;
+mod upkeep;
 
 use std::{
     env, fmt,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{
     super::{Arrival, Cursor, EventId, Lane, QueuedEvent},
     Difference, World, differ,
-    reference::Event,
+    known::Event,
     run::Run,
 };
 

@@ -5,14 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
 use loadtest::proxy::Proxy;
 
 use super::*;
 use crate::{
     domain::{Clock as _, DeliveryState, Epoch, EventId, Outcome, SessionId, Timestamp},
     store::{
-        Claimed, Cursor, Enqueued, Hint, Mailbox, NewSeat, Records as _, Registered, Registry as _, StoreError, Transport,
+        Claimed, Cursor, Enqueued, Hint, Mailbox, NewSeat, Registered, Registry as _, StoreError, Transport,
         contract::{TENANT, add, claim, event, key, push, waiting},
     },
 };
@@ -20,13 +19,13 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A node with servers of its own.
-struct Node {
+pub(super) struct Node {
     opened: Opened,
     clock: Arc<ManualClock>,
 }
 
 impl Node {
-    async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             url,
             prefix: "f:".into(),
@@ -44,11 +43,11 @@ impl Node {
         }
     }
 
-    fn store(&self) -> &RedisStore {
+    pub(super) fn store(&self) -> &RedisStore {
         &self.opened.store
     }
 
-    async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
+    pub(super) async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
         let at = Timestamp(START.0 + 1);
         push(
             self.store(),
@@ -60,7 +59,7 @@ impl Node {
         .await
     }
 
-    async fn state(&self, id: EventId) -> DeliveryState {
+    pub(super) async fn state(&self, id: EventId) -> DeliveryState {
         self.store().delivery(TENANT, id).await.unwrap().unwrap().state
     }
 }
@@ -78,7 +77,7 @@ async fn claim_at_clock(node: &Node, device: &str, session: u128) -> Claimed {
     node.store().claim(&key(device), session).await.unwrap()
 }
 
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, is: impl AsyncFn() -> bool) {
     let end = Instant::now() + SOON;
     while !is().await {
         assert!(Instant::now() < end, "waited for {what}");
@@ -141,7 +140,7 @@ async fn while_redis_is_away_events_are_refused_in_time_and_sessions_begin_and_e
     assert!(claim(store, "comes", 4).await.unwrap().epoch > comes.epoch, "epochs rise");
 }
 
-fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
+pub(super) fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
     crate::store::Settle {
         device: key(device),
         id,
@@ -253,112 +252,6 @@ async fn a_slot_that_moves_loses_nothing_and_refuses_nothing() {
     let (cluster, ids) = tokio::join!(moving, pushing);
     assert_ne!(cluster.primary_of(slot), here);
     assert_eq!(waiting(node.store(), "box7").await, ids);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_every_end_once() {
-    let mut cluster = redis::Cluster::start().unwrap();
-    let node = Node::open(cluster.url(), |_| {}).await;
-    let devices: Vec<String> = (0..12).map(|number| format!("box{number}")).collect();
-    for device in &devices {
-        add(node.store(), device).await;
-    }
-    let slot = crate::store::redis::keys::Slot::of_bucket(key("box7").bucket()).0;
-    let mut accepted: Vec<(EventId, bool)> = Vec::new();
-    for by_death in [false, true] {
-        let failing = tokio::task::spawn_blocking(move || {
-            if by_death {
-                let dead = cluster.kill_primary_of(slot).unwrap();
-                cluster.wait_for_failover(slot, dead).unwrap();
-                cluster.restart_dead().unwrap();
-            } else {
-                cluster.fail_over(slot).unwrap();
-            }
-            cluster.wait_until_healthy().unwrap();
-            cluster
-        });
-        while !failing.is_finished() {
-            for device in &devices {
-                // What is refused may be there all the same; nobody relies on it.
-                let Ok(pushed) = node.push(device).await else { continue };
-                let settle = settle_of(node.store(), device, pushed.id, Epoch(1));
-                let settled = node.store().settle(vec![settle]).await.remove(0);
-                accepted.push((pushed.id, settled.is_ok()));
-            }
-        }
-        cluster = failing.await.unwrap();
-    }
-    assert!(accepted.iter().any(|(_, ended)| *ended));
-    until("an answer of every shard", async || {
-        let seats = join_all(devices.iter().map(async |device| node.store().seat(&key(device)).await.is_ok())).await;
-        seats.into_iter().all(|answered| answered) && node.store().receipts(TENANT, 0, 1).await.is_ok()
-    })
-    .await;
-    let mut told = std::collections::HashMap::new();
-    for receipt in node.store().receipts(TENANT, 0, usize::MAX >> 1).await.unwrap() {
-        *told.entry(receipt.event).or_insert(0) += 1;
-    }
-    for (id, ended) in accepted {
-        let state = node.state(id).await;
-        assert!(
-            state == DeliveryState::Delivered || (!ended && state == DeliveryState::Queued),
-            "{id}: {state:?}"
-        );
-        let owed = u32::from(state == DeliveryState::Delivered);
-        assert_eq!(told.get(&id.to_string()).copied().unwrap_or(0), owed, "receipts of {id}, {state:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_clock_that_leaps_ends_nothing_early_and_numbers_go_on_rising() {
-    let server = redis::Server::start(&redis::Settings::default()).unwrap();
-    let clock = ManualClock::at(system_time());
-    let config = Config {
-        url: server.url(),
-        heartbeat_ms: 100,
-        ..Config::default()
-    };
-    let opened = open(&config, &clock).await;
-    let (store, right) = (&opened.store, &opened.store.shared.clock);
-    add(&**store, "box").await;
-    let post = async || {
-        let event = crate::domain::Event {
-            ttl: Duration::from_secs(3_600),
-            ..event("box", "{}", right.now())
-        };
-        let id = push(&**store, event).await.unwrap().id;
-        (id, store.locate(TENANT, id).unwrap().number)
-    };
-    let mut last = post().await;
-    let mut ids = vec![last.0];
-    let mut epoch = claim(&**store, "box", 0).await.unwrap().epoch;
-    let days = |days: i64| Timestamp(system_time().0.saturating_add_signed(days * 86_400_000));
-    for (session, leap) in (1..).zip([2, -2, 0]) {
-        clock.set(days(leap));
-        // Before the next heartbeat knows of it, too.
-        let (expired, _) = contract::sweep(&**store, clock.now()).await;
-        assert_eq!(expired, 0, "by {leap} days");
-        until("the right time", async || {
-            right.now().since(system_time()) < Duration::from_secs(60)
-        })
-        .await;
-        until("the right time", async || {
-            system_time().since(right.now()) < Duration::from_secs(60)
-        })
-        .await;
-        let next = post().await;
-        assert!(next.1 > last.1, "by {leap} days");
-        ids.push(next.0);
-        let claimed = claim(&**store, "box", session).await.unwrap();
-        assert!(claimed.epoch > epoch, "by {leap} days");
-        (last, epoch) = (next, claimed.epoch);
-        assert_eq!(waiting(&**store, "box").await, ids, "by {leap} days");
-        assert_eq!(contract::sweep(&**store, right.now()).await.0, 0, "by {leap} days");
-    }
-}
-
-fn system_time() -> Timestamp {
-    crate::domain::SystemClock::default().now()
 }
 
 #[tokio::test]

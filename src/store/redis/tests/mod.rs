@@ -1,5 +1,7 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
+mod clock;
+mod failover;
 mod faults;
 mod model;
 

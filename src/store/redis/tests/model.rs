@@ -70,7 +70,7 @@ impl Servers {
                 let slots = model::devices().map(|device| Slot::of_bucket(device.bucket()));
                 let slots: Vec<Slot> = slots.chain([Slot::of(SHARED), Slot::of(&tenant_tag(TenantId(0)))]).collect();
                 let slot = slots[turn / 2 % slots.len()].0;
-                if turn % 2 == 0 {
+                if turn.is_multiple_of(2) {
                     let dead = cluster.kill_primary_of(slot).unwrap();
                     cluster.wait_for_failover(slot, dead).unwrap();
                     cluster.restart_dead().unwrap();
