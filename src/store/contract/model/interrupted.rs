@@ -127,13 +127,19 @@ impl<W: World> Run<W> {
     async fn wait_behind(&self, node: usize, device: usize) {
         let key = self.key(device);
         let store = self.world.store(node);
-        let Ok(Registered::Present(found)) = store.device(&key).await else {
-            return;
+        let known = self.reference.events.iter().rfind(|event| event.device == device);
+        let ordinal = match known.and_then(|event| store.locate(key.tenant, event.id)) {
+            Some(located) => located.ordinal,
+            None => match store.device(&key).await {
+                Ok(Registered::Present(found)) => found.ordinal,
+                // There is nothing of it to wait for.
+                _ => return,
+            },
         };
         let located = Located {
             tenant: key.tenant,
             bucket: key.bucket(),
-            ordinal: found.ordinal,
+            ordinal,
             queue: Some(Queue::Rest),
             number: (1 << 48) - 1,
         };

@@ -65,3 +65,45 @@ async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_ev
         assert_eq!(told.get(&id.to_string()).copied().unwrap_or(0), owed, "receipts of {id}, {state:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_moved_before_a_server_died_is_not_moved_again() {
+    let settings = redis::Settings {
+        lines: vec!["appendonly yes".into(), "appendfsync always".into(), "save \"\"".into()],
+        sentinel: false,
+    };
+    let mut server = redis::Server::start(&settings).unwrap();
+    let node = Node::open(server.url(), |_| {}).await;
+    let store = node.store();
+    add(store, "box").await;
+    let bucket = key("box").bucket();
+    let (outbox, counters, kept) = (format!("f:o{{{bucket}}}"), format!("f:c{{{bucket}}}"), format!("kept{{{bucket}}}"));
+    let end_one = async || {
+        let Ok(pushed) = node.push("box").await else { return false };
+        let ended = store.settle(vec![settle_of(store, "box", pushed.id, Epoch(1))]).await.remove(0);
+        ended.is_ok()
+    };
+    let receipts = async || store.receipts(TENANT, 0, 1_000).await.unwrap();
+    // As it is between the two steps of a move: the log has a receipt, and the outbox has it still.
+    loop {
+        assert!(end_one().await);
+        let copied: u8 = server.query(&["COPY", &outbox, &kept, "REPLACE"]).unwrap();
+        let moved = receipts().await;
+        assert!(moved.len() < 500, "receipts are always moved before they are seen");
+        if copied == 1 {
+            break;
+        }
+    }
+    let before = receipts().await;
+    let rows: i64 = server.query(&["LLEN", &kept]).unwrap();
+    server.query::<()>(&["RENAME", &kept, &outbox]).unwrap();
+    server.query::<i64>(&["HINCRBY", &counters, "t", &format!("-{rows}")]).unwrap();
+    server.restart().unwrap();
+    until("an answer", async || store.receipts(TENANT, 0, 1).await.is_ok()).await;
+    store.shared.touch(bucket);
+    assert_eq!(receipts().await, before);
+    // What comes now is moved.
+    until("an end", end_one).await;
+    let after = receipts().await;
+    assert!(after.len() > before.len() && after.starts_with(&before), "{after:?}");
+}
