@@ -1,10 +1,14 @@
 //! Redis Cluster: three primaries, a replica each.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use super::{RedisError, Server, Settings, Tls, free_port, until};
 
 const SERVERS: usize = 6;
+const ORDERED_AGAIN_AFTER: Duration = Duration::from_secs(6);
 
 /// The servers.
 #[derive(Debug)]
@@ -129,6 +133,30 @@ impl Cluster {
         let index = self.primary_of(slot)?;
         self.servers.get_mut(index)?.kill();
         Some(index)
+    }
+
+    /// Lets the replica of a slot's primary take its place, as before maintenance; answers which server it was.
+    ///
+    /// # Errors
+    /// There is none, or it does not come about within 30 s.
+    pub fn fail_over(&self, slot: u16) -> Result<usize, RedisError> {
+        let lacks = |what: &str| RedisError::Cli(format!("no {what} of the slot {slot} is known"));
+        let index = self.primary_of(slot).ok_or_else(|| lacks("primary"))?;
+        let port = self.servers.get(index).map_or(0, |primary| primary.port).to_string();
+        let follows = |server: &Server| server.info("master_port").is_ok_and(|of| of.as_deref() == Some(&port));
+        let (_, replica) = self.live().find(|(_, server)| follows(server)).ok_or_else(|| lacks("replica"))?;
+        // A server gives it up when its primary is too busy for 5 s; then it is ordered again, and refuses when it has just happened.
+        let mut ordered: Option<Instant> = None;
+        let happened = || {
+            if ordered.is_none_or(|at| at.elapsed() > ORDERED_AGAIN_AFTER) {
+                ordered = Some(Instant::now());
+                let _ = replica.query::<()>(&["CLUSTER", "FAILOVER"]);
+            }
+            self.primary_of(slot).is_some_and(|now| now != index)
+        };
+        until("a failover by order", happened, || replica.log())?;
+        self.wait_for_failover(slot, index)?;
+        Ok(index)
     }
 
     /// Starts the servers that are dead; they come back as replicas.

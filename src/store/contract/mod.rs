@@ -7,6 +7,7 @@
 
 mod end;
 mod feed;
+pub mod model;
 mod outcome;
 mod queue;
 mod records;
@@ -205,6 +206,7 @@ macro_rules! run_contract {
             records_are_dropped_when_their_time_is_over,
             deliveries_are_listed_newest_first,
             a_foreign_tenant_sees_nothing,
+            a_device_ends_no_event_of_another,
             a_batch_is_answered_in_order,
             a_device_is_put_patched_and_listed,
             a_removed_device_fails_what_waits,

@@ -54,6 +54,8 @@ struct Seat {
     /// As it is stored.
     bytes: Box<[u8]>,
     check: Check,
+    /// The number of its device, once the session has read what waits.
+    ordinal: Option<u32>,
 }
 
 /// What Redis is to be told once it answers.
@@ -97,7 +99,13 @@ impl Held {
 
     fn hold(&self, device: &DeviceKey, epoch: Epoch, bytes: Vec<u8>, check: Check) {
         let bytes = bytes.into_boxed_slice();
-        self.seats.lock().insert(device.clone(), Seat { epoch, bytes, check });
+        let seat = Seat {
+            epoch,
+            bytes,
+            check,
+            ordinal: None,
+        };
+        self.seats.lock().insert(device.clone(), seat);
     }
 
     /// Redis took the claim: what it was to be judged by was.
@@ -105,6 +113,18 @@ impl Held {
         if let Some(seat) = self.seats.lock().get_mut(device).filter(|seat| seat.epoch == epoch) {
             seat.check = Check::Nothing;
         }
+    }
+
+    /// A device whose seat may be here has that number.
+    pub(super) fn learn(&self, device: &DeviceKey, ordinal: u32) {
+        if let Some(seat) = self.seats.lock().get_mut(device) {
+            seat.ordinal = Some(ordinal);
+        }
+    }
+
+    /// Whether it is known here that a device has that number.
+    pub(super) fn knows(&self, device: &DeviceKey, ordinal: u32) -> bool {
+        self.seats.lock().get(device).is_some_and(|seat| seat.ordinal == Some(ordinal))
     }
 
     /// A session gave it up, or lost it: the one of that epoch or an older one.
@@ -411,6 +431,19 @@ mod tests {
         assert_eq!(held.owed(), 1, "the goodbye came while the claim was told");
         held.paid(&device, Debt::Release(goodbye(7)));
         assert_eq!(held.owed(), 0);
+    }
+
+    #[test]
+    fn the_number_of_a_device_is_known_while_its_session_is_here() {
+        let (held, device) = (Held::default(), key());
+        held.learn(&device, 5);
+        assert!(!held.knows(&device, 5), "nobody holds it here");
+        held.take(&device, Epoch(7), Vec::new());
+        assert!(!held.knows(&device, 5));
+        held.learn(&device, 5);
+        assert!(held.knows(&device, 5) && !held.knows(&device, 6));
+        held.give_up(&device, Epoch(7));
+        assert!(!held.knows(&device, 5));
     }
 
     #[test]

@@ -239,6 +239,9 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
     // One round at a time; whoever comes second waits for its turn.
     let mut place = store.housekeeping.lock().await;
     let shared = Arc::clone(&store.shared);
+    // A clock that has leapt since the last heartbeat ends nothing: that of Redis is carried on by one that does not leap.
+    let latest = shared.nodes.now().saturating_add(shared.config.clock_skew_max_ms);
+    let now = now.min(Timestamp(latest));
     let end = place.bucket.saturating_add(BUCKETS_A_ROUND).min(BUCKETS);
     let mine = (place.bucket..end).filter(|bucket| shared.nodes.looks_after(*bucket));
     let mut swept = Swept::default();

@@ -279,10 +279,11 @@ impl Shared {
 
     async fn settle_one(&self, settle: &Settle) -> Result<Settled, StoreError> {
         let device = &settle.device;
-        let Some(queue) = settle.located.queue.filter(|_| settle.located.tenant == device.tenant) else {
+        let bucket = device.bucket();
+        let is_there = settle.located.tenant == device.tenant && settle.located.bucket == bucket;
+        let Some(queue) = settle.located.queue.filter(|_| is_there) else {
             return Ok(Settled::Unknown);
         };
-        let bucket = device.bucket();
         let field = keys::field(queue, settle.located.number);
         // A session may know it where it was before it was put at the tail again: the id tells where it was born.
         let born = match self.ids.open(settle.id) {
@@ -555,7 +556,17 @@ impl Mailbox for RedisStore {
     }
 
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>> {
-        join_all(ends.iter().map(|settle| self.shared.settle_one(settle))).await
+        let strangers = match self.shared.strangers(&ends).await {
+            Ok(strangers) => strangers,
+            Err(why) => return ends.iter().map(|_| Err(why.clone())).collect(),
+        };
+        let settle = async |end: &Settle| {
+            if !strangers.is_empty() && strangers.contains(&(end.device.clone(), end.located.ordinal)) {
+                return Ok(Settled::Unknown);
+            }
+            self.shared.settle_one(end).await
+        };
+        join_all(ends.iter().map(settle)).await
     }
 
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {

@@ -203,8 +203,13 @@ impl Shared {
         let mut before = self.outboxes.emptied.lock().get(&outbox).and_then(|done| done.moved);
         let mut moved = 0;
         loop {
-            // Where a lost server may have taken positions along, they start higher.
-            let floor = if self.shards.replicated() { 0 } else { self.shards.floor() };
+            // Where a lost server may have taken positions along that a log on another one remembers, they start higher. One server, or one
+            // that takes its place, has of both what it had at one moment: there they must stay, or what was moved is moved again.
+            let floor = if self.shards.replicated() || self.shards.is_one() {
+                0
+            } else {
+                self.shards.floor()
+            };
             let make = |_| {
                 let mut cmd = script::OUTBOX.call(&keys);
                 cmd.arg(ROWS).arg(floor);

@@ -29,7 +29,6 @@ use crate::{
 };
 
 /// How often replicas are counted.
-const COUNT_REPLICAS_EVERY: Duration = Duration::from_secs(5);
 
 /// One node, as it said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,7 +311,7 @@ impl Nodes {
     }
 
     /// The time of Redis, as far as it is known here.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let (time, at) = *self.time.read();
         time.saturating_add(milliseconds(at.elapsed()))
     }

@@ -232,6 +232,11 @@ impl Shards {
         }
     }
 
+    /// Whether one primary has everything.
+    pub(super) fn is_one(&self) -> bool {
+        self.map.read().shards.len() == 1
+    }
+
     /// From which number on nothing was given out that may be lost.
     pub(super) fn floor(&self) -> u64 {
         self.floor.load(Ordering::Acquire)

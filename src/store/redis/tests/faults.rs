@@ -19,13 +19,13 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A node with servers of its own.
-struct Node {
+pub(super) struct Node {
     opened: Opened,
     clock: Arc<ManualClock>,
 }
 
 impl Node {
-    async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             url,
             prefix: "f:".into(),
@@ -43,11 +43,11 @@ impl Node {
         }
     }
 
-    fn store(&self) -> &RedisStore {
+    pub(super) fn store(&self) -> &RedisStore {
         &self.opened.store
     }
 
-    async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
+    pub(super) async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
         let at = Timestamp(START.0 + 1);
         push(
             self.store(),
@@ -59,7 +59,7 @@ impl Node {
         .await
     }
 
-    async fn state(&self, id: EventId) -> DeliveryState {
+    pub(super) async fn state(&self, id: EventId) -> DeliveryState {
         self.store().delivery(TENANT, id).await.unwrap().unwrap().state
     }
 }
@@ -77,7 +77,7 @@ async fn claim_at_clock(node: &Node, device: &str, session: u128) -> Claimed {
     node.store().claim(&key(device), session).await.unwrap()
 }
 
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, is: impl AsyncFn() -> bool) {
     let end = Instant::now() + SOON;
     while !is().await {
         assert!(Instant::now() < end, "waited for {what}");
@@ -145,7 +145,7 @@ async fn while_redis_is_away_events_are_refused_in_time_and_sessions_begin_and_e
     assert!(claim(store, "comes", 4).await.unwrap().epoch > comes.epoch, "epochs rise");
 }
 
-fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
+pub(super) fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
     crate::store::Settle {
         device: key(device),
         id,

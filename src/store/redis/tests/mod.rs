@@ -1,6 +1,9 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
+mod clock;
+mod failover;
 mod faults;
+mod model;
 
 use std::{
     any::Any,
