@@ -33,8 +33,8 @@ pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason,
-    Seq, SessionId, TenantId, Timestamp, Told, Urgency,
+    Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue,
+    Reason, Seq, SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.

@@ -93,24 +93,6 @@ impl Cluster {
         self.live().map(|(_, server)| server).filter(is_primary).map(Server::url).collect()
     }
 
-    /// A replica of the primary of a slot, in step with it, becomes the primary while that one lives (`CLUSTER FAILOVER`).
-    ///
-    /// # Errors
-    /// It is refused, or does not come about within 30 s.
-    pub fn fail_over(&self, slot: u16) -> Result<(), RedisError> {
-        let lacks = |what: &str| RedisError::Cli(what.into());
-        let primary = self.primary_of(slot).ok_or_else(|| lacks("no primary serves the slot"))?;
-        let port = self.servers.get(primary).map(|server| server.port.to_string());
-        let follows = |server: &&Server| server.info("master_port").is_ok_and(|of| of.is_some() && of == port);
-        let replica = self
-            .servers
-            .iter()
-            .find(follows)
-            .ok_or_else(|| lacks("the primary has no replica"))?;
-        let _: () = replica.query(&["CLUSTER", "FAILOVER"])?;
-        self.wait_for_failover(slot, primary)
-    }
-
     /// The primary that serves a slot, as the first live server sees it.
     pub fn primary_of(&self, slot: u16) -> Option<usize> {
         let (_, server) = self.live().next()?;

@@ -18,7 +18,7 @@ const PAGE: usize = 1_000;
 pub async fn look_at(config: &Config) -> Result<(), OpenError> {
     let Found { target, primaries } = shards::find(config).await?;
     let replicas = check::all(config, &target, &primaries).await?;
-    config.replicas_to_wait_for(replicas).map(|_| ())
+    config.starts_replicated(replicas).map(|_| ())
 }
 
 /// Removes every key that begins with the prefix of these settings, page by page. Answers how many. Nodes that use them must have

@@ -28,8 +28,6 @@ use crate::{
     store::{Peer, StoreError, codec::damaged},
 };
 
-/// How often replicas are counted.
-
 /// One node, as it said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {

@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use super::super::{Cursor, DeviceKey, Enqueued, Epoch, NewEvent, Outcome, Settle, Settled, Store, StoreError, TenantId, Timestamp};
-use crate::store::{Page, Receipt};
+use crate::{
+    domain::Departure,
+    store::{Page, Receipt},
+};
 
 /// One rule that a store breaks now and then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +156,7 @@ impl Calls {
         {
             epoch = seat.epoch;
         }
-        self.store.release(device, epoch, at).await
+        self.store.release(device, epoch, at, Departure::Lost).await
     }
 
     /// Whole passes of housekeeping. Answers how many events expired.

@@ -70,7 +70,7 @@ async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_ev
 async fn what_was_moved_before_a_server_died_is_not_moved_again() {
     let settings = redis::Settings {
         lines: vec!["appendonly yes".into(), "appendfsync always".into(), "save \"\"".into()],
-        sentinel: false,
+        ..redis::Settings::default()
     };
     let mut server = redis::Server::start(&settings).unwrap();
     let node = Node::open(server.url(), |_| {}).await;

@@ -39,7 +39,7 @@ enum Servers {
 fn single() -> Servers {
     let settings = Settings {
         lines: vec!["appendonly yes".into(), "appendfsync no".into(), "save \"\"".into()],
-        sentinel: false,
+        ..Settings::default()
     };
     Servers::Single(Server::start(&settings).unwrap())
 }
