@@ -40,7 +40,7 @@ use crate::{
     receipts, registry,
     store::{Store, redis::RedisStore},
     telemetry::Metrics,
-    tls, tokens,
+    tls, tokens, transfer,
 };
 
 /// How long the last acknowledgements may take at a stop, out of the whole drain.
@@ -232,6 +232,7 @@ impl App {
                 ))
                 .layer(Extension(config.xmpp.limits())),
             )
+            .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
             .merge(presence::routes(presence))
             .merge(ledger::routes(ledger.clone()));
         let end_waits = CancellationToken::new();

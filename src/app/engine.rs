@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     admin::Check,
-    store::{Mailbox, Store, embedded::EmbeddedStore, redis::RedisStore},
+    store::{Mailbox, Store, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
 };
 
 /// The name of the only node of the embedded shape.
@@ -24,6 +24,14 @@ pub(super) enum Engine {
 
 impl Engine {
     pub(super) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Embedded(store) => store.clone(),
+            Self::Redis(store) => store.clone(),
+        }
+    }
+
+    /// The way out and in for everything that is kept.
+    pub(super) fn transfer(&self) -> Arc<dyn Transfer> {
         match self {
             Self::Embedded(store) => store.clone(),
             Self::Redis(store) => store.clone(),

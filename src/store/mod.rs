@@ -16,6 +16,7 @@ mod hint;
 pub mod redis;
 mod refusal;
 mod registry;
+pub mod transfer;
 mod watch;
 
 #[cfg(test)]

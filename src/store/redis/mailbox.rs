@@ -42,7 +42,7 @@ impl Shared {
     pub(super) fn owner<'a>(&'a self, device: &'a DeviceKey, ordinal: u32) -> Owner<'a> {
         Owner {
             ids: &self.ids,
-            generation: self.generation,
+            generation: self.generation(),
             tenant: device.tenant,
             device: &device.device,
             bucket: device.bucket(),
@@ -186,7 +186,7 @@ impl Shared {
                 self.announce(seat.as_ref(), || QueuedEvent {
                     id,
                     located: owner.located(queue, number),
-                    lane: Lane::Queue(event.urgency, self.generation),
+                    lane: Lane::Queue(event.urgency, self.generation()),
                     seq: Seq(seq),
                     attempt: 1,
                     event: event.clone(),
@@ -231,7 +231,7 @@ impl Shared {
         self.announce(seat.as_ref(), || QueuedEvent {
             id,
             located,
-            lane: Lane::Now(self.generation),
+            lane: Lane::Now(self.generation()),
             seq: Seq(number),
             attempt: 1,
             event,
@@ -544,7 +544,7 @@ impl Mailbox for RedisStore {
     }
 
     fn generation(&self) -> Generation {
-        self.shared.generation
+        self.shared.generation()
     }
 
     fn locate(&self, tenant: TenantId, id: EventId) -> Option<Located> {

@@ -11,8 +11,10 @@ mod check;
 mod config;
 mod counters;
 mod device;
+mod export;
 mod held;
 mod housekeeping;
+mod import;
 mod keys;
 mod lane;
 mod mailbox;
@@ -37,7 +39,7 @@ mod tests;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -154,7 +156,8 @@ pub(crate) struct Shared {
     memory: Memory,
     counters: Counters,
     ids: EventIdKey,
-    generation: Generation,
+    /// A [`Generation`]; another one after an import.
+    generation: AtomicU32,
     arrivals: mpsc::Sender<Arrival>,
     hints: mpsc::Sender<Addressed>,
     missed_arrivals: AtomicU64,
@@ -163,6 +166,12 @@ pub(crate) struct Shared {
     held: held::Held,
     rows: rows::Rows,
     metrics: RedisMetrics,
+}
+
+impl Shared {
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
 }
 
 /// The store in Redis. Cheap to share; [`RedisStore::close`] gives the node's name back.
@@ -203,7 +212,7 @@ impl RedisStore {
         let shared = Arc::new(Shared {
             counters: Counters::default(),
             ids: EventIdKey::new(&identity.id_secret),
-            generation: Generation(identity.generation),
+            generation: AtomicU32::new(identity.generation),
             arrivals: arrivals.clone(),
             hints,
             missed_arrivals: AtomicU64::new(0),

@@ -51,6 +51,11 @@ scripts! {
     FLOOR "allow-oom" ["floor"],
     NODE "allow-oom" ["node"],
     RECLAIM "allow-oom" ["parts/seat" "reclaim"],
+    SNAPSHOT "no-writes" ["snapshot"],
+    BEGIN_IMPORT "" ["begin-import"],
+    IMPORT "" ["import"],
+    IMPORT_LOG "" ["import-log"],
+    RAISE "" ["raise"],
 }
 
 impl Script {
