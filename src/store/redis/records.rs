@@ -51,7 +51,7 @@ fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
 
 impl Shared {
     /// Rows of a tenant's log behind a position.
-    async fn logged(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    pub(super) async fn logged(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let (key, moved) = (self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved"));
         let route = Route::read(Slot::of(&keys::tenant_tag(tenant)));
         let first = |_| {

@@ -4,12 +4,14 @@
 //! an event id goes on naming its record. It also begins a new generation, and counts on behind a gap: what the exported store gave
 //! out after the export is never given out again. See docs/decisions/0014.
 
+mod delivery;
+mod forms;
 mod rows;
-mod text;
 
 use async_trait::async_trait;
 
-pub use rows::{Counts, DeliveryRow, DeviceRow, Ended, Header, IdempotencyRow, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow, Waits};
+pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
+pub use rows::{Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
 
 use super::StoreError;
 
