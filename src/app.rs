@@ -4,6 +4,7 @@ mod bootstrap;
 mod engine;
 mod error;
 mod node;
+mod tickets;
 
 use std::{
     future::Future,
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 use engine::Engine;
 pub use error::StartError;
+use tickets::Tickets;
 
 use crate::{
     admin::{self, AdminState, DayReport, Live, StoreGauges},
@@ -53,15 +55,19 @@ pub struct App {
     dispatcher: Dispatcher,
     inputs: Inputs,
     others: Option<Joined>,
+    presence: presence::Routes,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
+    tickets: Option<Tickets>,
     token_keys: tokens::Keeper,
     doors: Vec<Door>,
     admin: Door,
     page: Live,
+    leaving: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
     end_waits: CancellationToken,
+    drain_notice: Duration,
     drain_within: Duration,
     ready: Value,
 }
@@ -126,7 +132,9 @@ impl App {
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
         let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
-        let keeper = bootstrap::tls(&config, clock.clone(), prometheus)?;
+        let tickets = engine.tickets(clock.clone()).await?;
+        let secrets = tickets.as_ref().map(Tickets::secrets);
+        let keeper = bootstrap::tls(&config, clock.clone(), secrets, prometheus)?;
         let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
@@ -173,7 +181,7 @@ impl App {
             dispatch_metrics.clone(),
         );
 
-        let draining = Arc::new(AtomicBool::new(false));
+        let (leaving, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let http_metrics = HttpMetrics::register(prometheus)?;
         let written = node::dispatched(gateway.links(), parts.clone(), nodes.clone());
         let ended = ends_session(&gateway);
@@ -205,6 +213,17 @@ impl App {
             }
             None => None,
         };
+        let end_waits = CancellationToken::new();
+        let presence = presence::Routes::new(
+            config.presence.clone(),
+            presence,
+            presence::Parts {
+                store: parts.clone(),
+                limits: config.limits.clone(),
+                metrics: presence::PresenceMetrics::register(prometheus)?,
+                stop: end_waits.clone(),
+            },
+        );
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -233,9 +252,8 @@ impl App {
                 .layer(Extension(config.xmpp.limits())),
             )
             .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
-            .merge(presence::routes(presence))
+            .merge(presence.router())
             .merge(ledger::routes(ledger.clone()));
-        let end_waits = CancellationToken::new();
         let door = poll::Door::new(
             config.poll.clone(),
             poll::Parts {
@@ -279,17 +297,19 @@ impl App {
         let mut admin = Door::bind("admin", config.admin.listen, config.http.clone()).await?;
         let state = AdminState {
             metrics: metrics.clone(),
-            readiness: engine.readiness(draining.clone()),
+            readiness: engine.readiness(leaving.clone()),
             domain: config.domain.as_str().into(),
             node: node.clone(),
             clock: clock.clone(),
             report: day_report(ledger.clone(), clock.clone()),
         };
         let page = Live::new(state.clone());
-        admin.router = admin::routes(state, &page);
-        if !config.admin.listen.ip().is_loopback() {
-            admin.router = http::mount_for_browsers(admin.router, admin_keys(parts), http_metrics);
-        }
+        let (routes, probes) = (admin::routes(state.clone(), &page), admin::probes(state));
+        admin.router = if config.admin.listen.ip().is_loopback() {
+            routes.merge(probes)
+        } else {
+            http::mount_for_browsers(routes, probes, admin_keys(parts), http_metrics)
+        };
 
         let devices = gateway.addresses();
         let ready = json!({
@@ -312,15 +332,19 @@ impl App {
                 signals: from_devices,
             },
             others,
+            presence,
             ledger,
             metrics,
             keeper,
+            tickets,
             token_keys,
             doors: vec![http_door, https_door],
             admin,
             page,
+            leaving,
             draining,
             end_waits,
+            drain_notice: Duration::from_secs(config.drain_notice_secs),
             drain_within: Duration::from_secs(config.drain_secs.max(1)),
             ready,
         })
@@ -346,6 +370,7 @@ impl App {
         let (watch, intake, delivery, links, books) = (Crew::default(), Crew::default(), Crew::default(), Crew::default(), Crew::default());
         self.ledger.start(&books);
         self.dispatcher.start(&delivery, self.inputs);
+        self.presence.start(&watch);
         if let Some(others) = self.others {
             node::carry(&watch, &others.store, &others.cluster, others.indirect, others.published);
             others.tasks.start(&watch);
@@ -355,9 +380,19 @@ impl App {
         self.admin.open(&watch);
         self.page.start(&watch);
         watch.spawn(self.keeper.run(watch.stop_token()));
+        if let Some(tickets) = self.tickets {
+            watch.spawn(tickets.run(watch.stop_token()));
+        }
         watch.spawn(self.token_keys.run(watch.stop_token()));
         tokio::select! {
-            () = shutdown => info!("stopping: no new events, then goodbye to the devices"),
+            () = shutdown => {
+                self.leaving.store(true, Ordering::Relaxed);
+                if !self.drain_notice.is_zero() {
+                    info!("stopping in {} s: until then balancers may see that this node is not ready", self.drain_notice.as_secs());
+                    tokio::time::sleep(self.drain_notice).await;
+                }
+                info!("stopping: no new events, then goodbye to the devices");
+            }
             () = self.engine.lost_its_name() => warn!("stopping: another node has the name of this one"),
             () = intake.stopped() => warn!("stopping: a listener of HTTP ended"),
             () = delivery.stopped() => warn!("stopping: a task of the dispatcher ended"),
@@ -365,6 +400,7 @@ impl App {
             () = books.stopped() => warn!("stopping: a task of the ledger ended"),
         }
 
+        self.leaving.store(true, Ordering::Relaxed);
         self.draining.store(true, Ordering::Relaxed);
         self.end_waits.cancel();
         let by = Instant::now() + self.drain_within; // one budget, to match the orchestrator's

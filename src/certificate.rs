@@ -21,8 +21,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 /// The file of the authority's certificate in the data directory: give it to whoever connects.
 pub const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca-key.pem";
-const CERTIFICATE_FILE: &str = "certificate.pem";
-const KEY_FILE: &str = "key.pem";
+/// The file with the service's own certificate there.
+pub const CERTIFICATE_FILE: &str = "certificate.pem";
+/// The file with its private key there.
+pub const KEY_FILE: &str = "key.pem";
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest that clients accept for a certificate of a server (CA/Browser Forum's limit is 398 days).

@@ -23,6 +23,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long a stop may take before it is forced, in seconds. Default: 120.
     pub drain_secs: u64,
+    /// How long the service goes on at a stop, only saying that it is not ready, before it drains, in seconds: time for balancers to
+    /// see it, so that none leads anybody here any more. It comes on top of `drain_secs`. Default: 0.
+    pub drain_notice_secs: u64,
     /// `[http]`: HTTP without TLS, and how all HTTP listeners treat their connections.
     pub http: crate::http::Config,
     /// `[https]`: HTTP over TLS.
@@ -47,6 +50,8 @@ pub struct Config {
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
     pub ingress: crate::ingress::Config,
+    /// `[presence]`: who is told of connects and disconnects.
+    pub presence: crate::presence::Config,
     /// `[registry]`: how devices are added.
     pub registry: crate::registry::Config,
     /// `[dispatch]`: the way from the store to the sessions.
@@ -63,6 +68,7 @@ impl Default for Config {
             domain: "localhost".into(),
             data_dir: "unpoll-data".into(),
             drain_secs: 120,
+            drain_notice_secs: 0,
             http: crate::http::Config::default(),
             https: Listen::loopback(8443),
             admin: Listen::loopback(9090),
@@ -75,6 +81,7 @@ impl Default for Config {
             tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
+            presence: crate::presence::Config::default(),
             registry: crate::registry::Config::default(),
             dispatch: crate::dispatch::Config::default(),
             ledger: crate::ledger::Config::default(),

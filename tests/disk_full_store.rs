@@ -13,7 +13,7 @@ use std::{
 };
 
 use unpoll::{
-    domain::{Data, Event, EventId, Limits, Outcome, Require, SystemClock, TenantId, Timestamp, Urgency},
+    domain::{Data, Departure, Event, EventId, Limits, Outcome, Require, SystemClock, TenantId, Timestamp, Urgency},
     store::{
         Cursor, DeviceChange, DeviceKey, EnqueuedKind, Mailbox, NewEvent, NewSeat, Registry, Settle, Settled, StoreError, Transport,
         embedded::{Config, EmbeddedStore},
@@ -222,7 +222,7 @@ async fn a_disk_filled_by_others_refuses_events_and_takes_acknowledgements() {
         ));
     }
     assert!(
-        store.release(&key(1), epoch, Timestamp(3)).await.unwrap(),
+        store.release(&key(1), epoch, Timestamp(3), Departure::Lost).await.unwrap(),
         "the seat outlives the reopening"
     );
     assert_all_wait(&store, &rest).await;

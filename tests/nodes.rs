@@ -161,7 +161,9 @@ fn while_redis_is_away_connections_stay_and_what_devices_said_is_settled_afterwa
     nodes.redis.go_on();
 
     wait_for("what was said meanwhile", SOON, || {
-        (nodes.backend(1).state(&id) == "delivered").then_some(())
+        // The breaker is open until something was answered.
+        let answer = nodes.backend(1).get(&format!("/v1/events/{id}/deliveries"));
+        (answer.status == 200 && answer.json()["items"][0]["state"] == "delivered").then_some(())
     });
     assert!(device.is_connected());
     // Each node finds out for itself that Redis is back.
@@ -278,43 +280,5 @@ fn a_rolling_restart_loses_nothing_and_refuses_nothing_without_saying_when_to_co
             node.run();
         }
     });
-    assert!(accepted > 30, "{accepted} events are no load");
-}
-
-#[test]
-fn nodes_and_primaries_of_redis_that_are_killed_lose_nothing() {
-    // More of them: UNPOLL_TEST_FAULTS=20.
-    let faults = std::env::var("UNPOLL_TEST_FAULTS").map_or(4, |faults| faults.parse().unwrap());
-    let redis = redis::Sentinels::start(2).unwrap();
-    let mut nodes = Nodes::on(redis.url(), redis, 3, "replicated");
-    let accepted = under_load(&mut nodes, |nodes| {
-        for fault in 0..faults {
-            let mut random = [0];
-            aws_lc_rs::rand::fill(&mut random).unwrap();
-            // The first is a primary, the second a node: each run has both.
-            let victim = if fault < 2 { 3 - fault } else { usize::from(random[0] % 4) };
-            if victim == 3 {
-                let primary = nodes.redis.kill_primary().unwrap();
-                nodes.redis.wait_for_failover(primary).unwrap();
-                nodes.redis.restart_dead().unwrap();
-                nodes.redis.wait_until_healthy().unwrap();
-            } else {
-                nodes.nodes[victim].kill();
-                nodes.nodes[victim].run();
-            }
-            wait_for("every node to be ready", SOON, || {
-                let admin = |node: &Service| Backend {
-                    address: node.admin,
-                    key: nodes.key.clone(),
-                };
-                nodes
-                    .nodes
-                    .iter()
-                    .all(|node| admin(node).get("/readyz").status == 200)
-                    .then_some(())
-            });
-        }
-    });
-    println!("{accepted} events over {faults} faults");
     assert!(accepted > 30, "{accepted} events are no load");
 }

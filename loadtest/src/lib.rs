@@ -5,7 +5,7 @@
 //!
 //! The way through it: [`transport`] opens the socket, [`frame`] cuts the stream into stanzas, [`xml`] reads one, [`sasl`] proves
 //! the password, [`sasl2`] in one round trip, [`options`] say what a device is like, [`session`] is the stream, [`event`] understands what arrives, [`record`] keeps what was applied,
-//! [`device`] is what a test holds, [`crowd`] is many of them for little memory, [`raw`] is the bare stream for protocol tests.
+//! [`device`] is what a test holds, [`crowd`] is many of them for little memory, [`wander`] is many with several nodes to go to, [`raw`] is the bare stream for protocol tests.
 //! [`poller`] is a box that still polls, [`counted`] what its socket carried; [`poster`] is the backend's side, both read an
 //! [`answer`]. [`server`] starts a server, [`process`] and [`report`] measure.
 
@@ -14,6 +14,7 @@ mod attendant;
 pub mod counted;
 pub mod crowd;
 pub mod device;
+pub mod dice;
 pub mod error;
 pub mod event;
 pub mod frame;
@@ -33,6 +34,7 @@ pub mod server;
 pub mod session;
 pub mod storm;
 pub mod transport;
+pub mod wander;
 pub mod xml;
 
 pub use answer::Answer;

@@ -41,6 +41,9 @@ enum Run {
     /// The devices of one node of `nodes`, driven over stdin.
     #[command(hide = true)]
     Receivers,
+    /// Devices that wander between nodes, driven over stdin by a test.
+    #[command(hide = true)]
+    Wander,
 }
 
 fn main() -> ExitCode {
@@ -65,7 +68,7 @@ fn perform(run: Run) -> Result<bool, Error> {
         Run::Nodes(arguments) => arguments.shape.pin,
         Run::RedisMemory(arguments) => arguments.shape.pin,
         // They inherit it.
-        Run::Crowd | Run::Boxes | Run::Receivers => false,
+        Run::Crowd | Run::Boxes | Run::Receivers | Run::Wander => false,
     };
     if pin {
         loadtest::process::pin(runs::DRIVER_CORE)?;
@@ -83,6 +86,7 @@ fn perform(run: Run) -> Result<bool, Error> {
             Run::Crowd => runs::fleet::serve_parent().await.map(|()| true),
             Run::Boxes => runs::boxes::serve_parent().await.map(|()| true),
             Run::Receivers => runs::receivers::serve_parent().await.map(|()| true),
+            Run::Wander => runs::wander::serve_parent().await.map(|()| true),
         }
     })
 }

@@ -3,7 +3,7 @@
 //! The page is made of the files in `page/` and of server-sent events; its figures are those of `/metrics`, so they agree.
 //!
 //! What is deliberately absent: any change of state. On loopback it needs no key; beyond loopback `app` puts the auth layer
-//! before it.
+//! before all but [`probes`]: who asks for these, a balancer or an orchestrator, can often not be given a key.
 
 mod assets;
 mod figures;
@@ -57,12 +57,18 @@ pub struct AdminState {
     pub report: DayReport,
 }
 
-/// `/metrics`, `/healthz`, `/readyz`, and the page at `/` with its figures at `/live`.
+/// `/healthz` and `/readyz`: whether it lives, and whether it takes traffic. They hold no secret.
+pub fn probes(state: AdminState) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .with_state(state)
+}
+
+/// `/metrics`, and the page at `/` with its figures at `/live`.
 pub fn routes(state: AdminState, live: &Live) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
         .with_state(state)
         .merge(assets::routes())
         .merge(Router::new().route("/live", get(live::live)).with_state(live.shared()))

@@ -38,7 +38,7 @@ fn state(stats: StoreStats, checks: Vec<Check>) -> AdminState {
 fn door(stats: StoreStats, checks: Vec<Check>) -> Router {
     let state = state(stats, checks);
     let live = Live::new(state.clone());
-    routes(state, &live)
+    routes(state.clone(), &live).merge(probes(state))
 }
 
 async fn ask(door: &Router, path: &str) -> Response {

@@ -120,8 +120,13 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
     Ok(())
 }
 
-/// The certificate, and who looks after it.
-pub(super) fn tls(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -> Result<tls::Keeper, StartError> {
+/// The certificate, and who looks after it. `tickets`: the secrets that nodes share.
+pub(super) fn tls(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    tickets: Option<tls::TicketSecrets>,
+    registry: &Registry,
+) -> Result<tls::Keeper, StartError> {
     let own = if config.tls.generates_certificate() {
         tls::Source::Generated {
             directory: config.data_dir.clone(),
@@ -136,6 +141,7 @@ pub(super) fn tls(config: &Config, clock: Arc<dyn Clock>, registry: &Registry) -
     let files = tls::Files {
         own,
         clients: config.tls.client_files(),
+        tickets,
     };
     Ok(tls::Keeper::open(files, config.tls.reload_every(), clock, registry)?)
 }

@@ -7,8 +7,11 @@ use std::sync::{
 
 use crate::{
     admin::Check,
-    store::{Mailbox, Store, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
+    domain::Clock,
+    store::{Mailbox, Store, StoreError, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
 };
+
+use super::tickets::Tickets;
 
 /// The name of the only node of the embedded shape.
 const ONLY_NODE: &str = "n1";
@@ -46,6 +49,14 @@ impl Engine {
         }
     }
 
+    /// The secrets of TLS tickets, where several nodes share them.
+    pub(super) async fn tickets(&self, clock: Arc<dyn Clock>) -> Result<Option<Tickets>, StoreError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(store) => Tickets::open(store.clone(), clock).await.map(Some),
+        }
+    }
+
     /// Ends when this process must not go on under its name.
     pub(super) async fn lost_its_name(&self) {
         match self {
@@ -67,7 +78,7 @@ impl Engine {
     }
 
     /// What the service needs to take traffic.
-    pub(super) fn readiness(&self, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
+    pub(super) fn readiness(&self, leaving: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Check> + Send + Sync> {
         let engine = self.clone();
         Arc::new(move || {
             let said = |name, ok, good, bad: &'static str| Check::new(name, ok, if ok { good } else { bad });
@@ -89,7 +100,7 @@ impl Engine {
                             "durability",
                             health.replicating,
                             "events are as durable as promised",
-                            "no replica takes what is written: the circuit breaker is open",
+                            "not every replica takes what is written: the circuit breaker is open",
                         ),
                         said(
                             "node",
@@ -100,7 +111,7 @@ impl Engine {
                     ]
                 }
             };
-            let stays = !draining.load(Ordering::Relaxed);
+            let stays = !leaving.load(Ordering::Relaxed);
             checks.push(said("drain", stays, "not stopping", "stopping"));
             checks
         })

@@ -37,11 +37,12 @@ impl Others {
 
 #[async_trait]
 impl Elsewhere for Others {
-    async fn presence(&self, node: &str, device: &DeviceKey) -> Option<DevicePresence> {
-        let answer = self.ask(node, Question::Session(device.clone())).await?;
+    async fn presences(&self, node: &str, devices: &[DeviceKey]) -> Option<Vec<Option<DevicePresence>>> {
+        let answer = self.ask(node, Question::Sessions(devices.to_vec())).await?;
         serde_json::from_slice(&answer)
             .inspect_err(|error| debug!("node {node} answers presence that cannot be read: {error}"))
             .ok()
+            .filter(|presences: &Vec<_>| presences.len() == devices.len())
     }
 }
 
@@ -73,7 +74,10 @@ impl cluster::Node for Here {
 
     fn answer(&self, question: &Question) -> Option<Vec<u8>> {
         match question {
-            Question::Session(device) => serde_json::to_vec(&self.presence.told(device)?).ok(),
+            Question::Sessions(devices) => {
+                let told: Vec<Option<DevicePresence>> = devices.iter().map(|device| self.presence.told(device)).collect();
+                serde_json::to_vec(&told).ok()
+            }
             Question::Holds(device, events) => {
                 let link = self.links.link(device.tenant, &device.device)?;
                 Some(events.iter().map(|event| u8::from(link.holds(*event))).collect())

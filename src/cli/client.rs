@@ -61,7 +61,7 @@ impl ServerArguments {
 }
 
 /// The key: of the file, of the environment, or the first key in the data directory.
-pub fn find_key(file: Option<&Path>, data_dir: &Path) -> Result<String, Failure> {
+fn find_key(file: Option<&Path>, data_dir: &Path) -> Result<String, Failure> {
     let (path, hint) = match (file, std::env::var("UNPOLL_KEY")) {
         (Some(path), _) => (path.to_owned(), "correct the path after --key"),
         (None, Ok(key)) if !key.trim().is_empty() => return Ok(key.trim().to_owned()),
@@ -210,7 +210,7 @@ pub fn segment(text: &str) -> String {
 }
 
 /// A problem (RFC 9457) in one line.
-fn problem(status: reqwest::StatusCode, body: &[u8]) -> String {
+pub fn problem(status: reqwest::StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = |field: &str| problem.get(field).and_then(Value::as_str);
     match (text("detail"), text("title")) {

@@ -25,8 +25,8 @@ pub struct Unreadable;
 /// Asks another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// What its doors know of the device's session.
-    Session(DeviceKey),
+    /// What its doors know of the sessions of these devices: one answer for all.
+    Sessions(Vec<DeviceKey>),
     /// Which of those events are written to the device's session and not acknowledged: a byte of 0 or 1 for each.
     Holds(DeviceKey, Vec<EventId>),
 }
@@ -47,7 +47,7 @@ enum Wire<'a> {
     Displaced(#[serde(borrow)] WireDevice<'a>, u64),
     Removed(#[serde(borrow)] WireDevice<'a>, u64),
     Lost,
-    AskSession(u32, #[serde(borrow)] WireDevice<'a>),
+    AskSessions(u32, #[serde(borrow)] Vec<WireDevice<'a>>),
     AskHolds(u32, #[serde(borrow)] WireDevice<'a>, Vec<[u8; 20]>),
     Answer(u32, #[serde(borrow)] Option<&'a [u8]>),
 }
@@ -229,7 +229,7 @@ pub(super) fn put_lost(out: &mut Vec<u8>) {
 
 pub(super) fn put_question(out: &mut Vec<u8>, number: u32, question: &Question) {
     let wire = match question {
-        Question::Session(device) => Wire::AskSession(number, WireDevice::of(device)),
+        Question::Sessions(devices) => Wire::AskSessions(number, devices.iter().map(WireDevice::of).collect()),
         Question::Holds(device, events) => Wire::AskHolds(number, WireDevice::of(device), events.iter().map(|event| event.0).collect()),
     };
     put(out, &wire);
@@ -270,7 +270,10 @@ pub(super) fn read(message: &[u8]) -> Result<Received, Unreadable> {
             epoch: Epoch(epoch),
         }),
         Wire::Lost => Received::Lost,
-        Wire::AskSession(number, device) => Received::Ask(number, Question::Session(device.key()?)),
+        Wire::AskSessions(number, devices) => {
+            let devices = devices.iter().map(WireDevice::key).collect::<Result<_, _>>()?;
+            Received::Ask(number, Question::Sessions(devices))
+        }
         Wire::AskHolds(number, device, event) => {
             Received::Ask(number, Question::Holds(device.key()?, event.into_iter().map(EventId).collect()))
         }

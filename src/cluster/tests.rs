@@ -49,8 +49,8 @@ impl Node for Heard {
 
     fn answer(&self, question: &Question) -> Option<Vec<u8>> {
         match question {
-            Question::Session(device) if device.device.as_str() == "nobody" => None,
-            Question::Session(device) => Some(device.device.as_str().as_bytes().to_vec()),
+            Question::Sessions(devices) if devices.iter().any(|device| device.device.as_str() == "nobody") => None,
+            Question::Sessions(devices) => Some(devices.iter().flat_map(|device| device.device.as_str().bytes()).collect()),
             Question::Holds(_, events) => Some(events.iter().map(|event| event.0[0] & 1).collect()),
         }
     }
@@ -226,17 +226,20 @@ async fn a_question_is_answered_or_is_not_in_time() {
     let (one, two) = pair(|config| config.answer_ms = 300).await;
     until("a connection", || one.cluster.0.metrics.connected.get() == 1).await;
     let ask = |question| one.cluster.ask("n2", question);
-    assert_eq!(ask(Question::Session(key("box"))).await.as_deref(), Some(&b"box"[..]));
-    assert_eq!(ask(Question::Session(key("nobody"))).await, None);
+    assert_eq!(
+        ask(Question::Sessions(vec![key("box"), key("tv")])).await.as_deref(),
+        Some(&b"boxtv"[..])
+    );
+    assert_eq!(ask(Question::Sessions(vec![key("nobody")])).await, None);
     let events = (0..5).map(|number| EventId([number; 20])).collect();
     assert_eq!(ask(Question::Holds(key("box"), events)).await, Some(vec![0, 1, 0, 1, 0]));
     assert_eq!(
-        one.cluster.ask("n7", Question::Session(key("box"))).await,
+        one.cluster.ask("n7", Question::Sessions(vec![key("box")])).await,
         None,
         "nobody has that name"
     );
     two.stop().await;
-    assert_eq!(ask(Question::Session(key("box"))).await, None);
+    assert_eq!(ask(Question::Sessions(vec![key("box")])).await, None);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ impl Config {
         self.check_certificate(&mut problems);
         self.check_clear_text(&mut problems);
         self.check_ledger(&mut problems);
-        problems.extend(self.redis.check().err().map(|error| format!("redis.url: {error}")));
+        problems.extend(self.redis.problems());
         problems.extend(self.redis.is_used().then(|| self.cluster.check().err()).flatten());
         problems.extend(self.tokens.problems());
         problems.extend(self.xmpp.problems());

@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BURST, Shared, refill};
+use super::{Shared, refill};
 use crate::{crew::Crew, store::DeviceKey};
 
 /// How often to look whether hints were lost, when no arrival tells.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Sessions whose seats are asked for at once.
+const TOGETHER: usize = 1_024;
 
 /// Lets every session read on from the store: a hint was lost, and nobody knows whose.
 pub(super) fn read_on(shared: &Arc<Shared>, crew: &Crew) {
@@ -39,20 +42,27 @@ pub(super) async fn run(shared: Arc<Shared>, crew: Crew, stop: CancellationToken
 
 /// Refills the sessions for which something waits.
 async fn compare(shared: &Arc<Shared>, crew: &Crew) {
-    for (index, (tenant, device, link)) in shared.links.all().into_iter().enumerate() {
-        if index % BURST == BURST - 1 {
-            tokio::task::yield_now().await;
-        }
-        let device = DeviceKey { tenant, device };
-        match shared.store.seat(&device).await {
-            Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
-                refill::request(shared, crew, device);
+    for part in shared.links.all().chunks(TOGETHER) {
+        let devices: Vec<DeviceKey> = part
+            .iter()
+            .map(|(tenant, device, _)| DeviceKey {
+                tenant: *tenant,
+                device: device.clone(),
+            })
+            .collect();
+        let views = shared.store.seats(&devices).await;
+        for ((device, (.., link)), view) in devices.into_iter().zip(part).zip(views) {
+            match view {
+                Ok(view) if view.waiting > 0 && view.seat.as_ref().is_some_and(|seat| seat.epoch == link.epoch()) => {
+                    refill::request(shared, crew, device);
+                }
+                // Somebody else claimed the seat, and the hint of it was lost.
+                Ok(view) if view.seat.as_ref().is_some_and(|seat| seat.epoch > link.epoch()) => {
+                    shared.links.displace(device.tenant, &device.device, link.epoch());
+                }
+                Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
             }
-            // Somebody else claimed the seat, and the hint of it was lost.
-            Ok(view) if view.seat.as_ref().is_some_and(|seat| seat.epoch > link.epoch()) => {
-                shared.links.displace(device.tenant, &device.device, link.epoch());
-            }
-            Ok(_) | Err(_) => {} // nothing waits, or the store is away: the next round looks again
         }
+        tokio::task::yield_now().await;
     }
 }

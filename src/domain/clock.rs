@@ -138,6 +138,11 @@ impl ManualClock {
         })
     }
 
+    /// Sets the clock, back too, as a clock that is corrected.
+    pub fn set(&self, now: Timestamp) {
+        self.now.store(now.0, Ordering::Relaxed);
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.now

@@ -32,6 +32,10 @@ pub struct Limits {
     pub receipts_kept_secs: u64,
     /// How many receipts are kept. Default: 10000000.
     pub receipts_max: u64,
+    /// How long a connect or disconnect stays in the feed of presence, in seconds. Default: 86400 (1 day).
+    pub presence_changes_kept_secs: u64,
+    /// How many of them a tenant keeps, about 60 bytes each. Default: 1000000.
+    pub presence_changes_max: u64,
     /// How long a removed device is answered with 410 instead of 404, in seconds. Default: 7776000 (90 days).
     pub tombstone_kept_secs: u64,
     /// Items on a page when the request names no limit. Default: 100.
@@ -92,6 +96,8 @@ impl Default for Limits {
             state_kept_secs: 86_400,
             receipts_kept_secs: 7 * 86_400,
             receipts_max: 10_000_000,
+            presence_changes_kept_secs: 86_400,
+            presence_changes_max: 1_000_000,
             tombstone_kept_secs: 90 * 86_400,
             page_default: 100,
             page_max: 1_000,

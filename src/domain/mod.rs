@@ -5,6 +5,7 @@
 mod caller;
 mod clock;
 mod credential;
+mod departure;
 mod event;
 mod event_id;
 mod fast;
@@ -23,6 +24,7 @@ mod state;
 pub use caller::{Caller, Scope};
 pub use clock::{Clock, CorrectedClock, ManualClock, SystemClock, Timestamp};
 pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVerifier};
+pub use departure::Departure;
 pub use event::{Data, Durability, Event, Require, Urgency};
 pub use event_id::{EventId, EventIdKey, Located, Queue};
 pub use fast::{FastAgent, FastChange, FastMechanism, FastProof, FastToken, FastTokens};

@@ -200,6 +200,14 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many streams are open at this node as may be.
+    #[error("{limit} streams are open at this node already; retry in {} s, or at another node", .retry_after.as_secs())]
+    TooManyStreams {
+        /// How many may.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The service stops.
     #[error("the service is stopping; retry in {} s", .retry_after.as_secs())]
     Draining {
@@ -236,7 +244,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 40] = [
+    pub const SLUGS: [&'static str; 41] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -271,6 +279,7 @@ impl Refusal {
         "no-space",
         "unavailable",
         "too-many-viewers",
+        "too-many-streams",
         "draining",
         "upgrade-required",
         "bad-handshake",
@@ -316,6 +325,7 @@ impl Refusal {
             Self::NoSpace { .. } => (503, "no-space", "The disk is full"),
             Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
             Self::TooManyViewers { .. } => (503, "too-many-viewers", "Too many viewers watch the page"),
+            Self::TooManyStreams { .. } => (503, "too-many-streams", "Too many streams are open"),
             Self::Draining { .. } => (503, "draining", "The service is stopping"),
             Self::UpgradeRequired => (426, "upgrade-required", "This is a WebSocket"),
             Self::BadHandshake(_) => (400, "bad-handshake", "The WebSocket handshake is not valid"),
@@ -335,6 +345,7 @@ impl Refusal {
             | Self::NoSpace { retry_after }
             | Self::Unavailable { retry_after }
             | Self::TooManyViewers { retry_after, .. }
+            | Self::TooManyStreams { retry_after, .. }
             | Self::Draining { retry_after } => Some(*retry_after),
             _ => None,
         }

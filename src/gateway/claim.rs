@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{FastChange, SessionId},
-    store::{DeviceKey, NewSeat, StoreError},
+    store::{Claimed, DeviceKey, NewSeat, StoreError},
     xmpp::StreamError,
 };
 
@@ -45,7 +45,14 @@ impl Progress<'_> {
             fast,
         };
         // Not cut short: a claim that was made must be known.
-        let epoch = match shared.store.claim(&key, seat).await {
+        let claimed = match self.unread.take() {
+            Some(unread) => {
+                self.withhold_tokens();
+                shared.store.claim_unread(&key, NewSeat { fast: None, ..seat }, unread).await
+            }
+            None => self.claim_as_read(&key, seat).await,
+        };
+        let epoch = match claimed {
             Ok(claimed) => claimed.epoch,
             Err(StoreError::UnknownDevice | StoreError::RemovedDevice | StoreError::Conflict(_)) => {
                 shared.metrics.login(Login::Refused);
@@ -67,12 +74,38 @@ impl Progress<'_> {
             reported: None,
         };
         if !self.take_seat(seated, true) {
-            shared.release(&key, epoch, at).await;
+            let closing = self.connection.state.lock().closing;
+            let reason = closing.map_or(Reason::Conflict, |closing| closing.reason);
+            shared.release(&key, epoch, at, reason).await;
             return;
         }
         self.tell(|state, now| state.stream.claimed(epoch, id, now));
         shared.metrics.session(SessionEvent::Connected);
         self.seated = Some(Login::Bound);
+    }
+
+    /// A token that cannot be stored now is not given out, and keeps nobody out.
+    async fn claim_as_read(&self, key: &DeviceKey, seat: NewSeat) -> Result<Claimed, StoreError> {
+        let store = &self.connection.shared.store;
+        let only_gives = seat.fast.as_ref().is_some_and(|change| !change.promote && !change.invalidate);
+        if !only_gives || !store.seats_unread() {
+            return store.claim(key, seat).await;
+        }
+        let bare = NewSeat {
+            fast: None,
+            ..seat.clone()
+        };
+        match store.claim(key, seat).await {
+            Err(StoreError::Unavailable(_)) => {
+                self.withhold_tokens();
+                store.claim(key, bare).await
+            }
+            claimed => claimed,
+        }
+    }
+
+    fn withhold_tokens(&self) {
+        self.connection.state.lock().stream.tokens_withheld();
     }
 
     /// Two connections with one identity throw each other out for ever: the more often they do, the longer they wait.
@@ -182,6 +215,12 @@ impl Progress<'_> {
                 session,
                 last_seen_at: shared.clock.now(),
                 at_once: None,
+                reason: self
+                    .connection
+                    .state
+                    .lock()
+                    .closing
+                    .map_or(Reason::Conflict, |closing| closing.reason),
                 displaced: false,
             };
             for signal in signals {

@@ -150,6 +150,7 @@ fn settle(connection: &Arc<Connection>, reason: Reason) -> (Vec<DeviceSignal>, O
                 session,
                 last_seen_at: last_heard,
                 at_once: Some(at_once),
+                reason,
                 displaced,
             })
         }
@@ -200,6 +201,7 @@ fn hibernate(
         session: carried.session,
         last_seen_at: last_heard,
         at_once: None,
+        reason,
         displaced: true,
     })
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::{Cohort, Overhead, Polling},
-    store::{Device, DeviceKey, Transport},
+    store::{Device, DeviceKey, StoreError, Transport, Unread},
     xmpp::{Action, StreamError},
 };
 
@@ -73,6 +73,8 @@ pub(super) async fn login(connection: &Arc<Connection>) -> bool {
         },
         handshake: None,
         tries: None,
+        unavailable: None,
+        unread: None,
         mechanism: None,
         seated: None,
     };
@@ -120,8 +122,12 @@ pub(super) struct Progress<'a> {
     pub(super) handshake: Option<SemaphorePermit<'a>>,
     /// Whose credentials were looked up, and how many times.
     pub(super) tries: Option<(DeviceKey, u32)>,
+    /// Why the row of the device of a login by PLAIN could not be read: only a token is taken then.
+    pub(super) unavailable: Option<StoreError>,
+    /// What is to be judged later of a device that proved without its row who it is.
+    pub(super) unread: Option<Unread>,
     /// The SASL mechanism that was tried last.
-    mechanism: Option<&'static str>,
+    pub(super) mechanism: Option<&'static str>,
     pub(super) seated: Option<Login>,
 }
 
@@ -222,6 +228,14 @@ impl<'a> Progress<'a> {
                 device: Some((tenant, device)),
                 ..
             } if self.connection.shared.tokens.takes(&password) => self.check_token(DeviceKey { tenant, device }, password).await,
+            Action::CheckPassword {
+                device: Some((_, device)), ..
+            } if self.unavailable.is_some() => {
+                if let Some(error) = self.unavailable.take() {
+                    self.put_off(&device, &error);
+                }
+                self.tell(|state, now| state.stream.password_checked(None, now));
+            }
             Action::CheckPassword { password, secrets, .. } => {
                 if let Some(right) = self.within(self.check(password, secrets)).await {
                     self.tell(|state, now| state.stream.password_checked(right, now));

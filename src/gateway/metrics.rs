@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::store::Transport;
+use crate::{domain::Departure, store::Transport};
 
 /// What happened to a session; the labels `event` and `reason` of `unpoll_session_events_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,24 @@ impl Reason {
         Self::Expired,
         Self::Bug,
     ];
+
+    /// What the feed of presence is told of a session that ends so.
+    pub fn departure(self) -> Departure {
+        match self {
+            Self::Stream => Departure::Stream,
+            Self::Lost => Departure::Lost,
+            Self::Silent => Departure::Silent,
+            Self::Old => Departure::Old,
+            Self::Stalled => Departure::Stalled,
+            Self::Conflict => Departure::Conflict,
+            Self::Shutdown => Departure::Shutdown,
+            Self::Removed => Departure::Removed,
+            Self::Tls => Departure::Tls,
+            Self::Full => Departure::Full,
+            Self::Expired => Departure::Expired,
+            Self::Bug => Departure::Bug,
+        }
+    }
 
     /// The label.
     pub fn as_str(self) -> &'static str {
@@ -420,6 +438,13 @@ mod tests {
             r#"unpoll_connections_refused_total{reason="files"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_feed_of_presence_has_the_same_words() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.departure().as_str(), reason.as_str());
         }
     }
 }

@@ -249,7 +249,7 @@ impl Links for Shared {
     fn displace(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch) {
         let device = device.clone();
         let key = DeviceKey { tenant, device };
-        match self.sessions.get(&key) {
+        match self.sessions.lose(&key, epoch, Instant::now()) {
             Some(Entry::Live(connection)) => {
                 let is_older = connection.state.lock().seated.as_ref().is_some_and(|seated| seated.epoch <= epoch);
                 if is_older {
@@ -264,7 +264,7 @@ impl Links for Shared {
 
     fn dismiss(&self, tenant: TenantId, device: &DeviceId, epoch: Epoch) {
         let device = device.clone();
-        match self.sessions.get(&DeviceKey { tenant, device }) {
+        match self.sessions.lose(&DeviceKey { tenant, device }, epoch, Instant::now()) {
             Some(Entry::Live(connection)) => {
                 connection.guarded(|connection, state| {
                     if state.seated.as_ref().is_some_and(|seated| seated.epoch == epoch) {

@@ -6,17 +6,20 @@ use super::{
     metrics::Login,
 };
 use crate::{
-    domain::{Credential, FastChange, FastTokens, Password, ScramSecret},
-    store::{Device, DeviceKey, Registered, Store, StoreError},
+    domain::{Credential, DeviceId, FastChange, FastTokens, Password, ScramSecret},
+    store::{Device, DeviceKey, Registered, Store, StoreError, Unread},
     tokens::{TokenError, Valid},
     xmpp::{Credentials, Pinned},
 };
 
+/// The mechanism by which a password or a token is shown as it is.
+const PLAIN: &str = "PLAIN";
 /// Devices looked at for one with a secret.
 const NEIGHBOURS: usize = 8;
 
 impl Progress<'_> {
     pub(super) async fn find(&mut self, key: DeviceKey, tokens: bool) -> Option<Credentials> {
+        (self.unavailable, self.unread) = (None, None);
         self.tries = Some((key.clone(), self.tries.take().map_or(0, |(_, tries)| tries) + 1));
         if let Some(wait) = self.connection.shared.wait_for_guesses(&key, SLOWED_MAX) {
             self.within(tokio::time::sleep(wait)).await?;
@@ -55,11 +58,21 @@ impl Progress<'_> {
             }
             Ok((Registered::Removed(_) | Registered::Unknown, _)) => Credentials::Unknown { like: None },
             Err(error) => {
-                tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
-                self.connection.shared.metrics.login(Login::Unavailable);
+                if self.mechanism == Some(PLAIN) {
+                    // It may be a token, which is checked without the store.
+                    self.unavailable = Some(error);
+                } else {
+                    self.put_off(&key.device, &error);
+                }
                 Credentials::Unavailable
             }
         })
+    }
+
+    /// A login that is to be tried again later.
+    pub(super) fn put_off(&self, device: &DeviceId, error: &StoreError) {
+        tracing::warn!(device.id = %device, error = %error, "{device} cannot log in, the store does not answer: {error}");
+        self.connection.shared.metrics.login(Login::Unavailable);
     }
 
     /// Checks a password off the event loop. `None`: the check failed by a bug.
@@ -76,6 +89,7 @@ impl Progress<'_> {
     /// Looks up which certificates the device may show.
     pub(super) async fn check_certificate(&mut self, key: DeviceKey, sha256: [u8; 32]) {
         let shared = &self.connection.shared;
+        self.unread = None;
         let Some(found) = self.within(shared.store.device_for_login(&key)).await else {
             return;
         };
@@ -85,9 +99,15 @@ impl Progress<'_> {
                 certificate::pinned(&device, sha256)
             }
             Ok(Registered::Removed(_) | Registered::Unknown) => Pinned::Unknown,
+            Err(StoreError::Unavailable(_)) if shared.store.seats_unread() => {
+                self.unread = Some(Unread {
+                    register: None,
+                    certificate: Some(sha256),
+                });
+                Pinned::Unread
+            }
             Err(error) => {
-                tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
-                shared.metrics.login(Login::Unavailable);
+                self.put_off(&key.device, &error);
                 Pinned::Unavailable
             }
         };
@@ -102,12 +122,21 @@ impl Progress<'_> {
         };
         let answer = match checked {
             Some(Ok(_)) => {
-                let found = shared.tokens.device(&*shared.store, &key, shared.clock.now());
-                let Some(found) = self.within(found).await else { return };
-                found.map_err(|error| {
-                    tracing::warn!(device.id = %key.device, error = %error, "{} cannot log in, the store does not answer: {error}", key.device);
-                    shared.metrics.login(Login::Unavailable);
-                })
+                let found = match self.unavailable.take() {
+                    Some(error) => Some(Err(error)),
+                    None => {
+                        let found = shared.tokens.device(&*shared.store, &key, shared.clock.now());
+                        self.within(found).await
+                    }
+                };
+                match found {
+                    None => return,
+                    Some(Err(StoreError::Unavailable(_))) if shared.store.seats_unread() => {
+                        self.unread = Some(shared.tokens.unread(&key));
+                        return self.tell(|state, now| state.stream.token_accepted(0, now));
+                    }
+                    Some(found) => found.map_err(|error| self.put_off(&key.device, &error)),
+                }
             }
             Some(Err(TokenError::NoKeys)) | None => Err(()),
             Some(Err(error)) => {

@@ -319,6 +319,7 @@ impl Hibernated {
                 session: carried.session,
                 last_seen_at: self.last_heard,
                 at_once: None,
+                reason,
                 displaced,
             })
             .await;

@@ -25,6 +25,8 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 /// Devices whose changes of seat are watched at once.
 const WATCHED: usize = 16_384;
 const MINUTE: Duration = Duration::from_secs(60);
+/// Seats that are remembered as lost at once; beyond them the comparison with the store finds their sessions.
+const LOST: usize = 16_384;
 /// Looking through all of them is dear when a million devices come back.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -63,12 +65,20 @@ pub(super) struct Table {
     shards: Box<[Shard]>,
     ended: Mutex<Ended>,
     changes: Mutex<Changes>,
+    lost: Mutex<Lost>,
 }
 
 /// How many times seats changed hands, each since when.
 #[derive(Default)]
 struct Changes {
     counts: HashMap<DeviceKey, (Instant, u32)>,
+    swept_at: Option<Instant>,
+}
+
+/// Seats that others claimed, up to which epoch, and since when that is known: a node may hear of it before its own claim is answered.
+#[derive(Default)]
+struct Lost {
+    epochs: HashMap<DeviceKey, (Epoch, Instant)>,
     swept_at: Option<Instant>,
 }
 
@@ -85,6 +95,7 @@ impl Table {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             ended: Mutex::default(),
             changes: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -99,9 +110,12 @@ impl Table {
         self.shard(key)?.read().get(key).map(|(_, entry)| entry.clone())
     }
 
-    /// Seats a session; answers the one that it displaced. `Err`: a newer one is seated.
+    /// Seats a session; answers the one that it displaced. `Err`: a newer one is seated, here or elsewhere.
     pub(super) fn seat(&self, key: &DeviceKey, epoch: Epoch, entry: Entry) -> Result<Option<Entry>, ()> {
         let mut shard = self.shard(key).ok_or(())?.write();
+        if self.lost.lock().epochs.get(key).is_some_and(|(lost, _)| *lost >= epoch) {
+            return Err(());
+        }
         match shard.get_mut(key) {
             Some((seated, _)) if *seated > epoch => Err(()),
             Some(place) => Ok(Some(std::mem::replace(place, (epoch, entry)).1)),
@@ -110,6 +124,27 @@ impl Table {
                 Ok(None)
             }
         }
+    }
+
+    /// The seat was claimed elsewhere, or its device is gone: the session of that epoch or an older one, if it is here. One that is
+    /// still on its way into the table is not let in.
+    pub(super) fn lose(&self, key: &DeviceKey, epoch: Epoch, now: Instant) -> Option<Entry> {
+        // Held until it is noted: nobody is seated in between.
+        let shard = self.shard(key)?.write();
+        let here = shard.get(key);
+        if here.is_none_or(|(seated, _)| *seated < epoch) {
+            let mut lost = self.lost.lock();
+            let swept = lost.swept_at.is_some_and(|at| now.duration_since(at) < SWEEP_EVERY);
+            if lost.epochs.len() >= LOST && !swept {
+                lost.epochs.retain(|_, (_, since)| now.duration_since(*since) < MINUTE);
+                lost.swept_at = Some(now);
+            }
+            if lost.epochs.len() < LOST || lost.epochs.contains_key(key) {
+                let noted = lost.epochs.entry(key.clone()).or_insert((epoch, now));
+                *noted = (noted.0.max(epoch), now);
+            }
+        }
+        here.filter(|(seated, _)| *seated <= epoch).map(|(_, entry)| entry.clone())
     }
 
     /// Puts `next` in the place of `present`. False: `present` is not there any more.

@@ -8,8 +8,15 @@ use std::{
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    config::Config, connection::Seated, entrance::Entrance, metrics::GatewayMetrics, recent::Recent, reports::Reports, sessions::Table,
-    timers::Timers, tokens::DeviceTokens,
+    config::Config,
+    connection::Seated,
+    entrance::Entrance,
+    metrics::{GatewayMetrics, Reason},
+    recent::Recent,
+    reports::Reports,
+    sessions::Table,
+    timers::Timers,
+    tokens::DeviceTokens,
 };
 use crate::{
     crew::Crew,
@@ -59,6 +66,8 @@ pub(super) struct Over {
     pub(super) last_seen_at: Timestamp,
     /// It ended within 5 s of writing its last event, by the device's doing. `None`: its connection broke before, and that was told.
     pub(super) at_once: Option<bool>,
+    /// Why it ended.
+    pub(super) reason: Reason,
     /// Another session has the seat: there is nothing to release.
     pub(super) displaced: bool,
 }
@@ -79,6 +88,7 @@ impl Shared {
             session,
             last_seen_at,
             at_once,
+            reason,
             displaced,
         } = over;
         let epoch = session.epoch();
@@ -94,13 +104,13 @@ impl Shared {
         // An error means that the dispatcher has ended: what it would do is done at the next start, from the store.
         let _ = self.signals.send(returned).await;
         if !displaced {
-            self.release(&key, epoch, last_seen_at).await;
+            self.release(&key, epoch, last_seen_at, reason).await;
         }
     }
 
     /// Gives the seat up, if it is still held by `epoch`.
-    pub(super) async fn release(&self, key: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) {
-        if let Err(error) = self.store.release(key, epoch, last_seen_at).await {
+    pub(super) async fn release(&self, key: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, reason: Reason) {
+        if let Err(error) = self.store.release(key, epoch, last_seen_at, reason.departure()).await {
             tracing::warn!(device.id = %key.device, error = %error, "the seat of {} was not given up: {error}", key.device);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     domain::{Cohort, DeviceId, Password, TenantId, Timestamp},
-    store::{Device, DeviceChange, DeviceKey, Registered, Store, StoreError},
+    store::{Device, DeviceChange, DeviceKey, Registered, Store, StoreError, Unread},
     tokens::{TokenError, Tokens, Valid},
 };
 
@@ -54,6 +54,14 @@ impl DeviceTokens {
             return Err(TokenError::Subject);
         }
         Ok(valid)
+    }
+
+    /// What is to be judged of a device whose token was found valid while its row could not be read.
+    pub(super) fn unread(&self, key: &DeviceKey) -> Unread {
+        Unread {
+            register: self.tokens.registers().then(|| (self.cohort)(key.tenant, &key.device)),
+            certificate: None,
+        }
     }
 
     /// The device, once its token was found valid: added now, if it never was and the settings say so. `None`: it was removed,

@@ -37,9 +37,10 @@ pub fn mount(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
 }
 
 /// As [`mount`], for parts that a person opens in a browser: it asks for the key as the password of HTTP Basic (RFC 7617), with
-/// any user name, because a browser cannot be told a Bearer token.
-pub fn mount_for_browsers(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    finish(gated(parts, Door::KeyOrPassword(keys), &metrics), metrics)
+/// any user name, because a browser cannot be told a Bearer token. `open` is for everybody.
+pub fn mount_for_browsers(parts: Router, open: Router, keys: Keys, metrics: HttpMetrics) -> Router {
+    let routes = gated(parts, Door::KeyOrPassword(keys), &metrics).merge(gated(open, Door::Open, &metrics));
+    finish(routes, metrics)
 }
 
 /// The same with paths beside the gate: `own` finds out by itself who calls. They are measured and counted as the others.
@@ -179,7 +180,7 @@ mod tests {
         let parts = || Router::new().route("/", get(async || "in"));
         let (backends, browsers) = (
             mount(parts(), keys(), metrics.clone()),
-            mount_for_browsers(parts(), keys(), metrics),
+            mount_for_browsers(parts(), Router::new().route("/open", get(async || "in")), keys(), metrics),
         );
         let basic = |pair: &str| format!("Basic {}", BASE64_STANDARD.encode(pair));
         for (authorization, by_backends, by_browsers) in [
@@ -197,6 +198,8 @@ mod tests {
             assert_eq!(status(&backends, &authorization).await.0, by_backends, "{authorization}");
             assert_eq!(status(&browsers, &authorization).await.0, by_browsers, "{authorization}");
         }
+        let open = Request::get("/open").body(Body::empty()).unwrap();
+        assert_eq!(browsers.clone().oneshot(open).await.unwrap().status(), 200);
         let (_, asked) = status(&backends, "").await;
         assert_eq!(asked, ["Bearer"]);
         let (_, asked) = status(&browsers, "").await;

@@ -10,7 +10,7 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 17] = [
+pub const ROUTES: [&str; 19] = [
     "/.well-known/host-meta",
     "/.well-known/host-meta.json",
     "/v1/events",
@@ -25,6 +25,8 @@ pub const ROUTES: [&str; 17] = [
     "/v1/keys",
     "/v1/keys/{id}",
     "/v1/limits",
+    "/v1/presence",
+    "/v1/presence/stream",
     "/v1/reports/polling-avoided",
     "/xmpp-websocket",
     OTHER,

@@ -1,6 +1,12 @@
-//! Sessions as the world sees them: is a device there, since when, last seen when.
+//! Sessions as the world sees them: is a device there, since when, last seen when; and the feed of those that come and go.
 
+mod answer;
+mod config;
+mod follow;
+mod lost;
+mod metrics;
 mod routes;
+mod stream;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -10,10 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Clock, DeviceId, Epoch, TenantId, Timestamp},
-    store::{DeviceKey, Registered, SeatView, Store, StoreError, Transport},
+    store::{DeviceKey, Store, Transport},
 };
 
-pub use routes::routes;
+pub use config::Config;
+pub use metrics::PresenceMetrics;
+pub use routes::{Parts, Routes};
 
 /// Whether a device can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +103,9 @@ pub trait Sessions: Send + Sync + 'static {
 /// The other nodes of the service.
 #[async_trait]
 pub trait Elsewhere: Send + Sync + 'static {
-    /// What a node says of a device whose seat it has. `None`: it does not answer in time, or knows no such session.
-    async fn presence(&self, node: &str, device: &DeviceKey) -> Option<DevicePresence>;
+    /// What a node says of devices whose seats it has, in order, each `None` when it knows no session of it. `None`: it does not
+    /// answer in time.
+    async fn presences(&self, node: &str, devices: &[DeviceKey]) -> Option<Vec<Option<DevicePresence>>>;
 }
 
 /// How long a proof of life lasts.
@@ -241,76 +250,6 @@ impl Presence {
             last_close: incidents.last_close,
             seat_changes: incidents.seat_changes,
         })
-    }
-
-    /// Presence of one device.
-    ///
-    /// # Errors
-    /// When the store does not answer.
-    pub async fn of(&self, key: &DeviceKey) -> Result<Found, StoreError> {
-        match self.inner.store.device(key).await? {
-            Registered::Present(_) => {}
-            Registered::Removed(_) => return Ok(Found::Removed),
-            Registered::Unknown => return Ok(Found::Unknown),
-        }
-        let told = self.told(key);
-        // Alone, a session here is the newest there is.
-        if self.inner.elsewhere.is_none()
-            && let Some(told) = told.as_ref().filter(|told| told.state != State::Offline)
-        {
-            return Ok(Found::Device(told.clone()));
-        }
-        let view = match self.inner.store.seat(key).await {
-            Ok(view) => view,
-            Err(StoreError::UnknownDevice) => return Ok(Found::Unknown),
-            Err(StoreError::RemovedDevice) => return Ok(Found::Removed),
-            Err(error) => return Err(error),
-        };
-        let newest = told.as_ref().and_then(|told| told.session_epoch) >= Some(view.last_epoch);
-        match told {
-            Some(told) if newest && told.state != State::Offline => Ok(Found::Device(told)),
-            told => Ok(Found::Device(self.away_from_here(key, told, view).await)),
-        }
-    }
-
-    /// Presence of a device that is not here: on another node, or nowhere.
-    async fn away_from_here(&self, key: &DeviceKey, told: Option<DevicePresence>, view: SeatView) -> DevicePresence {
-        let incidents = self.incidents(key);
-        // A seat of this node without a session is what it left behind when it was killed: nobody sits on it.
-        let left_at = view.seat.as_ref().map(|seat| seat.connected_at);
-        let last_heard = told.and_then(|told| told.last_seen_at);
-        let nowhere = DevicePresence {
-            device: key.device.to_string(),
-            state: State::Offline,
-            session_epoch: Some(view.last_epoch).filter(|epoch| epoch.0 > 0),
-            connected_at: None,
-            last_seen_at: last_heard.max(view.last_seen_at).max(left_at),
-            node: None,
-            transport: None,
-            slow_since: None,
-            flooding: false,
-            last_close: incidents.last_close,
-            seat_changes: incidents.seat_changes,
-        };
-        let held = view.seat.filter(|seat| *seat.node != *self.inner.node);
-        let Some((elsewhere, seat)) = self.inner.elsewhere.as_ref().zip(held) else {
-            return nowhere;
-        };
-        // An older session there than the seat tells of is on its way out.
-        let answer = elsewhere.presence(&seat.node, key).await;
-        if let Some(answer) = answer.filter(|answer| answer.session_epoch >= Some(seat.epoch)) {
-            return answer;
-        }
-        // Its node lives and does not answer: the seat is all that is known.
-        DevicePresence {
-            state: State::Online,
-            session_epoch: Some(seat.epoch),
-            connected_at: Some(seat.connected_at),
-            last_seen_at: view.last_seen_at.max(Some(seat.connected_at)),
-            node: Some(seat.node.to_string()),
-            transport: Some(seat.transport),
-            ..nowhere
-        }
     }
 }
 

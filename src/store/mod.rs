@@ -1,6 +1,6 @@
 //! The durable truth: queues, who holds each seat, the registry, and the records of what happened.
 //!
-//! Four traits over one engine. [`Mailbox`], [`Registry`] and [`Records`] are here; `Log` (one event, many devices) has
+//! Traits over one engine: [`Mailbox`], [`Registry`], [`Records`] and [`Feed`] are here; `Log` (one event, many devices) has
 //! its place beside them. Each has a contract suite in `store::contract` that runs on every engine. Tenant is in every
 //! key, id and call. Every call of a trait is one durable step on one device (or one row), so that it fits one script of
 //! Redis as well as one batch of the embedded engine; nothing here needs a transaction over two devices.
@@ -11,6 +11,7 @@ mod change;
 mod codec;
 mod codes;
 pub mod embedded;
+mod feed;
 mod figures;
 mod hint;
 pub mod redis;
@@ -27,13 +28,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
 pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{
-    DeliveryState, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue, Reason, Seq,
-    SessionId, TenantId, Timestamp, Told, Urgency,
+    Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue,
+    Reason, Seq, SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.
@@ -195,6 +197,15 @@ pub struct NewSeat {
     pub fast: Option<Box<FastChange>>,
 }
 
+/// What is still to be judged of a device that proved without its row who it is, because the store did not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Add the device, in this cohort, if it never was there: its token says that it may.
+    pub register: Option<Cohort>,
+    /// SHA-256 of the certificate that it showed: a device whose credentials name certificates takes no other.
+    pub certificate: Option<[u8; 32]>,
+}
+
 /// The answer to a claim.
 #[derive(Debug, Clone)]
 pub struct Claimed {
@@ -261,6 +272,11 @@ pub struct Arrival {
     /// The number that was given before to an event of the device, where arrivals may overtake one another: a session that was not
     /// given that one reads on in the store first. `None`: they come in the order of their numbers.
     pub after: Option<u64>,
+}
+
+impl Arrival {
+    /// As `after`: the session reads on in the store, whatever it was given. For an event whose number in its lane is not known here.
+    pub const READ_FIRST: u64 = u64::MAX;
 }
 
 /// A page of what waits: first the urgent, then the rest by acceptance.
@@ -415,6 +431,21 @@ pub trait Mailbox: Send + Sync + 'static {
     /// `UnknownDevice`, `RemovedDevice`, `Conflict` when the credentials changed since the login read them.
     async fn claim(&self, device: &DeviceKey, session: NewSeat) -> Result<Claimed, StoreError>;
 
+    /// Whether the store may be away for a while and takes sessions all the same: [`Mailbox::claim_unread`].
+    fn seats_unread(&self) -> bool {
+        false
+    }
+
+    /// Seats a session whose device proved who it is while its row could not be read. The row is judged, and the seat claimed,
+    /// once the store answers: a device that is unknown then and may not be added, was removed, or has other certificates loses
+    /// its session, as one that is removed does.
+    ///
+    /// # Errors
+    /// `Unavailable` where [`Mailbox::seats_unread`] says no.
+    async fn claim_unread(&self, _device: &DeviceKey, _session: NewSeat, _unread: Unread) -> Result<Claimed, StoreError> {
+        Err(StoreError::Unavailable("the row of the device cannot be read".into()))
+    }
+
     /// At most `limit` events behind `after`, those of urgency `high` first. Expired ones are left out (the sweeper ends them).
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError>;
 
@@ -426,11 +457,21 @@ pub trait Mailbox: Send + Sync + 'static {
     /// at most `limit` of them; answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
-    /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection.
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError>;
+    /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection. The
+    /// feed of presence is told why in the same step.
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, why: Departure) -> Result<bool, StoreError>;
 
     /// Who holds the seat.
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError>;
+
+    /// The same of many devices, one answer each, in order: they do not wait for one another.
+    async fn seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        let mut views = Vec::with_capacity(devices.len());
+        for device in devices {
+            views.push(self.seat(device).await);
+        }
+        views
+    }
 
     /// What became of an event. `None`: unknown, of another tenant, or ended longer ago than states are kept.
     async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError>;
@@ -497,9 +538,9 @@ pub trait Records: Send + Sync + 'static {
 }
 
 /// Everything the service needs of an engine.
-pub trait Store: Mailbox + Registry + Records {}
+pub trait Store: Mailbox + Registry + Records + Feed {}
 
-impl<T: Mailbox + Registry + Records> Store for T {}
+impl<T: Mailbox + Registry + Records + Feed> Store for T {}
 
 #[cfg(test)]
 mod tests {

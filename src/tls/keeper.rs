@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{ClientFiles, Current, Served, clients::ClientMaterial};
+use super::{ClientFiles, Current, Served, TicketSecrets, clients::ClientMaterial};
 use crate::{
     certificate::{self, CertificateError, Identity},
     domain::Clock,
@@ -47,15 +47,21 @@ pub struct Files {
     pub own: Source,
     /// Those of clients.
     pub clients: ClientFiles,
+    /// The secrets of tickets that other nodes take, too. `None`: tickets are of this process alone.
+    pub tickets: Option<TicketSecrets>,
 }
 
 impl Files {
     fn load(&self, now: SystemTime) -> Result<Loaded, TlsError> {
         let identity = self.own.load(now)?;
         let material = self.clients.load()?;
-        let served = Served::new(&identity, self.clients.clients(&material)?)?;
+        let (fingerprint, clients) = (fingerprint(&identity, &material), self.clients.clients(&material)?);
+        let served = match &self.tickets {
+            Some(secrets) => Served::sharing(&identity, clients, secrets, fingerprint)?,
+            None => Served::new(&identity, clients)?,
+        };
         Ok(Loaded {
-            fingerprint: fingerprint(&identity, &material),
+            fingerprint,
             expires_at: certificate::expires_at(&identity).unwrap_or_default(),
             served,
         })
@@ -266,6 +272,7 @@ mod tests {
         Files {
             own,
             clients: ClientFiles::default(),
+            tickets: None,
         }
     }
 
@@ -315,6 +322,7 @@ mod tests {
         let files = Files {
             own,
             clients: ClientFiles::default(),
+            tickets: None,
         };
         let clock = clock();
         let mut keeper = Keeper::open(files, DAY, clock.clone(), &Registry::new()).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! A connection takes the [`Served`] of the moment and keeps it, so that it knows for all its life which certificate it
 //! handshook with. [`Keeper`] looks at the files again and puts the next [`Served`] in place; connections that are up notice
-//! nothing. Tickets die with the certificate they were given under: who comes back sees the new one.
+//! nothing. Tickets die with the certificate they were given under: who comes back sees the new one. Nodes that share the secrets of
+//! their tickets ([`TicketSecrets`]) take one another's.
 
 mod clients;
 mod config;
@@ -10,8 +11,10 @@ mod end_point;
 pub mod exporter;
 mod keeper;
 mod served;
+mod tickets;
 
 pub use clients::{ClientCertificate, ClientFiles, Clients};
 pub use config::Config;
 pub use keeper::{Files, Keeper, Reload, Source, TlsError};
 pub use served::{Current, Served};
+pub use tickets::{TICKET_PERIOD, TicketSecret, TicketSecrets};

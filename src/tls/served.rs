@@ -7,10 +7,10 @@ use rustls::{
     ServerConfig, SupportedCipherSuite,
     crypto::{aws_lc_rs, hash::HashAlgorithm},
     pki_types::CertificateDer,
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, ProducesTickets},
 };
 
-use super::{Clients, end_point::end_point, exporter::Exporter};
+use super::{Clients, TicketSecrets, end_point::end_point, exporter::Exporter};
 use crate::certificate::Identity;
 
 /// One certificate, as all TLS listeners serve it.
@@ -29,19 +29,39 @@ pub struct Served {
     pub clients: Option<Clients>,
 }
 
+/// Makes what seals the tickets of a listener.
+type MakeTicketer<'a> = dyn Fn(&'static str) -> Result<Arc<dyn ProducesTickets>, rustls::Error> + 'a;
+
 impl Served {
     /// TLS 1.2 and 1.3 with that certificate, and stateless tickets of its own.
     ///
     /// # Errors
     /// When the key does not fit the certificate, or the system gives no random bytes.
     pub fn new(identity: &Identity, clients: Option<Clients>) -> Result<Self, rustls::Error> {
+        Self::with(identity, clients, &|_| aws_lc_rs::Ticketer::new())
+    }
+
+    /// The same with tickets that all nodes take which have these secrets and serve with the same. `digest`: of what is served with.
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate.
+    pub fn sharing(
+        identity: &Identity,
+        clients: Option<Clients>,
+        secrets: &TicketSecrets,
+        digest: [u8; 32],
+    ) -> Result<Self, rustls::Error> {
+        Self::with(identity, clients, &|listener| Ok(secrets.ticketer(listener, digest)))
+    }
+
+    fn with(identity: &Identity, clients: Option<Clients>, ticketer: &MakeTicketer<'_>) -> Result<Self, rustls::Error> {
         let leaf = identity.chain.first().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
-        let mut devices = config(identity, clients.as_ref(), b"xmpp-client")?;
+        let mut devices = config(identity, clients.as_ref(), b"xmpp-client", ticketer("devices")?)?;
         devices.key_log = Arc::new(Exporter);
         devices.ignore_client_order = true;
         Ok(Self {
             devices: Arc::new(devices),
-            web: Arc::new(config(identity, None, b"http/1.1")?),
+            web: Arc::new(config(identity, None, b"http/1.1", ticketer("web")?)?),
             end_point: end_point(&identity.chain),
             leaf,
             clients,
@@ -52,7 +72,12 @@ impl Served {
 /// X25519 goes before X25519MLKEM768: it saves 14 µs of the 92 µs that a handshake costs the server, and logins come in storms.
 /// A client that insists on the hybrid gets it. So does one that insists on SHA-384: processors have instructions for SHA-256
 /// only, and most clients name AES-256-GCM with SHA-384 first; it took a thirteenth of a login's CPU.
-fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Result<ServerConfig, rustls::Error> {
+fn config(
+    identity: &Identity,
+    clients: Option<&Clients>,
+    protocol: &[u8],
+    ticketer: Arc<dyn ProducesTickets>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![
         aws_lc_rs::kx_group::X25519,
@@ -71,7 +96,7 @@ fn config(identity: &Identity, clients: Option<&Clients>, protocol: &[u8]) -> Re
     config.alpn_protocols = vec![protocol.to_vec()];
     // A fleet that comes back resumes from tickets; a table of sessions would hold a few hundred.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = ticketer;
     config.send_tls13_tickets = 1;
     Ok(config)
 }

@@ -22,7 +22,7 @@ pub enum Credentials {
         /// A secret of another device, if there is one: the challenge takes its form, so that names cannot be tried out.
         like: Option<ScramSecret>,
     },
-    /// The store does not answer: `temporary-auth-failure`.
+    /// The store does not answer: `temporary-auth-failure`, but for a password that is a token.
     Unavailable,
 }
 
@@ -45,6 +45,8 @@ pub enum Pinned {
     Unknown,
     /// The store does not answer: `temporary-auth-failure`.
     Unavailable,
+    /// The store does not answer, and can judge the device later: whoever proves to be the device is it until then.
+    Unread,
 }
 
 /// A stored fact about an event that ended at the device's side.

@@ -120,7 +120,8 @@ impl ServerStream {
         match found {
             Pinned::This { generation } => self.login_succeeded(who(generation), b"", None),
             Pinned::None { generation } if proven => self.login_succeeded(who(generation), b"", None),
-            Pinned::Unavailable => self.login_failed(LoginFailure::TemporaryAuthFailure),
+            Pinned::Unread if proven => self.login_succeeded(who(0), b"", None),
+            Pinned::Unavailable | Pinned::Unread => self.login_failed(LoginFailure::TemporaryAuthFailure),
             Pinned::Other | Pinned::Unknown if proven => self.login_failed(LoginFailure::NotAuthorized),
             // Whether there is such a device is nobody's business who cannot prove to be it.
             Pinned::None { .. } | Pinned::Other | Pinned::Unknown => self.login_failed(LoginFailure::InvalidAuthzid),

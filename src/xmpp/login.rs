@@ -44,8 +44,13 @@ enum Exchange {
     Lookup { attempt: Attempt, device: Option<DeviceId> },
     /// The challenge was sent.
     Proof { challenge: Box<Challenge>, who: Option<Who> },
-    /// Waits for the check of a password. `None`: whatever it says, there is no such device.
-    Check { who: Option<Who>, device: Option<DeviceId> },
+    /// Waits for the check of a password. `who` is `None`: whatever it says, there is no such device, or (`unread`) the store does
+    /// not say whether there is; a token counts all the same.
+    Check {
+        who: Option<Who>,
+        device: Option<DeviceId>,
+        unread: bool,
+    },
 }
 
 enum Attempt {
@@ -310,6 +315,7 @@ impl ServerStream {
         };
         let Some((_, tenant)) = login.host else { return };
         self.stage = Stage::Open;
+        let unread = matches!(credentials, Credentials::Unavailable);
         let (secrets, generation, tokens, like) = match credentials {
             Credentials::Found {
                 secrets,
@@ -317,6 +323,7 @@ impl ServerStream {
                 tokens,
             } => (secrets, Some(generation), tokens, None),
             Credentials::Unknown { like } => (Vec::new(), None, FastTokens::default(), like),
+            Credentials::Unavailable if matches!(attempt, Attempt::Plain(_)) => (Vec::new(), None, FastTokens::default(), None),
             Credentials::Unavailable => return self.login_failed(LoginFailure::TemporaryAuthFailure),
         };
         let who = match (&device, generation) {
@@ -341,14 +348,14 @@ impl ServerStream {
             }
             Attempt::Ht { mechanism, proof, .. } => self.check_token(who, &tokens, mechanism, &proof),
             Attempt::Plain(Plain { user, password, .. }) => {
-                let secrets = if who.is_some() {
+                let secrets = if who.is_some() || unread {
                     secrets
                 } else {
                     // The same work as for a device that exists.
                     vec![scram::fake_secret(tenant, &user, like.as_ref())]
                 };
                 let named = device.clone().map(|device| (tenant, device));
-                login.exchange = Some(Exchange::Check { who, device });
+                login.exchange = Some(Exchange::Check { who, device, unread });
                 self.stage = Stage::Waiting;
                 self.actions.push_back(Action::CheckPassword {
                     password,
@@ -366,9 +373,9 @@ impl ServerStream {
         }
         let Some(login) = &mut self.login else { return };
         match login.exchange.take() {
-            Some(Exchange::Check { who, .. }) => {
+            Some(Exchange::Check { who, unread, .. }) => {
                 self.stage = Stage::Open;
-                match (who, right) {
+                match (who, right.filter(|_| !unread)) {
                     (_, None) => self.login_failed(LoginFailure::TemporaryAuthFailure),
                     (Some(who), Some(true)) => self.login_succeeded(who, b"", None),
                     _ => self.login_failed(LoginFailure::NotAuthorized),

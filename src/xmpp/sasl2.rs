@@ -204,6 +204,13 @@ impl ServerStream {
         self.go_on(now);
     }
 
+    /// The claim took no change of tokens along: none is given out.
+    pub fn tokens_withheld(&mut self) {
+        if let Some(inline) = self.login.as_mut().and_then(|login| login.inline.as_mut()) {
+            inline.token = None;
+        }
+    }
+
     /// Resumes, else binds, else only says that the login succeeded.
     fn settle_in(&mut self) {
         let Some(login) = &mut self.login else { return };

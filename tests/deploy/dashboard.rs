@@ -25,10 +25,27 @@ fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     value[name].as_array().into_iter().flatten()
 }
 
-/// Every PromQL expression, with the title of its panel.
-fn expressions(dashboard: &Value) -> Vec<(String, String)> {
-    let mut found = Vec::new();
+/// The row of the panels that only a service on Redis fills.
+const CLUSTER: &str = "Nodes and Redis";
+
+/// A PromQL expression behind the title of its panel.
+type Titled = (String, String);
+
+/// Every one.
+fn expressions(dashboard: &Value) -> Vec<Titled> {
+    let (mut all, cluster) = expressions_of_rows(dashboard);
+    all.extend(cluster);
+    all
+}
+
+/// The same of the rows that every service fills, and of the one about nodes.
+fn expressions_of_rows(dashboard: &Value) -> (Vec<Titled>, Vec<Titled>) {
+    let (mut common, mut cluster) = (Vec::new(), Vec::new());
+    let mut found = &mut common;
     for panel in items(dashboard, "panels") {
+        if panel["title"] == CLUSTER {
+            found = &mut cluster;
+        }
         for target in items(panel, "targets") {
             found.push((
                 panel["title"].as_str().unwrap().to_owned(),
@@ -36,8 +53,8 @@ fn expressions(dashboard: &Value) -> Vec<(String, String)> {
             ));
         }
     }
-    assert!(found.len() > 50);
-    found
+    assert!(common.len() > 50 && cluster.len() > 12, "{} and {}", common.len(), cluster.len());
+    (common, cluster)
 }
 
 /// Queries that rightly have no series in a healthy service, with the reason.
@@ -50,8 +67,10 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    /// A service of its own, or a node on that Redis.
+    fn new(redis: &str) -> Self {
         let settings = Settings::default()
+            .set("UNPOLL_REDIS_URL", redis)
             .set("UNPOLL_LEDGER_POLL_INTERVAL_SECS", "1")
             .set("UNPOLL_XMPP_KEEPALIVE_SECS", "1")
             // As in compose.yml: metrics go beyond loopback, so they ask for a key.
@@ -93,7 +112,27 @@ impl Scene {
 
 #[test]
 fn every_query_of_the_dashboard_and_every_rule_works_on_the_real_service() {
-    let scene = Scene::new();
+    let dashboard = dashboard();
+    let (common, cluster) = expressions_of_rows(&dashboard);
+    let scene = Scene::new("");
+    let prometheus = every_query_has_series(&scene, common);
+    for (metric, label) in [("unpoll_build_info", "instance"), ("unpoll_polls_avoided_total", "baseline")] {
+        let query = format!("label_values({metric}, {label})");
+        let variable = items(&dashboard["templating"], "list").find(|variable| variable["definition"] == *query);
+        assert_eq!(variable.unwrap()["query"]["query"], *query);
+        assert!(!prometheus.label_values(metric, label).is_empty(), "{query} gives nothing");
+    }
+    every_rule_was_evaluated(&prometheus);
+    drop((prometheus, scene));
+
+    let redis = loadtest::redis::Server::start(&loadtest::redis::Settings::default()).unwrap();
+    let scene = Scene::new(&redis.url());
+    let prometheus = every_query_has_series(&scene, cluster);
+    every_rule_was_evaluated(&prometheus);
+}
+
+/// Scrapes the scene and runs these queries.
+fn every_query_has_series(scene: &Scene, mut waiting: Vec<Titled>) -> Prometheus {
     let admin = Backend {
         address: scene.service.admin,
         key: String::new(),
@@ -109,8 +148,6 @@ fn every_query_of_the_dashboard_and_every_rule_works_on_the_real_service() {
     scraped(2);
     scene.act();
 
-    let dashboard = dashboard();
-    let mut waiting = expressions(&dashboard);
     waiting.retain(|(_, expression)| !EMPTY.iter().any(|(empty, _)| empty == expression));
     let end = Instant::now() + SOON * 3;
     let mut faults = Vec::new();
@@ -124,14 +161,7 @@ fn every_query_of_the_dashboard_and_every_rule_works_on_the_real_service() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!(waiting.is_empty(), "{} queries give nothing:\n{}", faults.len(), faults.join("\n"));
-
-    for (metric, label) in [("unpoll_build_info", "instance"), ("unpoll_polls_avoided_total", "baseline")] {
-        let query = format!("label_values({metric}, {label})");
-        let variable = items(&dashboard["templating"], "list").find(|variable| variable["definition"] == *query);
-        assert_eq!(variable.unwrap()["query"]["query"], *query);
-        assert!(!prometheus.label_values(metric, label).is_empty(), "{query} gives nothing");
-    }
-    every_rule_was_evaluated(&prometheus);
+    prometheus
 }
 
 fn every_rule_was_evaluated(prometheus: &Prometheus) {

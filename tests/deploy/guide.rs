@@ -1,4 +1,4 @@
-//! The commands of docs/guides/operations.md do what the files in `deploy/` rely on.
+//! The commands of the guides do what the files in `deploy/` rely on.
 
 use std::{
     fs,
@@ -14,17 +14,29 @@ use super::{
     support::{Backend, Service, TestDir},
 };
 
-/// The commands under a heading of the guide.
-fn commands(heading: &str) -> String {
-    let guide = read("docs/guides/operations.md");
-    let section = guide.split(&format!("\n## {heading}\n")).nth(1).expect("the heading").to_owned();
-    let section = section.split("\n## ").next().unwrap();
-    let block = section.split("```sh\n").nth(1).expect("commands").split("```").next().unwrap();
-    block.to_owned()
+const OPERATIONS: &str = "docs/guides/operations.md";
+
+/// The first commands under a heading of a guide.
+pub fn commands(guide: &str, heading: &str) -> String {
+    all_commands(guide, heading).remove(0)
 }
 
-/// Runs a script that must succeed, with `unpoll` of this build.
-fn bash(script: &str, dir: &Path, environment: &[(&str, &str)]) {
+/// Each block of commands under a heading of a guide.
+pub fn all_commands(guide: &str, heading: &str) -> Vec<String> {
+    let guide = read(guide);
+    let section = guide.split(&format!("\n## {heading}\n")).nth(1).expect("the heading").to_owned();
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned());
+    let blocks: Vec<String> = blocks.collect();
+    assert!(!blocks.is_empty(), "no commands under {heading}");
+    blocks
+}
+
+/// A script, with `unpoll` of this build.
+pub fn bash_command(script: &str, dir: &Path, environment: &[(&str, &str)]) -> Command {
     let binary = Path::new(env!("CARGO_BIN_EXE_unpoll")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
@@ -32,11 +44,17 @@ fn bash(script: &str, dir: &Path, environment: &[(&str, &str)]) {
         .current_dir(dir)
         .env("PATH", path)
         .envs(environment.iter().copied());
-    let output = run(&mut bash);
+    bash
+}
+
+/// Runs a script that must succeed.
+fn bash(script: &str, dir: &Path, environment: &[(&str, &str)]) {
+    let output = run(&mut bash_command(script, dir, environment));
     assert!(output.status.success(), "{script}\n{output:?}");
 }
 
-fn mode(file: &Path) -> u32 {
+/// The permissions of a file.
+pub fn mode(file: &Path) -> u32 {
     fs::metadata(file)
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
         .permissions()
@@ -54,7 +72,7 @@ fn the_commands_for_systemd_put_everything_where_the_unit_looks() {
     for file in ["fullchain.pem", "privkey.pem"] {
         fs::write(dir.path().join(file), file).unwrap();
     }
-    let script = commands("Install with systemd")
+    let script = commands(OPERATIONS, "Install with systemd")
         .replace("/usr/bin", "root/usr/bin")
         .replace("/etc/", "root/etc/");
     bash(&format!("systemctl() {{ echo \"$*\" >> calls; }}\n{script}"), dir.path(), &[]);
@@ -100,7 +118,7 @@ fn the_commands_for_compose_make_every_secret_and_the_key_works() {
     }
     let stubs = "docker() { echo \"docker $*\" >> calls; if [ \"$2\" = exec ]; then shift 4; \"$@\"; fi; }\n\
                  chown() { echo \"chown $*\" >> calls; }\n";
-    let script = format!("{stubs}{}", commands("Install with Docker Compose"));
+    let script = format!("{stubs}{}", commands(OPERATIONS, "Install with Docker Compose"));
     bash(&script, dir.path(), &[("UNPOLL_DATA_DIR", service.data_dir().to_str().unwrap())]);
 
     let calls = fs::read_to_string(deploy.join("calls")).unwrap();

@@ -1,12 +1,14 @@
 //! What `deploy/` ships works: the unit, the image, the compose file, the rules, the alerts, the dashboard.
 //!
-//! Needs Debian's systemd, strace, prometheus and docker-compose; `tests/all` installs them, and starts nothing.
+//! Needs Debian's systemd, strace, prometheus, docker-compose, haproxy and redis-server; `tests/all` installs them, and starts nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod cluster;
 mod dashboard;
 mod guide;
 mod image;
+mod kubernetes;
 mod prometheus;
 mod rules;
 #[path = "../support/mod.rs"]

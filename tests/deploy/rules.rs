@@ -1,4 +1,4 @@
-//! The recording rules and the alerts: right to `promtool`, tested one by one, and explained in the operations guide.
+//! The recording rules and the alerts: right to `promtool`, tested one by one, and explained in the guides.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,11 @@ use serde_json::Value;
 
 use super::{done, path, read, support::TestDir, words::Reference};
 
-const GUIDE: &str = "docs/guides/operations.md";
+/// Files of alerts, each with the guide that explains them.
+const ALERTS: [(&str, &str); 2] = [
+    ("deploy/prometheus/rules/alerts.yml", "docs/guides/operations.md"),
+    ("deploy/prometheus/rules/cluster.yml", "docs/guides/cluster.md"),
+];
 
 /// A YAML file as JSON.
 pub fn yaml(file: &str) -> Value {
@@ -37,7 +41,7 @@ fn recording() -> Vec<Value> {
 }
 
 fn alerts() -> Vec<Value> {
-    rules("deploy/prometheus/rules/alerts.yml")
+    ALERTS.iter().flat_map(|(file, _)| rules(file)).collect()
 }
 
 /// The names that the recording rules make.
@@ -67,14 +71,16 @@ fn promtool_finds_no_fault() {
     let key = dir.path().join("key");
     fs::write(&key, "key").unwrap();
     let rules = path("deploy/prometheus/rules/*.yml");
-    let config = read("deploy/prometheus/prometheus.yml")
-        .replace("/run/secrets/prometheus.key", key.to_str().unwrap())
-        .replace("rules/*.yml", rules.to_str().unwrap());
-    let file = dir.path().join("prometheus.yml");
-    fs::write(&file, config).unwrap();
-    let said = done(Command::new("promtool").args(["check", "config", "--lint-fatal"]).arg(&file));
-    assert!(said.contains("2 rule files found"), "{said}");
-    for rules in ["recording.yml", "alerts.yml"] {
+    for name in ["prometheus.yml", "prometheus.cluster.yml"] {
+        let config = read(&format!("deploy/prometheus/{name}"))
+            .replace("/run/secrets/prometheus.key", key.to_str().unwrap())
+            .replace("rules/*.yml", rules.to_str().unwrap());
+        let file = dir.path().join(name);
+        fs::write(&file, config).unwrap();
+        let said = done(Command::new("promtool").args(["check", "config", "--lint-fatal"]).arg(&file));
+        assert!(said.contains("3 rule files found"), "{said}");
+    }
+    for rules in ["recording.yml", "alerts.yml", "cluster.yml"] {
         done(
             Command::new("promtool")
                 .args(["check", "rules", "--lint-fatal"])
@@ -127,13 +133,19 @@ fn rules_name_only_what_there_is() {
 /// is left over.
 #[test]
 fn every_alert_leads_to_its_paragraph() {
-    let guide = read(GUIDE);
+    for (file, guide) in ALERTS {
+        every_alert_of_a_file_leads_to_its_paragraph(file, guide);
+    }
+}
+
+fn every_alert_of_a_file_leads_to_its_paragraph(file: &str, guide: &str) {
+    let page = read(guide);
     let mut paragraphs: BTreeMap<String, &str> = BTreeMap::new();
-    for part in guide.split("\n### Unpoll").skip(1) {
+    for part in page.split("\n### Unpoll").skip(1) {
         let (name, text) = part.split_once('\n').unwrap();
         paragraphs.insert(format!("Unpoll{}", name.trim()), text.split("\n#").next().unwrap());
     }
-    for alert in alerts() {
+    for alert in rules(file) {
         let (name, annotations) = (text(&alert, "alert"), &alert["annotations"]);
         let severity = text(&alert["labels"], "severity");
         assert!(["critical", "warning", "info"].contains(&severity), "{name}: {severity}");
@@ -142,10 +154,10 @@ fn every_alert_leads_to_its_paragraph() {
             text(annotations, "description").contains("$value"),
             "{name} does not tell what it saw"
         );
-        assert_eq!(text(annotations, "runbook_url"), format!("{GUIDE}#{}", name.to_lowercase()));
+        assert_eq!(text(annotations, "runbook_url"), format!("{guide}#{}", name.to_lowercase()));
         let paragraph = paragraphs
             .remove(name)
-            .unwrap_or_else(|| panic!("{name} has no heading in {GUIDE}"));
+            .unwrap_or_else(|| panic!("{name} has no heading in {guide}"));
         for part in ["**Means**", "**See**", "**Do**"] {
             assert!(paragraph.contains(part), "the paragraph of {name} has no {part}");
         }

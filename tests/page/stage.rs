@@ -46,7 +46,7 @@ impl Stage {
             }),
         };
         let live = Live::new(state.clone());
-        let mut router = admin::routes(state, &live);
+        let (mut router, probes) = (admin::routes(state.clone(), &live), admin::probes(state));
         if let Some(key) = key {
             let keys = move |hash: &[u8; 32]| {
                 (*hash == http::key_hash(&key)).then(|| Caller {
@@ -57,7 +57,9 @@ impl Stage {
                 })
             };
             let counts = HttpMetrics::register(metrics.registry()).unwrap();
-            router = http::mount_for_browsers(router, Arc::new(keys), counts);
+            router = http::mount_for_browsers(router, probes, Arc::new(keys), counts);
+        } else {
+            router = router.merge(probes);
         }
         let crew = Crew::default();
         let address = block_on(async {

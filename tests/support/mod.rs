@@ -11,6 +11,7 @@ mod http;
 mod issuer;
 mod poller;
 mod service;
+mod sse;
 mod wire;
 
 pub use certificates::{Authority, Client, Issued, Secure, peer};
@@ -20,6 +21,7 @@ pub use issuer::{Issuer, KeyServer};
 pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};
 pub use poller::{Polled, Poller, basic};
 pub use service::{Service, Settings, TestDir, terminate, unpoll, wait_for_presence};
+pub use sse::{Listening, Told};
 pub use wire::{STREAM_HEADER, Wire};
 
 use std::{

@@ -142,6 +142,13 @@ impl Service {
         status.code()
     }
 
+    /// Waits until it has ended by itself; gives the exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("it runs");
+        let status = wait_for("the service ends", Duration::from_secs(150), || child.try_wait().unwrap());
+        status.code()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it runs"));

@@ -1,10 +1,14 @@
 //! Redis Cluster: three primaries, a replica each.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use super::{RedisError, Server, Settings, free_port, until};
+use super::{RedisError, Server, Settings, Tls, free_port, until};
 
 const SERVERS: usize = 6;
+const ORDERED_AGAIN_AFTER: Duration = Duration::from_secs(6);
 
 /// The servers.
 #[derive(Debug)]
@@ -18,9 +22,19 @@ impl Cluster {
     /// # Errors
     /// See [`RedisError`].
     pub fn start() -> Result<Self, RedisError> {
+        Self::start_with(None)
+    }
+
+    /// The same, where all speak TLS.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn start_with(tls: Option<&Tls>) -> Result<Self, RedisError> {
         let mut servers = Vec::new();
         for _ in 0..SERVERS {
             let settings = Settings::default()
+                .tls(tls)
+                .line(if tls.is_some() { "tls-cluster yes" } else { "tls-cluster no" })
                 .line("cluster-enabled yes")
                 .line("cluster-config-file nodes.conf")
                 .line("cluster-node-timeout 2000")
@@ -30,10 +44,15 @@ impl Cluster {
             servers.push(Server::start(&settings)?);
         }
         let cluster = Self { servers };
-        let addresses: Vec<String> = cluster.servers.iter().map(Server::address).collect();
+        let addresses: Vec<String> = cluster.servers.iter().map(Server::reached_at).collect();
+        let files = tls.map(|tls| [&tls.ca, &tls.certificate, &tls.key].map(|file| file.display().to_string()));
+        let flags = match &files {
+            Some([ca, certificate, key]) => vec!["--tls", "--cacert", ca, "--cert", certificate, "--key", key],
+            None => Vec::new(),
+        };
         let mut words = vec!["--cluster", "create"];
         words.extend(addresses.iter().map(String::as_str));
-        cluster.cli(&[&words[..], &["--cluster-replicas", "1", "--cluster-yes"]].concat())?;
+        cluster.cli(&[&words[..], &["--cluster-replicas", "1", "--cluster-yes"], &flags].concat())?;
         cluster.wait_until_healthy()?;
         Ok(cluster)
     }
@@ -48,10 +67,15 @@ impl Cluster {
         }
     }
 
-    /// `redis-cluster://…`, with three of the servers.
+    /// `redis-cluster://…`, with TLS `rediss-cluster://…`, with three of the servers.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.servers.iter().take(3).map(Server::address).collect();
-        format!("redis-cluster://{}", addresses.join(","))
+        let addresses: Vec<String> = self.servers.iter().take(3).map(Server::reached_at).collect();
+        let s = if self.servers.iter().any(|server| server.tls_port.is_some()) {
+            "s"
+        } else {
+            ""
+        };
+        format!("redis{s}-cluster://{}", addresses.join(","))
     }
 
     /// The servers, primaries and replicas.
@@ -61,6 +85,30 @@ impl Cluster {
 
     fn live(&self) -> impl Iterator<Item = (usize, &Server)> {
         self.servers.iter().enumerate().filter(|(_, server)| server.pid().is_some())
+    }
+
+    /// Where the primaries are: `redis://…` each.
+    pub fn primary_urls(&self) -> Vec<String> {
+        let is_primary = |server: &&Server| server.info("role").is_ok_and(|role| role.as_deref() == Some("master"));
+        self.live().map(|(_, server)| server).filter(is_primary).map(Server::url).collect()
+    }
+
+    /// A replica of the primary of a slot, in step with it, becomes the primary while that one lives (`CLUSTER FAILOVER`).
+    ///
+    /// # Errors
+    /// It is refused, or does not come about within 30 s.
+    pub fn fail_over(&self, slot: u16) -> Result<(), RedisError> {
+        let lacks = |what: &str| RedisError::Cli(what.into());
+        let primary = self.primary_of(slot).ok_or_else(|| lacks("no primary serves the slot"))?;
+        let port = self.servers.get(primary).map(|server| server.port.to_string());
+        let follows = |server: &&Server| server.info("master_port").is_ok_and(|of| of.is_some() && of == port);
+        let replica = self
+            .servers
+            .iter()
+            .find(follows)
+            .ok_or_else(|| lacks("the primary has no replica"))?;
+        let _: () = replica.query(&["CLUSTER", "FAILOVER"])?;
+        self.wait_for_failover(slot, primary)
     }
 
     /// The primary that serves a slot, as the first live server sees it.
@@ -85,6 +133,30 @@ impl Cluster {
         let index = self.primary_of(slot)?;
         self.servers.get_mut(index)?.kill();
         Some(index)
+    }
+
+    /// Lets the replica of a slot's primary take its place, as before maintenance; answers which server it was.
+    ///
+    /// # Errors
+    /// There is none, or it does not come about within 30 s.
+    pub fn fail_over(&self, slot: u16) -> Result<usize, RedisError> {
+        let lacks = |what: &str| RedisError::Cli(format!("no {what} of the slot {slot} is known"));
+        let index = self.primary_of(slot).ok_or_else(|| lacks("primary"))?;
+        let port = self.servers.get(index).map_or(0, |primary| primary.port).to_string();
+        let follows = |server: &Server| server.info("master_port").is_ok_and(|of| of.as_deref() == Some(&port));
+        let (_, replica) = self.live().find(|(_, server)| follows(server)).ok_or_else(|| lacks("replica"))?;
+        // A server gives it up when its primary is too busy for 5 s; then it is ordered again, and refuses when it has just happened.
+        let mut ordered: Option<Instant> = None;
+        let happened = || {
+            if ordered.is_none_or(|at| at.elapsed() > ORDERED_AGAIN_AFTER) {
+                ordered = Some(Instant::now());
+                let _ = replica.query::<()>(&["CLUSTER", "FAILOVER"]);
+            }
+            self.primary_of(slot).is_some_and(|now| now != index)
+        };
+        until("a failover by order", happened, || replica.log())?;
+        self.wait_for_failover(slot, index)?;
+        Ok(index)
     }
 
     /// Starts the servers that are dead; they come back as replicas.

@@ -18,7 +18,7 @@ pub use cluster::Cluster;
 pub use info::{Command, Info};
 pub use sample::Calls;
 pub use sentinels::Sentinels;
-pub use server::{Server, Settings};
+pub use server::{Server, Settings, Tls};
 pub use usage::Kind;
 
 /// How long any fact is waited for.

@@ -1,6 +1,6 @@
 //! A primary, its replicas, and three Sentinels that watch over them.
 
-use super::{RedisError, Server, Settings, until};
+use super::{RedisError, Server, Settings, Tls, until};
 
 /// The name of the service at the Sentinels.
 const SERVICE: &str = "unpoll";
@@ -18,16 +18,28 @@ impl Sentinels {
     /// # Errors
     /// See [`RedisError`].
     pub fn start(replicas: usize) -> Result<Self, RedisError> {
-        let mut data = vec![Server::start(&Settings::default())?];
+        Self::start_with(replicas, None)
+    }
+
+    /// The same, where all speak TLS.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub fn start_with(replicas: usize, tls: Option<&Tls>) -> Result<Self, RedisError> {
+        let mut data = vec![Server::start(&Settings::default().tls(tls))?];
+        let port = |data: &[Server]| data.first().map_or(0, |primary| primary.tls_port.unwrap_or(primary.port));
         for _ in 0..replicas {
-            let of = format!("replicaof 127.0.0.1 {}", data.first().map_or(0, |primary| primary.port));
-            data.push(Server::start(&Settings::default().line(of).line("repl-diskless-sync-delay 0"))?);
+            let of = format!("replicaof 127.0.0.1 {}", port(&data));
+            data.push(Server::start(
+                &Settings::default().tls(tls).line(of).line("repl-diskless-sync-delay 0"),
+            )?);
         }
         let mut watching = Vec::new();
         for _ in 0..3 {
-            let port = data.first().map_or(0, |primary| primary.port);
+            let port = port(&data);
             let settings = Settings {
                 sentinel: true,
+                tls: None,
                 lines: vec![
                     format!("sentinel monitor {SERVICE} 127.0.0.1 {port} 2"),
                     format!("sentinel down-after-milliseconds {SERVICE} 1000"),
@@ -35,17 +47,22 @@ impl Sentinels {
                     format!("sentinel parallel-syncs {SERVICE} 2"),
                 ],
             };
-            watching.push(Server::start(&settings)?);
+            watching.push(Server::start(&settings.tls(tls))?);
         }
         let servers = Self { data, watching };
         servers.wait_until_healthy()?;
         Ok(servers)
     }
 
-    /// `redis-sentinel://…/unpoll`.
+    /// `redis-sentinel://…/unpoll`, with TLS `rediss-sentinel://…`.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.watching.iter().map(Server::address).collect();
-        format!("redis-sentinel://{}/{SERVICE}", addresses.join(","))
+        let addresses: Vec<String> = self.watching.iter().map(Server::reached_at).collect();
+        let s = if self.watching.iter().any(|server| server.tls_port.is_some()) {
+            "s"
+        } else {
+            ""
+        };
+        format!("redis{s}-sentinel://{}/{SERVICE}", addresses.join(","))
     }
 
     /// Where the primary is, as most Sentinels say.
@@ -53,12 +70,31 @@ impl Sentinels {
         let says = |sentinel: &Server| {
             let address: Vec<String> = sentinel.query(&["SENTINEL", "get-master-addr-by-name", SERVICE]).ok()?;
             let port: u16 = address.get(1)?.parse().ok()?;
-            self.data.iter().position(|server| server.port == port)
+            self.data
+                .iter()
+                .position(|server| server.port == port || server.tls_port == Some(port))
         };
         let said: Vec<usize> = self.watching.iter().filter_map(says).collect();
         said.iter()
             .copied()
             .find(|one| said.iter().filter(|other| *other == one).count() * 2 > self.watching.len())
+    }
+
+    /// Where the primary is: `redis://…`.
+    pub fn primary_url(&self) -> Option<String> {
+        self.data.get(self.primary()?).map(Server::url)
+    }
+
+    /// Has the Sentinels make a replica the primary while the primary lives.
+    ///
+    /// # Errors
+    /// They refuse, or it does not come about within 30 s.
+    pub fn fail_over(&self) -> Result<(), RedisError> {
+        let primary = self.primary().ok_or_else(|| RedisError::Cli("no primary".into()))?;
+        if let Some(sentinel) = self.watching.first() {
+            let _: () = sentinel.query(&["SENTINEL", "FAILOVER", SERVICE])?;
+        }
+        self.wait_for_failover(primary)
     }
 
     /// SIGKILL to the primary; answers which server it was.

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write,
     fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -15,6 +16,19 @@ use super::{RedisError, free_port, until};
 /// How often another free port is tried when somebody was faster.
 const TRIES: usize = 5;
 
+/// What a server shows and whom it trusts. It then also listens with TLS, on a port of its own, and tests go on to speak to it in clear.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The authority of certificates, its own and those of others.
+    pub ca: PathBuf,
+    /// Its certificate: for `127.0.0.1`, and good for both sides, since servers speak to one another.
+    pub certificate: PathBuf,
+    /// The private key of that.
+    pub key: PathBuf,
+    /// Whether clients must show a certificate.
+    pub mutual: bool,
+}
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,6 +36,8 @@ pub struct Settings {
     pub lines: Vec<String>,
     /// Whether it is a Sentinel.
     pub sentinel: bool,
+    /// Whether it listens with TLS, too.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Settings {
@@ -29,11 +45,22 @@ impl Default for Settings {
         Self {
             lines: vec!["appendonly yes".into(), "appendfsync everysec".into(), "save \"\"".into()],
             sentinel: false,
+            tls: None,
         }
     }
 }
 
 impl Settings {
+    /// With TLS, also between servers.
+    #[must_use]
+    pub fn tls(self, tls: Option<&Tls>) -> Self {
+        let Some(tls) = tls else { return self };
+        Self {
+            tls: Some(tls.clone()),
+            ..self.line("tls-replication yes")
+        }
+    }
+
     /// Adds a line.
     #[must_use]
     pub fn line(mut self, line: impl Into<String>) -> Self {
@@ -48,6 +75,8 @@ pub struct Server {
     child: Option<Child>,
     /// Where it listens.
     pub port: u16,
+    /// Where it listens with TLS.
+    pub tls_port: Option<u16>,
     folder: tempfile::TempDir,
     sentinel: bool,
 }
@@ -75,6 +104,17 @@ impl Server {
             "port {port}\nbind 127.0.0.1\ndir {}\nlogfile log\ndaemonize no\nprotected-mode no\n",
             folder.path().display()
         );
+        let mut tls_port = None;
+        if let Some(tls) = &settings.tls {
+            let port = free_port()?;
+            tls_port = Some(port);
+            let clients = if tls.mutual { "yes" } else { "no" };
+            let files = [("ca-cert", &tls.ca), ("cert", &tls.certificate), ("key", &tls.key)];
+            let _ = writeln!(text, "tls-port {port}\ntls-auth-clients {clients}"); // into a String it cannot fail
+            for (name, file) in files {
+                let _ = writeln!(text, "tls-{name}-file {}", file.display());
+            }
+        }
         for line in &settings.lines {
             let _ = writeln!(text, "{line}"); // into a String it cannot fail
         }
@@ -82,6 +122,7 @@ impl Server {
         let mut server = Self {
             child: None,
             port,
+            tls_port,
             folder,
             sentinel: settings.sentinel,
         };
@@ -154,6 +195,16 @@ impl Server {
     /// `redis://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())
+    }
+
+    /// `rediss://127.0.0.1:port`, of a server with TLS.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://{}", self.reached_at())
+    }
+
+    /// Where it is reached by who speaks TLS, if it does, else in clear.
+    pub fn reached_at(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port.unwrap_or(self.port))
     }
 
     /// `127.0.0.1:port`.

@@ -18,6 +18,7 @@ mod service;
 pub mod storm;
 mod storm_report;
 pub mod target;
+pub mod wander;
 mod watcher;
 
 /// Core of a server that we started, with `--pin`.

@@ -153,7 +153,7 @@ impl Recipe {
             let failed = answer
                 .json()
                 .ok()
-                .and_then(|json| json.get("failed").and_then(serde_json::Value::as_u64))
+                .and_then(|json| json.get("rejected").and_then(serde_json::Value::as_u64))
                 .unwrap_or(0);
             if !(200..300).contains(&answer.status) || failed > 0 {
                 return Err(Error::Http(format!(

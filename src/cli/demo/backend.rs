@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::now_us;
 use crate::{
     cli::{
-        client::Client,
+        client::{Client, problem},
         secret::{generate_password, random_below},
     },
     crew::Crew,
@@ -31,6 +31,8 @@ pub enum Posted {
         event: String,
         /// When the request was sent, in microseconds since 1970.
         sent_us: u64,
+        /// How durable it is, in the server's word.
+        durability: String,
     },
     /// The server did not take it, or could not be asked.
     Refused {
@@ -41,7 +43,8 @@ pub enum Posted {
 
 /// Posts to devices at random.
 pub struct Backend {
-    client: Client,
+    /// One for each server.
+    clients: Arc<[Client]>,
     devices: Vec<String>,
     answers: mpsc::Sender<Posted>,
     room: Arc<Semaphore>,
@@ -52,10 +55,10 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// A backend that knows these devices and tells what became of its events.
-    pub fn new(client: Client, devices: Vec<String>, answers: mpsc::Sender<Posted>) -> Self {
+    /// A backend that posts to all servers by turns, knows these devices, and tells what became of its events.
+    pub fn new(clients: Vec<Client>, devices: Vec<String>, answers: mpsc::Sender<Posted>) -> Self {
         Self {
-            client,
+            clients: clients.into(),
             devices,
             answers,
             room: Arc::new(Semaphore::new(POSTS_AT_ONCE)),
@@ -80,9 +83,9 @@ impl Backend {
         let Some(device) = chosen else { return };
         self.number += 1;
         let event = cloud_event(&self.run, self.number, device);
-        let (client, answers) = (self.client.clone(), self.answers.clone());
+        let (clients, answers, turn) = (self.clients.clone(), self.answers.clone(), self.number);
         self.crew.spawn(async move {
-            let posted = send(&client, &event).await;
+            let posted = send(&clients, turn, &event).await;
             drop(room);
             // Nobody listens any more only when the demo is over.
             let _ = answers.send(posted).await;
@@ -108,19 +111,39 @@ fn cloud_event(run: &str, number: u64, device: &str) -> Value {
     })
 }
 
-async fn send(client: &Client, event: &Value) -> Posted {
+/// Posts to one server after the other, beginning with that one, until one takes it or refuses it for good: a balancer would do no less
+/// when a node is gone. The event keeps its id, so that one that was stored before its answer was lost is not stored twice.
+async fn send(clients: &[Client], turn: u64, event: &Value) -> Posted {
     let sent_us = now_us();
-    let body = Some(("application/cloudevents+json", event.to_string().into_bytes()));
-    match client.ask(Method::POST, "/v1/events", body).await {
-        Ok(answer) => match answer.get("id").and_then(Value::as_str) {
-            Some(id) => Posted::Accepted {
-                event: id.to_owned(),
-                sent_us,
-            },
-            None => Posted::Refused {
-                why: format!("the answer has no id: {answer}"),
-            },
+    let first = usize::try_from(turn).unwrap_or_default() % clients.len().max(1);
+    let mut why = "there is no server".to_owned();
+    for client in clients.iter().cycle().skip(first).take(clients.len()) {
+        let body = Some(("application/cloudevents+json", event.to_string().into_bytes()));
+        match client.exchange(Method::POST, "/v1/events", body).await {
+            Ok((status, body)) if status.is_success() => return accepted(&body, sent_us),
+            Ok((status, body)) => {
+                why = problem(status, &body);
+                if status != StatusCode::SERVICE_UNAVAILABLE {
+                    break;
+                }
+            }
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Posted::Refused { why }
+}
+
+fn accepted(body: &[u8], sent_us: u64) -> Posted {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |field: &str| answer.get(field).and_then(Value::as_str).map(str::to_owned);
+    match text("id") {
+        Some(event) => Posted::Accepted {
+            event,
+            sent_us,
+            durability: text("durability").unwrap_or_default(),
         },
-        Err(error) => Posted::Refused { why: error.to_string() },
+        None => Posted::Refused {
+            why: format!("the answer has no id: {answer}"),
+        },
     }
 }

@@ -43,8 +43,8 @@ pub enum Way {
 pub struct Script {
     /// How these boxes learn of events.
     pub way: Way,
-    /// Host and port: of XMPP over TLS, or of HTTPS.
-    pub address: String,
+    /// Host and port of each server: of XMPP over TLS, or of HTTPS. A box goes to the next when one cannot be reached.
+    pub addresses: Vec<String>,
     /// The XMPP domain.
     pub domain: String,
     /// The file with the authority to trust.
@@ -113,21 +113,14 @@ pub async fn run() -> Outcome {
     let unreadable = |error: &dyn std::fmt::Display| Failure::Usage(format!("stdin has no script: {error}; `unpoll demo` starts this"));
     let first = lines.next_line().await.map_err(|error| unreadable(&error))?.unwrap_or_default();
     let script: Script = serde_json::from_str(&first).map_err(|error| unreadable(&error))?;
-    let door = poller::Door::new(&script.address, &script.ca)?;
-    let endpoint = Endpoint {
-        address: script.address,
-        tls: tls_trusting(&script.ca)?,
-        backoff: Backoff {
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(4),
-        },
-    };
+    let door = poller::Door::new(&script.addresses, &script.ca)?;
+    let tls = tls_trusting(&script.ca)?;
     let (report, reports) = mpsc::channel(WAITING_MAX);
     let (crew, writer) = (Crew::default(), Crew::default());
     writer.spawn(write(reports));
     let spread = START_SPREAD_MS_A_HUNDRED * script.boxes.len() as u64 / 100;
     let mut orders = HashMap::new();
-    for (device, password) in script.boxes {
+    for (number, (device, password)) in script.boxes.into_iter().enumerate() {
         let (order, ordered) = mpsc::channel(WAITING_MAX);
         orders.insert(device.clone(), order);
         let account = Account {
@@ -135,7 +128,23 @@ pub async fn run() -> Outcome {
             domain: script.domain.clone(),
             password,
         };
-        let (endpoint, door, report) = (endpoint.clone(), door.clone(), report.clone());
+        // They begin spread over all servers.
+        let mut addresses = script
+            .addresses
+            .iter()
+            .cycle()
+            .skip(number % script.addresses.len().max(1))
+            .cloned();
+        let endpoint = Endpoint {
+            address: addresses.next().unwrap_or_default(),
+            others: addresses.take(script.addresses.len().saturating_sub(1)).collect(),
+            tls: tls.clone(),
+            backoff: Backoff {
+                first: Duration::from_millis(500),
+                longest: Duration::from_secs(4),
+            },
+        };
+        let (door, report) = (door.beginning_with(number), report.clone());
         crew.spawn(async move {
             tokio::time::sleep(Duration::from_millis(random_below(spread + 1))).await;
             match script.way {

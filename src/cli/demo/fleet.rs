@@ -76,7 +76,7 @@ impl Fleet {
             self.readers.spawn(read(stdout, reports.clone()));
             let script = Script {
                 way,
-                address: match way {
+                addresses: match way {
                     Way::Push => stage.xmpps.clone(),
                     Way::Poll => stage.https.clone(),
                 },
@@ -166,8 +166,8 @@ pub fn this_program() -> Result<Command, Failure> {
     Ok(command)
 }
 
-/// Asks a child to stop, and kills it when it does not in time.
-pub async fn stop(child: &mut Child, within: Duration) {
+/// Asks a child to stop.
+pub fn ask_to_stop(child: &Child) {
     let pid = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
@@ -176,10 +176,10 @@ pub async fn stop(child: &mut Child, within: Duration) {
         // It may have ended by itself.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    stop_at(child, Instant::now() + within).await;
 }
 
-async fn stop_at(child: &mut Child, by: Instant) {
+/// Waits for a child to end, and kills it when it has not by then.
+pub async fn stop_at(child: &mut Child, by: Instant) {
     let left = by.saturating_duration_since(Instant::now());
     if timeout(left, child.wait()).await.is_err() {
         // It may have ended just now.

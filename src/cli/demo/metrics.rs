@@ -1,5 +1,8 @@
 //! The server's metrics, as far as the demo reads them (Prometheus' text format).
 
+const POLLS_AVOIDED: &str = "unpoll_polls_avoided_total";
+const DECLARED: (&str, &str) = ("baseline", "declared");
+
 /// All samples of one scrape.
 #[derive(Debug, Default)]
 pub struct Metrics(Vec<Sample>);
@@ -24,7 +27,16 @@ impl Metrics {
 
     /// The polls avoided at the declared interval.
     pub fn polls_avoided(&self) -> Option<f64> {
-        self.sum("unpoll_polls_avoided_total", ("baseline", "declared"))
+        self.sum(POLLS_AVOIDED, DECLARED)
+    }
+
+    /// Adds those of servers that are no more.
+    pub fn add_polls_avoided(&mut self, value: f64) {
+        self.0.push(Sample {
+            name: POLLS_AVOIDED.to_owned(),
+            labels: vec![(DECLARED.0.to_owned(), DECLARED.1.to_owned())],
+            value,
+        });
     }
 
     /// The sum over all label sets that have `label`; none when the metric is not there.
@@ -102,8 +114,10 @@ empty_bucket{le="+Inf"} 0
 
     #[test]
     fn sums_and_quantiles_go_over_all_label_sets() {
-        let metrics = Metrics::read(SCRAPE);
+        let mut metrics = Metrics::read(SCRAPE);
         assert_eq!(metrics.polls_avoided(), Some(100.5));
+        metrics.add_polls_avoided(9.0);
+        assert_eq!(metrics.polls_avoided(), Some(109.5));
         let check = |name: &str, quantile, expected| assert_eq!(metrics.quantile_at_most(name, quantile), expected, "{name} {quantile}");
         check("lat", 0.1, Some(0.001));
         check("lat", 0.5, Some(0.01));

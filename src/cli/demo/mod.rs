@@ -1,11 +1,12 @@
-//! `unpoll demo`: the whole story on one machine. A server, boxes and a backend, as separate processes over real sockets; some
-//! boxes drop off and come back, and a control cohort really polls beside them; at the end every accepted event is accounted
+//! `unpoll demo`: the whole story on one machine. A server (or several nodes on a Redis, of which one is killed), boxes and a
+//! backend, as separate processes over real sockets; some boxes drop off and come back, and a control cohort really polls beside them; at the end every accepted event is accounted
 //! for, and what the ledger says of polling is compared with the polling that took place.
 
 mod backend;
 pub mod boxes;
 mod fleet;
 mod metrics;
+mod node;
 mod poller;
 mod stage;
 mod tally;
@@ -21,8 +22,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use self::{backend::Backend, boxes::Way, fleet::Fleet, stage::Stage, tally::Tally, view::View};
-use super::{Failure, Outcome, client::segment, device, secret};
+use self::{
+    backend::Backend,
+    boxes::Way,
+    fleet::Fleet,
+    stage::{Shared, Stage},
+    tally::Tally,
+    view::View,
+};
+use super::{Failure, Outcome, client::segment, device, say, secret};
 
 /// The poll interval that the demo declares: short, so that some seconds show something.
 const POLL_INTERVAL_SECS: u64 = 2;
@@ -30,6 +38,8 @@ const POLL_INTERVAL_SECS: u64 = 2;
 const ONLINE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the last events may take to arrive after the backend has stopped.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// How long the nodes may take to book what they counted.
+const BOOKED_WITHIN: Duration = Duration::from_millis(2_500);
 /// The view's pace.
 const REDRAW: Duration = Duration::from_millis(250);
 /// Reports and answers that may wait for the tally.
@@ -49,21 +59,46 @@ pub struct Arguments {
     /// How long the backend posts, in seconds.
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Run several nodes on this Redis, and kill one of them in the middle: redis://host:port, redis-sentinel://h1,h2/service or
+    /// redis-cluster://h1,h2 (rediss… for TLS). The demo's keys have a prefix of their own and are removed at the end. A password
+    /// belongs in the file that UNPOLL_REDIS_PASSWORD_FILE names; other UNPOLL_REDIS_… settings count, too.
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "redis", value_parser = clap::value_parser!(u8).range(2..=9))]
+    nodes: u8,
 }
 
 /// Tells the story; a signal ends it early.
 pub async fn run(arguments: Arguments) -> Outcome {
     let handler = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be handled: {error}")));
     let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    let mut stage = Stage::set(POLL_INTERVAL_SECS).await?;
+    let shared = match &arguments.redis {
+        Some(url) => Some(Shared::new(url, arguments.nodes.into())?),
+        None => None,
+    };
+    if let Some(shared) = &shared {
+        say(format!(
+            "{} nodes; their keys in Redis begin with {}, and are removed at the end",
+            arguments.nodes,
+            shared.prefix()
+        ))?;
+    }
+    let mut stage = Stage::new(POLL_INTERVAL_SECS, shared)?;
     let told = tokio::select! {
-        told = tell(&arguments, &stage) => told,
+        told = async {
+            stage.start().await?;
+            tell(&arguments, &stage).await
+        } => told,
         _ = terminate.recv() => Err(Failure::Failed("the demo was stopped".into())),
         _ = interrupt.recv() => Err(Failure::Failed("the demo was stopped".into())),
     };
     let told = told.map_err(|failure| stage.explain(failure));
-    stage.clear().await;
-    told
+    match (told, stage.clear().await) {
+        (told, Ok(())) => told,
+        (Ok(()), Err(left)) => Err(left),
+        (Err(failure), Err(left)) => Err(Failure::Failed(format!("{failure}\n{left}"))),
+    }
 }
 
 async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
@@ -100,16 +135,20 @@ async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
 
     // The backend posts, boxes come and go.
     let everyone = ids.iter().chain(&control).cloned().collect();
-    let mut backend = Backend::new(stage.client.clone(), everyone, answer);
+    let mut backend = Backend::new(stage.clients.clone(), everyone, answer);
     let began = Instant::now();
-    let ends = began + Duration::from_secs(arguments.seconds);
+    let length = Duration::from_secs(arguments.seconds);
+    let ends = began + length;
+    let accident = stage.accident(began + length * 2 / 5);
+    tokio::pin!(accident);
+    let mut accident_is_over = false;
     let mut post = ticks(backend.pace());
     let mut trouble = ticks(Duration::from_secs(1));
     let mut redraw = ticks(REDRAW);
     let mut ledger = ticks(Duration::from_secs(1));
     let mut turn = 0;
     let unsettled = |backend: &Backend, tally: &Tally| !backend.is_idle() || tally.waiting() > 0;
-    while Instant::now() < ends || unsettled(&backend, &tally) && Instant::now() < ends + SETTLED_WITHIN {
+    while Instant::now() < ends || !accident_is_over || unsettled(&backend, &tally) && Instant::now() < ends + SETTLED_WITHIN {
         let posting = Instant::now() < ends;
         tokio::select! {
             Some(report) = reports.recv() => tally.report(report)?,
@@ -121,11 +160,15 @@ async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
                     tally.troubled(fleet.trouble(&ids, turn).await?);
                 }
             }
-            _ = redraw.tick() => view.show(&tally, began.elapsed(), posting),
+            happened = &mut accident, if !accident_is_over => {
+                happened?;
+                accident_is_over = true;
+            }
+            _ = redraw.tick() => view.show(&tally, stage.nodes().await, began.elapsed(), posting),
             _ = ledger.tick() => tally.polls_avoided = stage.polls_avoided().await,
         }
     }
-    view.show(&tally, began.elapsed(), false);
+    view.show(&tally, stage.nodes().await, began.elapsed(), false);
     while let Ok(posted) = answers.try_recv() {
         tally.posted(posted);
     }
@@ -134,6 +177,10 @@ async fn tell(arguments: &Arguments, stage: &Stage) -> Outcome {
     fleet.dismiss().await;
     while let Ok(report) = reports.try_recv() {
         tally.report(report)?;
+    }
+    if stage.is_shared() {
+        // The first node tells of itself at once, and of the others what they have booked: they do so every second.
+        tokio::time::sleep(BOOKED_WITHIN).await;
     }
     summary(stage, &tally, view).await
 }
@@ -151,7 +198,7 @@ async fn provision(stage: &Stage, cohort: &str, devices: u32) -> Result<Vec<(Str
             lines.push('\n');
         }
         let body = Some(("application/x-ndjson", lines.into_bytes()));
-        let answer = stage.client.ask(Method::POST, "/v1/devices", body).await?;
+        let answer = stage.client()?.ask(Method::POST, "/v1/devices", body).await?;
         if device::refused(&answer) > 0 {
             return Err(Failure::Failed(format!("the server refused boxes: {answer}")));
         }
@@ -170,8 +217,9 @@ async fn summary(stage: &Stage, tally: &Tally, view: View) -> Outcome {
         }
     }
     let metrics = stage.metrics().await?;
-    let report = stage.client.ask(Method::GET, "/v1/reports/polling-avoided", None).await?;
-    view.summary(tally, pending, &lost, &metrics, &report)?;
+    let report = stage.client()?.ask(Method::GET, "/v1/reports/polling-avoided", None).await?;
+    let nodes = stage.is_shared().then_some(stage.clients.len());
+    view.summary(tally, nodes, pending, &lost, &metrics, &report)?;
     match (lost.len(), tally.applied_twice()) {
         (0, 0) => Ok(()),
         (lost, twice) => Err(Failure::Failed(format!(
@@ -182,7 +230,10 @@ async fn summary(stage: &Stage, tally: &Tally, view: View) -> Outcome {
 
 /// The state of an event's only delivery.
 async fn state(stage: &Stage, id: &str) -> Result<String, Failure> {
-    let event = stage.client.ask(Method::GET, &format!("/v1/events/{}", segment(id)), None).await?;
+    let event = stage
+        .client()?
+        .ask(Method::GET, &format!("/v1/events/{}", segment(id)), None)
+        .await?;
     let counted = |counts: &Value| {
         let counts = counts.as_object()?;
         Some(

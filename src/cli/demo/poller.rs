@@ -28,18 +28,26 @@ const JITTER_PERCENT: u64 = 10;
 /// Where the boxes ask, and whom they trust.
 #[derive(Clone)]
 pub struct Door {
-    url: String,
+    servers: Vec<String>,
+    /// Which of them is asked.
+    at: usize,
     authorities: Vec<Certificate>,
 }
 
 impl Door {
-    /// The HTTPS listener at `address`; `ca` is the file with the authority to trust.
-    pub fn new(address: &str, ca: &Path) -> Result<Self, Failure> {
+    /// The HTTPS listeners at `addresses`; `ca` is the file with the authority to trust.
+    pub fn new(addresses: &[String], ca: &Path) -> Result<Self, Failure> {
         let pem = std::fs::read(ca).map_err(|error| Failure::Failed(format!("{} cannot be read: {error}", ca.display())))?;
         Ok(Self {
-            url: format!("https://{address}"),
+            servers: addresses.iter().map(|address| format!("https://{address}")).collect(),
+            at: 0,
             authorities: Certificate::from_pem_bundle(&pem).map_err(Failure::failed)?,
         })
+    }
+
+    /// The same, asking that server first.
+    pub fn beginning_with(&self, at: usize) -> Self {
+        Self { at, ..self.clone() }
     }
 }
 
@@ -60,7 +68,8 @@ struct Pulled {
 
 struct Poller {
     http: Client,
-    url: String,
+    servers: Vec<String>,
+    at: usize,
     account: Account,
     lanes: Lanes,
     next: Option<String>,
@@ -82,7 +91,8 @@ pub async fn live(account: Account, door: Door, mut orders: mpsc::Receiver<Order
     };
     let mut poller = Poller {
         http,
-        url: format!("{}/v1/devices/{id}", door.url),
+        servers: door.servers,
+        at: door.at,
         account,
         lanes: Lanes::default(),
         next: None,
@@ -107,6 +117,7 @@ pub async fn live(account: Account, door: Door, mut orders: mpsc::Receiver<Order
             Err(why) if failures + 1 >= FAILURES_MAX => return fail(&report, id, why).await,
             Err(_) => {
                 failures += 1;
+                poller.at += 1;
                 Duration::from_secs(1)
             }
         };
@@ -137,10 +148,17 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 impl Poller {
+    /// Its own address at the server that it asks.
+    fn url(&self) -> String {
+        let server = self.servers.iter().cycle().nth(self.at % self.servers.len().max(1));
+        format!("{}/v1/devices/{}", server.map_or("", String::as_str), self.account.device)
+    }
+
     /// Asks once, applies and acknowledges what comes. When to ask again.
     async fn poll(&mut self, report: &mpsc::Sender<Report>) -> Result<Duration, String> {
         let after = self.next.as_deref().map(|next| format!("?after={}", segment(next)));
-        let mut request = self.http.get(format!("{}/events{}", self.url, after.unwrap_or_default()));
+        let url = self.url();
+        let mut request = self.http.get(format!("{url}/events{}", after.unwrap_or_default()));
         if let Some(etag) = &self.etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
@@ -177,7 +195,7 @@ impl Poller {
             }
         }
         let body = json!({ "upto": next });
-        let response = self.send(self.http.post(format!("{}/acks", self.url)).json(&body)).await?;
+        let response = self.send(self.http.post(format!("{}/acks", self.url())).json(&body)).await?;
         match response.status() {
             StatusCode::OK => Ok(()),
             status => Err(format!("an acknowledgement was answered with HTTP {status}")),

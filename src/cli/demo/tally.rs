@@ -17,6 +17,8 @@ pub struct Tally {
     twice: u64,
     refused: u64,
     last_refusal: Option<String>,
+    /// How durable what was accepted last is, in the server's word.
+    durability: String,
     online: HashSet<String>,
     /// Boxes that poll.
     control: HashSet<String>,
@@ -99,7 +101,12 @@ impl Tally {
     /// A POST was answered.
     pub fn posted(&mut self, posted: Posted) {
         match posted {
-            Posted::Accepted { event, sent_us } => {
+            Posted::Accepted {
+                event,
+                sent_us,
+                durability,
+            } => {
+                self.durability = durability;
                 if let Some(application) = self.applied.get(&event).copied() {
                     self.time(application, sent_us);
                 }
@@ -127,6 +134,16 @@ impl Tally {
             Some(Trouble::Cut) => self.cuts += 1,
             Some(Trouble::PowerLoss) => self.power_losses += 1,
             None => {}
+        }
+    }
+
+    /// How durable what was accepted is, in words.
+    pub fn durability(&self) -> &'static str {
+        match self.durability.as_str() {
+            "disk" => "durable on disk",
+            "replicated" => "durable in Redis and at a replica",
+            "primary" => "durable in Redis",
+            _ => "accepted",
         }
     }
 
@@ -219,6 +236,7 @@ mod tests {
         Posted::Accepted {
             event: event.into(),
             sent_us,
+            durability: "disk".into(),
         }
     }
 
@@ -231,6 +249,7 @@ mod tests {
         tally.posted(Posted::Refused { why: "429".into() });
         assert_eq!(tally.missing().collect::<Vec<_>>(), ["b"]);
         assert_eq!((tally.accepted(), tally.applied(), tally.refused()), (2, 1, (1, Some("429"))));
+        assert_eq!(tally.durability(), "durable on disk");
         tally.report(applied("b", 230)).unwrap();
         assert_eq!((tally.applied(), tally.applied_twice()), (2, 0));
         tally.report(applied("b", 900)).unwrap();

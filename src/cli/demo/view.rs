@@ -44,9 +44,10 @@ impl View {
     }
 
     /// Shows how things stand. A stdout that is gone is told by the summary.
-    pub fn show(&mut self, tally: &Tally, elapsed: Duration, posting: bool) {
+    /// `nodes`: how many serve and how many there are, if there are several.
+    pub fn show(&mut self, tally: &Tally, nodes: Option<(usize, usize)>, elapsed: Duration, posting: bool) {
         let mut out = std::io::stdout().lock();
-        let facts = self.facts(tally);
+        let facts = self.facts(tally, nodes);
         if self.terminal {
             let phase = if posting {
                 format!("{} s of {} s", elapsed.as_secs(), self.seconds)
@@ -77,7 +78,7 @@ impl View {
         let _ = out.flush();
     }
 
-    fn facts(&self, tally: &Tally) -> [String; 5] {
+    fn facts(&self, tally: &Tally, nodes: Option<(usize, usize)>) -> Vec<String> {
         let shown = |latency: Option<Latency>| {
             latency.map_or_else(
                 || "-".into(),
@@ -85,7 +86,8 @@ impl View {
             )
         };
         let polls = tally.polls_avoided.map_or_else(|| "-".into(), |polls| format!("{polls:.0}"));
-        [
+        let nodes = nodes.map(|(up, all)| format!("nodes: {up} of {all}"));
+        let facts = [
             format!(
                 "boxes: {} of {} online, {} cuts, {} power losses, {} sessions resumed",
                 tally.online(),
@@ -109,15 +111,25 @@ impl View {
                 shown(tally.polled_latency())
             ),
             format!("polls avoided: {polls} (declared interval {} s)", self.interval_secs),
-        ]
+        ];
+        nodes.into_iter().chain(facts).collect()
     }
 
     /// The last words. Each figure says who measured it.
-    pub fn summary(&self, tally: &Tally, pending: u64, lost: &[String], metrics: &Metrics, ledger: &Value) -> Outcome {
+    pub fn summary(
+        &self,
+        tally: &Tally,
+        nodes: Option<usize>,
+        pending: u64,
+        lost: &[String],
+        metrics: &Metrics,
+        ledger: &Value,
+    ) -> Outcome {
         let (refused, why) = tally.refused();
         say(format!(
-            "\nEvents\n  {} accepted (each with a 2xx answer: durable on disk), {} applied, {pending} still pending, {} lost, {} applied twice",
+            "\nEvents\n  {} accepted (each with a 2xx answer: {}), {} applied, {pending} still pending, {} lost, {} applied twice",
             tally.accepted(),
+            tally.durability(),
             tally.applied(),
             lost.len(),
             tally.applied_twice()
@@ -139,6 +151,11 @@ impl View {
             tally.resumed,
             tally.control()
         ))?;
+        if let Some(nodes) = nodes {
+            say(format!(
+                "Nodes\n  {nodes} on one Redis; the backend posted to all of them, one was killed (SIGKILL) and came back"
+            ))?;
+        }
         say("Time, with the boxes that were away")?;
         if let Some(latency) = tally.latency() {
             say(format!(
@@ -165,7 +182,12 @@ impl View {
         };
         if let (Some(p50), Some(p99)) = (bound(0.5), bound(0.99)) {
             say(format!(
-                "  from accepted to acknowledged, pushed and polled, from the buckets of the server's histogram: p50 {p50}, p99 {p99}"
+                "  from accepted to acknowledged, pushed and polled, from the buckets of {}: p50 {p50}, p99 {p99}",
+                if nodes.is_some() {
+                    "the nodes' histograms (without the life that was killed)"
+                } else {
+                    "the server's histogram"
+                }
             ))?;
         }
         self.polls(metrics, ledger)
@@ -202,10 +224,12 @@ mod tests {
 
     #[test]
     fn the_facts_say_what_is_not_known_yet() {
-        let facts = View::new(3, 20, 2).facts(&Tally::new(3, std::iter::empty()));
+        let (view, tally) = (View::new(3, 20, 2), Tally::new(3, std::iter::empty()));
+        let facts = view.facts(&tally, None);
         assert_eq!(facts[0], "boxes: 0 of 3 online, 0 cuts, 0 power losses, 0 sessions resumed");
         assert_eq!(facts[2], "POST to applied: -");
         assert_eq!(facts[3], "control cohort: 0 of 0 poll every 2 s, POST to applied -");
         assert_eq!(facts[4], "polls avoided: - (declared interval 2 s)");
+        assert_eq!(view.facts(&tally, Some((2, 3)))[0], "nodes: 2 of 3");
     }
 }

@@ -90,6 +90,7 @@ impl Arguments {
                 .clone()
                 .or_else(|| told("xmpps"))
                 .unwrap_or_else(|| "127.0.0.1:5223".into()),
+            others: Vec::new(),
             tls: tls_trusting(&ca)?,
             backoff: Backoff::default(),
         };

@@ -37,6 +37,8 @@ impl std::fmt::Debug for Account {
 pub struct Endpoint {
     /// Host and port of XMPP over TLS.
     pub address: String,
+    /// Where it goes, by turns, when that cannot be reached: other nodes of the same service.
+    pub others: Vec<String>,
     /// What it trusts.
     pub tls: Arc<rustls::ClientConfig>,
     /// Its pauses.
@@ -72,6 +74,14 @@ pub fn tls_trusting(ca: &Path) -> Result<Arc<rustls::ClientConfig>, String> {
 pub type Connected = FirstFlight<BufStream<TlsStream<TcpStream>>>;
 
 impl Endpoint {
+    /// The address of that turn.
+    pub fn address(&self, turn: usize) -> &str {
+        match turn % (self.others.len() + 1) {
+            0 => &self.address,
+            other => self.others.get(other - 1).unwrap_or(&self.address),
+        }
+    }
+
     /// Connects, by TCP and TLS. `address` is where to: the endpoint's own, or where the server sent the device.
     pub async fn connect(&self, address: &str, domain: &str, cutter: &Cutter) -> io::Result<(Connected, Option<Vec<u8>>)> {
         let socket = TcpStream::connect(address).await?;

@@ -115,12 +115,12 @@ impl Driver {
     }
 
     async fn live(&mut self) -> Option<DeviceError> {
-        let (mut attempt, mut redirections, mut pause) = (0, 0, Duration::ZERO);
+        let (mut attempt, mut redirections, mut pause, mut turn) = (0, 0, Duration::ZERO, 0_usize);
         loop {
             if !self.rest(pause).await {
                 return None;
             }
-            let address = self.redirected.take().unwrap_or_else(|| self.endpoint.address.clone());
+            let address = self.redirected.take().unwrap_or_else(|| self.endpoint.address(turn).to_owned());
             let trouble = match self.connect(&address).await {
                 Err(End::Closed) => return None,
                 Err(End::Trouble(trouble)) => {
@@ -131,6 +131,7 @@ impl Driver {
                     }
                     pause = self.pause_after(&trouble, attempt);
                     attempt = attempt.saturating_add(1);
+                    turn = turn.wrapping_add(1);
                     let why = format!("{address} cannot be used: {trouble}");
                     self.news(News::Retrying { why, pause }).await;
                     trouble

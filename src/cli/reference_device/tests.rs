@@ -55,6 +55,7 @@ impl Server {
         };
         let endpoint = Endpoint {
             address: self.listener.local_addr().unwrap().to_string(),
+            others: Vec::new(),
             tls: tls_trusting(ca).unwrap(),
             backoff: Backoff {
                 first: Duration::from_millis(5),

@@ -80,6 +80,17 @@ impl Service {
         Self::with(|_| {}).await
     }
 
+    /// The HTTP side of presence.
+    fn presence_routes(&self) -> Router {
+        let parts = crate::presence::Parts {
+            store: self.store.clone(),
+            limits: crate::domain::Limits::default(),
+            metrics: crate::presence::PresenceMetrics::register(&prometheus::Registry::new()).unwrap(),
+            stop: tokio_util::sync::CancellationToken::new(),
+        };
+        crate::presence::Routes::new(crate::presence::Config::default(), self.presence.clone(), parts).router()
+    }
+
     async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::with_channel(1024, change).await
     }

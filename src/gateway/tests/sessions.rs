@@ -53,6 +53,24 @@ pub(super) async fn an_acknowledged_event_ends_and_presence_follows() {
 }
 
 #[tokio::test]
+pub(super) async fn a_session_whose_seat_was_lost_before_it_is_there_is_not_let_in() {
+    let mut service = Service::start().await;
+    // Another node claimed after this one, and its word is faster than the answer to the claim.
+    service.gateway.links().displace(super::TENANT, &id("box"), Epoch(1));
+    let mut device = Device::tls(&service).await;
+    device.login("box").await;
+    device
+        .send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+        .await;
+    device.hear("<conflict").await;
+    assert!(service.link("box").is_none());
+    // The next claim is newer than that one.
+    let device = service.online("box").await;
+    assert_eq!(service.state("box").await, "online");
+    drop(device);
+}
+
+#[tokio::test]
 pub(super) async fn arrivals_wait_until_the_backlog_is_read() {
     let mut service = Service::start().await;
     let mut device = Device::tls(&service).await;
@@ -469,7 +487,7 @@ pub(super) async fn presence_is_told_over_http_to_who_may_read() {
             key_name: "k".into(),
             scope,
         };
-        let routes = crate::presence::routes(service.presence.clone()).layer(Extension(caller));
+        let routes = service.presence_routes().layer(Extension(caller));
         let request = Request::get(format!("/v1/devices/{device}/presence")).body(Body::empty()).unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status().as_u16();

@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{
-        Cohort, Credential, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, Report, Reported, ScramSecret,
-        TenantId, Timestamp,
+        Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, Report, Reported,
+        ScramSecret, TenantId, Timestamp,
     },
     store::{
-        ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, Receipt, Records,
-        Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
+        ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent, NewSeat,
+        Page, PresenceChange, Receipt, Records, Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept,
+        Tenant, Watch, Watches,
     },
 };
 
@@ -87,7 +88,7 @@ impl Mailbox for MemoryStore {
         Ok(0)
     }
 
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, _: Departure) -> Result<bool, StoreError> {
         self.up()?;
         let mut seats = self.seats.lock();
         let Some((_, seat, last_seen)) = seats.get_mut(device) else {
@@ -236,5 +237,20 @@ impl Records for MemoryStore {
 
     async fn ledger(&self, _: u64, _: u64) -> Result<BTreeMap<String, f64>, StoreError> {
         Err(nothing())
+    }
+}
+
+#[async_trait]
+impl Feed for MemoryStore {
+    async fn changes(&self, _: TenantId, _: u64, _: usize) -> Result<Vec<PresenceChange>, StoreError> {
+        Err(nothing())
+    }
+
+    async fn change_bounds(&self, _: TenantId) -> Result<FeedBounds, StoreError> {
+        Err(nothing())
+    }
+
+    async fn end_lost_seats(&self, _: usize) -> Result<Ended, StoreError> {
+        Ok(Ended::default())
     }
 }

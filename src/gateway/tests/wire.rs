@@ -36,6 +36,7 @@ fn peers(version: &'static SupportedProtocolVersion) -> Peers {
             ca: Some(file("ca.pem")),
             ..ClientFiles::default()
         },
+        tickets: None,
     };
     let keeper = Keeper::open(
         files,

@@ -143,6 +143,36 @@ pub async fn a_foreign_tenant_sees_nothing(bench: impl Bench) {
     assert!(store.devices(other, None, 10).await.unwrap().is_empty());
 }
 
+pub async fn a_device_ends_no_event_of_another(bench: impl Bench) {
+    let store = bench.store();
+    // They share a bucket, and the first event of each has the same number.
+    let (one, other) = ("fz", "dy5");
+    assert_eq!(key(one).bucket(), key(other).bucket());
+    let mut ids = Vec::new();
+    for device in [one, other] {
+        add(&*store, device).await;
+        ids.push(push(&*store, event(device, "{}", START)).await.unwrap().id);
+    }
+    let said = |device: &str| Settle {
+        device: key(device),
+        id: ids[0],
+        located: store.locate(TENANT, ids[0]).unwrap(),
+        outcome: Outcome::Delivered,
+        at: START,
+        epoch: None,
+        told: None,
+    };
+    let answers = store.settle(vec![said(other), said(one), said(other)]).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!((answers[0], answers[2]), (Settled::Unknown, Settled::Unknown));
+    assert!(matches!(answers[1], Settled::Now { .. }), "{answers:?}");
+    assert!(waiting(&*store, one).await.is_empty());
+    assert_eq!(waiting(&*store, other).await, [ids[1]]);
+    let told: Vec<_> = store.receipts(TENANT, 0, 10).await.unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].event.as_str(), told[0].device.as_str()), (&*ids[0].to_string(), one));
+}
+
 pub async fn a_batch_is_answered_in_order(bench: impl Bench) {
     let store = bench.store();
     add(&*store, "a").await;

@@ -6,6 +6,8 @@
 #![allow(missing_docs, reason = "the name of a suite tells what it checks")]
 
 mod end;
+mod feed;
+pub mod model;
 mod outcome;
 mod queue;
 mod records;
@@ -18,16 +20,16 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
-    ApiKey, Arrival, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent, NewSeat,
-    QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
+    ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
+    NewSeat, QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
-    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Durability, Epoch, Event, EventId, FastAgent, FastChange,
+    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
     FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, Reason, Report, Reported,
     Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, outcome::*, queue::*, records::*, registry::*, seat::*, transfer::*};
+pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, seat::*, transfer::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -58,6 +60,7 @@ pub fn limits() -> crate::domain::Limits {
         queue_max_events: 5,
         queue_max_bytes: 1_000,
         receipts_max: 4,
+        presence_changes_max: 20,
         attempts_max: 3,
         ..crate::domain::Limits::default()
     }
@@ -190,6 +193,10 @@ macro_rules! run_contract {
             the_newest_session_takes_the_seat,
             a_late_goodbye_leaves_the_newer_seat,
             changed_credentials_refuse_a_claim,
+            seats_of_many_are_answered_in_order,
+            the_feed_tells_every_step_of_a_seat_once_and_in_order,
+            seats_that_a_dead_node_left_are_told_at_a_pace_and_once,
+            the_feed_is_kept_so_long_and_so_much_of_it,
             a_final_state_is_never_changed,
             a_late_acknowledgement_is_kept_as_an_outcome,
             an_outcome_ends_what_requires_one_and_nothing_less_does,
@@ -202,6 +209,7 @@ macro_rules! run_contract {
             records_are_dropped_when_their_time_is_over,
             deliveries_are_listed_newest_first,
             a_foreign_tenant_sees_nothing,
+            a_device_ends_no_event_of_another,
             a_batch_is_answered_in_order,
             a_device_is_put_patched_and_listed,
             a_removed_device_fails_what_waits,

@@ -21,13 +21,28 @@ pub async fn a_late_goodbye_leaves_the_newer_seat(bench: impl Bench) {
     add(&*store, "box").await;
     let first = claim(&*store, "box", 1).await.unwrap();
     let second = claim(&*store, "box", 2).await.unwrap();
-    assert!(!store.release(&key("box"), first.epoch, Timestamp(50)).await.unwrap());
+    assert!(
+        !store
+            .release(&key("box"), first.epoch, Timestamp(50), Departure::Lost)
+            .await
+            .unwrap()
+    );
     assert!(store.seat(&key("box")).await.unwrap().seat.is_some());
-    assert!(store.release(&key("box"), second.epoch, Timestamp(60)).await.unwrap());
+    assert!(
+        store
+            .release(&key("box"), second.epoch, Timestamp(60), Departure::Lost)
+            .await
+            .unwrap()
+    );
     let view = store.seat(&key("box")).await.unwrap();
     assert_eq!((view.seat, view.last_epoch), (None, second.epoch));
     assert_eq!(view.last_seen_at, Some(Timestamp(60)));
-    assert!(!store.release(&key("box"), second.epoch, Timestamp(70)).await.unwrap());
+    assert!(
+        !store
+            .release(&key("box"), second.epoch, Timestamp(70), Departure::Lost)
+            .await
+            .unwrap()
+    );
 }
 
 pub async fn changed_credentials_refuse_a_claim(bench: impl Bench) {

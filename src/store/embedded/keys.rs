@@ -6,9 +6,11 @@
 //! | ends | `s` and the same | how it ended |
 //! | ends | `i`, tenant 2, ordinal 4, key 16 | an idempotency key |
 //! | log | `r`, tenant 2, position 8 | a receipt |
+//! | log | `p`, tenant 2, position 8 | a row of the feed of presence |
 //! | log | `m`, minute 8, node | a minute of the ledger |
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
 //! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
+//! | rows | `h`, tenant 2, ordinal 4 | the seat of a device while it is held |
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
 //! | rows | `p`, tenant 2, ordinal 4 | what a device reported |
 //! | rows | `w`, time 8, and an event's key | an event that waits for that moment (empty) |
@@ -24,6 +26,8 @@ use crate::{
 
 /// The row of every commit: its number and the totals.
 pub(super) const COMMIT: &[u8] = b"Mcommit";
+/// What the rows of seats begin with.
+pub(super) const SEAT: u8 = b'h';
 /// Generation, id secret and boot count.
 pub(super) const IDENTITY: &[u8] = b"Midentity";
 
@@ -116,6 +120,24 @@ pub(super) fn receipt(tenant: TenantId, position: u64) -> [u8; 11] {
     key[1..3].copy_from_slice(&tenant.0.to_be_bytes());
     key[3..].copy_from_slice(&position.to_be_bytes());
     key
+}
+
+pub(super) fn change(tenant: TenantId, position: u64) -> [u8; 11] {
+    let mut key = receipt(tenant, position);
+    key[0] = b'p';
+    key
+}
+
+pub(super) fn seat(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [SEAT; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
+/// Reads a key of [`seat`].
+pub(super) fn read_seat(key: &[u8]) -> Option<(TenantId, u32)> {
+    let [_, t0, t1, o0, o1, o2, o3] = *<&[u8; 7]>::try_from(key).ok()?;
+    Some((TenantId(u16::from_be_bytes([t0, t1])), u32::from_be_bytes([o0, o1, o2, o3])))
 }
 
 pub(super) fn minute(minute: u64, node: &str) -> Vec<u8> {

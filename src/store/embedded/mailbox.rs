@@ -12,12 +12,12 @@ use super::{
     device_state::Held,
     engine::{Engine, Space},
     keys::{self, Place},
-    op::Op,
+    op::{Goodbye, Op},
     record::{self, decode_end, decode_event},
     rows::{DeviceHead, Numbers},
 };
 use crate::{
-    domain::{Epoch, EventId, Generation, Located, Queue, TenantId, Timestamp},
+    domain::{Departure, Epoch, EventId, Generation, Located, Queue, TenantId, Timestamp},
     store::{
         Claimed, Cursor, Delivery, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, QueuedEvent, SeatView, Settle, Settled,
         StoreError, StoreStats, Swept, Watch, codec::damaged,
@@ -169,9 +169,10 @@ impl Mailbox for EmbeddedStore {
         self.ask(|answer| Op::RequeueDue(now, limit, answer)).await?
     }
 
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, why: Departure) -> Result<bool, StoreError> {
         let device = device.clone();
-        self.ask(|answer| Op::Release(device, epoch, last_seen_at, answer)).await?
+        let goodbye = Goodbye { epoch, last_seen_at, why };
+        self.ask(|answer| Op::Release(device, goodbye, answer)).await?
     }
 
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {

@@ -12,11 +12,13 @@
 //! ```
 
 mod again;
+mod change;
 mod device_state;
 mod draft;
 mod engine;
 mod export;
 mod fast;
+mod feed;
 mod high_water;
 mod import;
 mod journal;
@@ -56,7 +58,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{device_state::Seats, engine::Engine, op::Op, rows::Totals};
 use super::{ApiKey, StoreError, Tenant, Watches};
-use crate::domain::{Clock, EventIdKey, Generation, Limits};
+use crate::domain::{Clock, EventIdKey, Generation, Limits, TenantId};
 
 pub use self::recover::OpenError;
 
@@ -147,6 +149,10 @@ pub(crate) struct Shared {
     /// Whether the engine runs without background work.
     lean: AtomicBool,
     missed_arrivals: AtomicU64,
+    /// The last position of each tenant's feed of presence, as of the last commit.
+    tips: RwLock<HashMap<TenantId, u64>>,
+    /// No seat of an earlier life is left.
+    lost_ended: AtomicBool,
     /// Long polls.
     watches: Arc<Watches>,
 }

@@ -5,9 +5,10 @@ use tokio::sync::oneshot;
 
 use super::{engine::Space, rows::Identity};
 use crate::{
-    domain::{Epoch, FastChange, Report, TenantId, Timestamp},
+    domain::{Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
-        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError, Tenant,
+        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError,
+        Tenant,
         transfer::{Header, Piece, Taken},
     },
 };
@@ -21,7 +22,8 @@ pub(super) enum Op {
     Settle(Vec<Settle>, Answer<Vec<Result<Settled, StoreError>>>),
     RequeueDue(Timestamp, usize, Fallible<usize>),
     Claim(DeviceKey, NewSeat, Fallible<Claimed>),
-    Release(DeviceKey, Epoch, Timestamp, Fallible<bool>),
+    Release(DeviceKey, Goodbye, Fallible<bool>),
+    EndLostSeats(usize, Fallible<Ended>),
     PutDevice(Box<PutDevice>, Fallible<(Device, bool)>),
     RemoveDevice(DeviceKey, Timestamp, Fallible<Option<Seat>>),
     ChangeFastTokens(DeviceKey, u32, Box<FastChange>, Fallible<()>),
@@ -37,6 +39,14 @@ pub(super) enum Op {
     Forget(Vec<(Space, Slice, Slice)>, Fallible<u64>),
     /// The keeper's orders.
     Care(Care),
+}
+
+/// What is known of a seat that is given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Goodbye {
+    pub(super) epoch: Epoch,
+    pub(super) last_seen_at: Timestamp,
+    pub(super) why: Departure,
 }
 
 pub(super) struct PutDevice {
@@ -66,6 +76,7 @@ pub(super) enum Outcome {
     Requeued(Result<usize, StoreError>, Vec<Arrival>),
     Claimed(Result<Claimed, StoreError>),
     Released(Result<bool, StoreError>),
+    EndedSeats(Result<Ended, StoreError>),
     PutDevice(Result<(Device, bool), StoreError>),
     Removed(Result<Option<Seat>, StoreError>),
     Done(Result<(), StoreError>),
@@ -85,6 +96,7 @@ impl Op {
             Self::Settle(ends, _) => ends.len() * 192,
             Self::Forget(rows, _) => rows.len() * 64,
             Self::RequeueDue(_, limit, _) => limit * 512,
+            Self::EndLostSeats(limit, _) => limit * 128,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
             Self::Import(piece, _) => imported_bytes(piece),
             _ => 512,
@@ -97,7 +109,7 @@ impl Op {
             Self::Enqueue(events, _) => events.len().max(1),
             Self::Settle(ends, _) => ends.len().max(1),
             Self::Forget(rows, _) => rows.len().max(1),
-            Self::RequeueDue(_, limit, _) => (*limit).max(1),
+            Self::RequeueDue(_, limit, _) | Self::EndLostSeats(limit, _) => (*limit).max(1),
             _ => 1,
         }
     }
@@ -120,7 +132,8 @@ impl Op {
                 return arrivals;
             }
             (Self::Claim(_, _, to), Outcome::Claimed(result)) => drop(to.send(result)),
-            (Self::Release(_, _, _, to), Outcome::Released(result)) => drop(to.send(result)),
+            (Self::Release(_, _, to), Outcome::Released(result)) => drop(to.send(result)),
+            (Self::EndLostSeats(_, to), Outcome::EndedSeats(result)) => drop(to.send(result)),
             (Self::PutDevice(_, to), Outcome::PutDevice(result)) => drop(to.send(result)),
             (Self::RemoveDevice(_, _, to), Outcome::Removed(result)) => drop(to.send(result)),
             (
@@ -146,7 +159,8 @@ impl Op {
             Self::Settle(ends, to) => drop(to.send(ends.iter().map(|_| Err(error.clone())).collect())),
             Self::RequeueDue(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Claim(_, _, to) => drop(to.send(Err(error.clone()))),
-            Self::Release(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::Release(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::EndLostSeats(_, to) => drop(to.send(Err(error.clone()))),
             Self::PutDevice(_, to) => drop(to.send(Err(error.clone()))),
             Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),

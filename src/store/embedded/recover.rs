@@ -15,9 +15,11 @@ use tokio::sync::mpsc;
 
 use super::{
     Config, EmbeddedStore, Shared, Threads,
+    change::NewChange,
     device_state::DeviceStates,
     draft::Draft,
     engine::{Engine, Setup, Space},
+    feed,
     high_water::{self, MarkError},
     journal,
     keeper::{self, Keeper},
@@ -28,7 +30,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    domain::{Clock, EventIdKey, Limits},
+    domain::{Clock, EventIdKey, Limits, TenantId},
     store::{ApiKey, Arrival, StoreError, Tenant, codec::damaged},
 };
 
@@ -133,9 +135,17 @@ impl EmbeddedStore {
             let row = serde_json::to_vec(tenant.as_ref()).map_err(|_| damaged("the default tenant"))?;
             draft.put(Space::Rows, keys::tenant(0), row);
         }
+        if let Some(node) = feed::lost_node(&engine, identity.boot)? {
+            let row = NewChange::node_lost(&node, clock.now()).encode();
+            for tenant in tenants.keys() {
+                let key = keys::change(TenantId(*tenant), feed::first_position(identity.boot));
+                draft.put(Space::Log, key, row.as_slice());
+            }
+        }
         draft.must_sync();
         engine.commit(draft)?;
 
+        let tips = feed::tips(&engine, tenants.keys().copied())?;
         let keys = api_keys(&engine)?;
         let lean = engine.is_lean();
         let shared = Arc::new(Shared {
@@ -154,6 +164,8 @@ impl EmbeddedStore {
             headroom: AtomicU64::new(0),
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
+            tips: RwLock::new(tips),
+            lost_ended: AtomicBool::new(false),
             watches: Arc::default(),
             config,
             limits,
@@ -180,6 +192,9 @@ fn start(
         states: DeviceStates::new(shared.config.idle_devices_max),
         totals,
         positions: HashMap::new(),
+        tips: HashMap::new(),
+        boot,
+        lost_after: None,
         next_epoch: u64::from(boot) << 32 | 1,
         seat_changes: Vec::new(),
         touched: Vec::new(),

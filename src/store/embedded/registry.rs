@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use serde_json::Map;
 
 use super::{
-    EmbeddedStore, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported, rows, rows::DeviceHead,
-    steps::Book,
+    EmbeddedStore, change::NewChange, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported, rows,
+    rows::DeviceHead, steps::Book,
 };
 use crate::{
-    domain::{DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp},
+    domain::{Departure, DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -113,6 +113,15 @@ impl Book {
             Ok(state) => state.held.as_ref().map(|held| held.seat.clone()),
             Err(_) => shared.seats.read().get(key).map(|held| held.seat.clone()),
         };
+        let told = match &seat {
+            Some(seat) => Some(seat.clone()),
+            None => Self::left_behind(draft, key.tenant, head.ordinal)?,
+        };
+        if let Some(seat) = &told {
+            let change = NewChange::disconnected(&key.device, seat, now, Departure::Removed);
+            self.tell(draft, key.tenant, &change);
+            draft.remove(Space::Rows, keys::seat(key.tenant, head.ordinal));
+        }
         self.fail_all(draft, key, head.ordinal, now)?;
         let tombstone = DeviceHead {
             removed: true,

@@ -5,9 +5,17 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64},
 };
 
-use super::{device_state::Held, draft::Draft, engine::Space, keys, steps::Book};
+use super::{
+    change::{self, NewChange},
+    device_state::Held,
+    draft::Draft,
+    engine::Space,
+    keys,
+    op::Goodbye,
+    steps::Book,
+};
 use crate::{
-    domain::{Epoch, Timestamp},
+    domain::{Departure, Epoch},
     store::{Claimed, DeviceKey, NewSeat, Seat, StoreError},
 };
 
@@ -33,34 +41,41 @@ impl Book {
             now_seq: AtomicU64::new(state.now_seq),
             last_seen_at: state.numbers.last_seen_at,
         });
-        let ordinal = state.ordinal;
+        let (ordinal, waiting) = (state.ordinal, state.events);
         if let Some(change) = &session.fast {
             super::fast::change(draft, device.tenant, ordinal, session.credential_generation, change)?;
         }
         let displaced = state.held.replace(Arc::clone(&held)).map(|held| held.seat.clone());
         // No sync: an epoch is never given out twice, whatever is lost, because the boot count is in it.
-        draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());
+        draft.put(Space::Rows, keys::numbers(device.tenant, ordinal), state.numbers.encode());
+        let before = match &displaced {
+            Some(seat) => Some(seat.clone()),
+            None => Self::left_behind(draft, device.tenant, ordinal)?,
+        };
+        if let Some(before) = &before {
+            let change = NewChange::disconnected(&device.device, before, session.at, Departure::Conflict);
+            self.tell(draft, device.tenant, &change);
+        }
+        self.tell(draft, device.tenant, &NewChange::connected(&device.device, &held.seat));
+        let row = change::encode_seat(&device.device, &held.seat);
+        draft.put(Space::Rows, keys::seat(device.tenant, ordinal), row);
         self.seat_changes.push((device.clone(), Some(held)));
-        let waiting = state.events;
         self.hasten(draft, device, session.at)?;
         Ok(Claimed { epoch, displaced, waiting })
     }
 
-    pub(super) fn release(
-        &mut self,
-        draft: &mut Draft<'_>,
-        device: &DeviceKey,
-        epoch: Epoch,
-        last_seen_at: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub(super) fn release(&mut self, draft: &mut Draft<'_>, device: &DeviceKey, goodbye: Goodbye) -> Result<bool, StoreError> {
         let shared = Arc::clone(&self.shared);
         let state = self.states.load(draft, device, &shared.seats)?;
-        if state.held.as_ref().is_none_or(|held| held.seat.epoch != epoch) {
+        let Some(held) = state.held.take_if(|held| held.seat.epoch == goodbye.epoch) else {
             return Ok(false);
-        }
-        state.held = None;
-        state.numbers.last_seen_at = state.numbers.last_seen_at.max(Some(last_seen_at));
-        draft.put(Space::Rows, keys::numbers(device.tenant, state.ordinal), state.numbers.encode());
+        };
+        state.numbers.last_seen_at = state.numbers.last_seen_at.max(Some(goodbye.last_seen_at));
+        let ordinal = state.ordinal;
+        draft.put(Space::Rows, keys::numbers(device.tenant, ordinal), state.numbers.encode());
+        draft.remove(Space::Rows, keys::seat(device.tenant, ordinal));
+        let change = NewChange::disconnected(&device.device, &held.seat, self.now, goodbye.why);
+        self.tell(draft, device.tenant, &change);
         self.seat_changes.push((device.clone(), None));
         Ok(true)
     }

@@ -26,6 +26,12 @@ pub(super) struct Book {
     pub(super) totals: Totals,
     /// The last position of each tenant's receipts.
     pub(super) positions: HashMap<TenantId, u64>,
+    /// The last position of each tenant's feed of presence that this commit wrote.
+    pub(super) tips: HashMap<TenantId, u64>,
+    /// Which life of the store this is: epochs and positions of the feed begin with it.
+    pub(super) boot: u32,
+    /// Where the search for seats of earlier lives goes on.
+    pub(super) lost_after: Option<Vec<u8>>,
     pub(super) next_epoch: u64,
     pub(super) seat_changes: SeatChanges,
     /// Devices whose queue or row changed: whoever watches them is woken once the commit holds.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use fjall::Slice;
 
 use super::{
-    EmbeddedStore, Shared, again,
+    EmbeddedStore, Shared, again, change,
     engine::{Engine, Space},
+    feed,
     keys::{self, Place},
     op::Op,
     record::{self, Kept, decode_end, decode_event},
@@ -26,6 +27,7 @@ enum Part {
     Ends,
     Idempotency,
     Receipts,
+    Changes,
     Devices,
 }
 
@@ -34,7 +36,7 @@ impl Part {
         match self {
             Self::Events => Space::Events,
             Self::Ends | Self::Idempotency => Space::Ends,
-            Self::Receipts => Space::Log,
+            Self::Receipts | Self::Changes => Space::Log,
             Self::Devices => Space::Rows,
         }
     }
@@ -46,6 +48,7 @@ impl Part {
             Self::Ends => (b"s", b"t"),
             Self::Idempotency => (b"i", b"j"),
             Self::Receipts => (b"r", b"s"),
+            Self::Changes => (b"p", b"q"),
             Self::Devices => (b"d", b"e"),
         }
     }
@@ -55,7 +58,8 @@ impl Part {
             Self::Events => Some(Self::Ends),
             Self::Ends => Some(Self::Idempotency),
             Self::Idempotency => Some(Self::Receipts),
-            Self::Receipts => Some(Self::Devices),
+            Self::Receipts => Some(Self::Changes),
+            Self::Changes => Some(Self::Devices),
             Self::Devices => None,
         }
     }
@@ -233,16 +237,32 @@ fn look(
                 }
             }
         }
-        Part::Receipts => {
+        part @ (Part::Receipts | Part::Changes) => {
             let tenant = key.get(1..3).and_then(|bytes| <[u8; 2]>::try_from(bytes).ok());
             let tenant = TenantId(u16::from_be_bytes(tenant.ok_or_else(|| damaged("the key of a receipt"))?));
             let position = super::steps::position_of(key)?;
-            let last_key = keys::receipt(tenant, u64::MAX);
+            let (last_key, written_at, kept_secs, most) = if part == Part::Receipts {
+                let written_at = rows::receipt_time(value)?;
+                (
+                    keys::receipt(tenant, u64::MAX),
+                    written_at,
+                    limits.receipts_kept_secs,
+                    limits.receipts_max,
+                )
+            } else {
+                let written_at = change::change_time(value)?;
+                let (kept, most) = (limits.presence_changes_kept_secs, limits.presence_changes_max);
+                (keys::change(tenant, u64::MAX), written_at, kept, most)
+            };
             let last = engine.range(Space::Log, key, &last_key).next_back().transpose()?;
             let last = last.map_or(Ok(position), |(key, _)| super::steps::position_of(&key))?;
-            let old = now >= rows::receipt_time(value)?.plus(Duration::from_secs(limits.receipts_kept_secs));
+            let behind = |position, last| match part {
+                Part::Changes => feed::newer(engine, tenant, position, last),
+                _ => Ok(last - position),
+            };
+            let old = now >= written_at.plus(Duration::from_secs(kept_secs));
             // The last one stays: the next position is counted from it.
-            if position < last && (old || last - position >= limits.receipts_max) {
+            if position < last && (old || behind(position, last)? >= most) {
                 drop_row(Space::Log);
             } else {
                 // The rest of this tenant is younger.

@@ -147,6 +147,9 @@ impl Writer {
             let bytes = engine.commit(draft)?;
             use_headroom(&shared, bytes);
             *shared.totals.lock() = book.totals;
+            if !book.tips.is_empty() {
+                shared.tips.write().extend(book.tips.drain());
+            }
             if synced {
                 shared.synced_commit.store(book.totals.commit_no, Ordering::Relaxed);
             }
@@ -187,6 +190,8 @@ impl Writer {
         self.book.states.clear();
         self.book.positions.clear();
         self.book.seat_changes.clear();
+        self.book.tips.clear();
+        self.book.lost_after = None;
         self.book.touched.clear();
         if self.reopened.is_some_and(|at| at.elapsed() < REOPEN_PAUSE) {
             // What is open still answers reads.
@@ -297,7 +302,8 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
             Outcome::Requeued(result, arrivals)
         }
         Op::Claim(device, session, _) => Outcome::Claimed(book.claim(draft, device, session)),
-        Op::Release(device, epoch, at, _) => Outcome::Released(book.release(draft, device, *epoch, *at)),
+        Op::Release(device, goodbye, _) => Outcome::Released(book.release(draft, device, *goodbye)),
+        Op::EndLostSeats(limit, _) => Outcome::EndedSeats(book.end_lost_seats(draft, *limit)),
         Op::PutDevice(put, _) => Outcome::PutDevice(book.put_device(draft, put)),
         Op::RemoveDevice(device, now, _) => Outcome::Removed(book.remove_device(draft, device, *now)),
         Op::Report(device, report, now, _) => Outcome::Reported(book.report(draft, device, report, *now)),

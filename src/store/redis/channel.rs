@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::{RedisStore, Shared, keys::Slot, lane, reply, shards::Route};
+use super::{RedisStore, Shared, connection::Connection, keys::Slot, lane, reply, shards::Route};
 use crate::store::StoreError;
 
 /// How often it is looked whether the channel has moved to another server.
@@ -72,7 +72,7 @@ async fn subscribe(
     channel: &str,
     came: &mpsc::Sender<Vec<u8>>,
     over: &Arc<Notify>,
-) -> Result<MultiplexedConnection, redis::RedisError> {
+) -> Result<Connection, redis::RedisError> {
     let (came, over, shared) = (came.clone(), over.clone(), shared.clone());
     let taken = move |push: PushInfo| {
         match push.kind {

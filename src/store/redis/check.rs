@@ -1,11 +1,11 @@
 //! Whether a server is fit to keep promises: looked at before anything is written to it.
 
-use super::{Config, OpenError, lane, topology::Primary, url::Target};
+use super::{Config, OpenError, lane, replicas, topology::Primary, url::Target};
 
 /// The oldest version that has what the scripts need: their flags.
 const OLDEST: (u32, u32) = (7, 0);
 
-/// Checks every primary. Answers how many replicas the one with the fewest has.
+/// Checks every primary. Answers how many replicas are in step with the one that has the fewest.
 pub(super) async fn all(config: &Config, target: &Target, primaries: &[Primary]) -> Result<u32, OpenError> {
     let mut fewest = u32::MAX;
     for primary in primaries {
@@ -16,7 +16,7 @@ pub(super) async fn all(config: &Config, target: &Target, primaries: &[Primary])
 
 async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, OpenError> {
     let unreachable = |error: redis::RedisError| OpenError::Unreachable(format!("{address}: {error}"));
-    let settings = lane::Settings::single(target.url(address), config);
+    let settings = lane::Settings::single(target.server(address), config);
     let mut connection = lane::connect(&settings).await.map_err(unreachable)?;
     let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(unreachable)?;
     let lacks = |what: &str, error: redis::RedisError| OpenError::Lacks {
@@ -36,11 +36,11 @@ async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, Ope
     ran.map_err(|error| lacks("EVALSHA", error))?;
     let waited = redis::cmd("WAIT").arg(0).arg(1).query_async::<u32>(&mut connection).await;
     waited.map_err(|error| lacks("WAIT", error))?;
-    judge(address, &info, config.allow_volatile)
+    judge(address, &info, config)
 }
 
 /// What INFO says, judged. Pure.
-fn judge(address: &str, info: &str, allow_volatile: bool) -> Result<u32, OpenError> {
+fn judge(address: &str, info: &str, config: &Config) -> Result<u32, OpenError> {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
@@ -65,31 +65,40 @@ fn judge(address: &str, info: &str, allow_volatile: bool) -> Result<u32, OpenErr
             policy: policy.to_owned(),
         });
     }
-    if field("aof_enabled") != "1" && !allow_volatile {
+    if field("aof_enabled") != "1" && !config.allow_volatile {
         return Err(OpenError::Volatile(address()));
     }
-    Ok(field("connected_slaves").parse().unwrap_or(0))
+    Ok(replicas::in_step(info, config.replica_gone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FIT: &str =
-        "redis_version:7.0.15\r\nrole:master\r\nconnected_slaves:2\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
+    const FIT: &str = "redis_version:7.0.15\r\nrole:master\r\nconnected_slaves:1\r\n\
+        slave0:ip=127.0.0.1,port=6380,state=online,offset=84,lag=0\r\n\
+        maxmemory:100\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
+
+    fn judged(info: &str, allow_volatile: bool) -> Result<u32, OpenError> {
+        let config = Config {
+            allow_volatile,
+            ..Config::default()
+        };
+        judge("h:1", info, &config)
+    }
 
     #[test]
-    fn a_fit_server_says_how_many_replicas_it_has() {
-        assert_eq!(judge("h:1", FIT, false).unwrap(), 2);
+    fn a_fit_server_says_how_many_replicas_are_in_step() {
+        assert_eq!(judged(FIT, false).unwrap(), 1);
         // Without a limit nothing is evicted, whatever the policy.
         let unlimited = FIT.replace("maxmemory:100", "maxmemory:0").replace("noeviction", "allkeys-lru");
-        assert!(judge("h:1", &unlimited, false).is_ok());
+        assert!(judged(&unlimited, false).is_ok());
     }
 
     #[test]
     fn each_unfit_server_hears_what_to_do() {
         let check = |what: &str, other: &str, expected: &[&str]| {
-            let error = judge("h:1", &FIT.replace(what, other), false).unwrap_err().to_string();
+            let error = judged(&FIT.replace(what, other), false).unwrap_err().to_string();
             assert!(error.contains("h:1"), "{error}");
             for word in expected {
                 assert!(error.contains(word), "{error}");
@@ -99,6 +108,6 @@ mod tests {
         check("aof_enabled:1", "aof_enabled:0", &["appendonly yes", "allow_volatile"]);
         check("7.0.15", "6.2.14", &["6.2.14", "7.0"]);
         check("role:master", "role:slave", &["replica"]);
-        assert!(judge("h:1", &FIT.replace("aof_enabled:1", "aof_enabled:0"), true).is_ok());
+        assert!(judged(&FIT.replace("aof_enabled:1", "aof_enabled:0"), true).is_ok());
     }
 }

@@ -1,13 +1,10 @@
 //! The settings of the engine in Redis.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    OpenError,
-    url::{self, InvalidUrl},
-};
+use super::{OpenError, url::Target};
 
 /// `[redis]`: the shape of many nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,13 +13,28 @@ pub struct Config {
     /// Where Redis is: `redis://[user:password@]host:port[/db]`, `redis-sentinel://h1:26379,h2:26379/service` or
     /// `redis-cluster://h1:6379,h2:6379`; `rediss…` for TLS. Default: "", the embedded store.
     pub url: String,
+    /// A file with the password, where it is not in the URL. It is read for each new connection. Default: "".
+    pub password_file: PathBuf,
+    /// A file with the authorities, in PEM, of which one must have issued the certificates of the servers (and Sentinels); each
+    /// must be for the name or address by which its server is reached. Default: "", those that the system trusts.
+    pub tls_ca: PathBuf,
+    /// A file with the certificate, in PEM, that the node shows to servers that ask for one (`tls-auth-clients`), with what is
+    /// between it and its authority. The files of TLS are read for each new connection. Default: "".
+    pub tls_certificate: PathBuf,
+    /// A file with its private key, in PEM. Default: "".
+    pub tls_key: PathBuf,
     /// What every key begins with, so that several services can share one Redis. Default: "unpoll:".
     pub prefix: String,
-    /// What an accepted event has reached: `replicated` (a replica, too), `primary`, or `auto`: replicated when every primary has a
-    /// replica at the start, else primary with a warning. Default: "auto".
+    /// What an accepted event has reached: `replicated` (the replicas, too), `primary`, or `auto`: `primary` with a warning until every
+    /// primary has a replica in step, and `replicated` from then on for as long as the node runs; it looks at its start and at each
+    /// heartbeat. A level that was reached is not given up when replicas go: new events are refused with 503. Default: "auto".
     pub durability: Durable,
-    /// How long a write may wait for its replica, in milliseconds. Default: 500.
+    /// How long a write may wait for its replicas, in milliseconds. Default: 500.
     pub wait_ms: u64,
+    /// At level `replicated` a write waits for every replica in step; one that is gone, or has not followed for so long, is still waited
+    /// for during so long, in seconds. Default: 10. Events are refused with 503 meanwhile: such a replica may have been made the
+    /// primary, and what is accepted without it would be lost. Keep it longer than a failover takes.
+    pub replica_gone_secs: u64,
     /// Take a server that keeps nothing on disk. Default: false.
     pub allow_volatile: bool,
     /// How long a connection may take to open, and a command to be answered, in milliseconds. Default: 1000.
@@ -51,9 +63,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durable {
-    /// `replicated` where every primary has a replica at the start, else `primary`.
+    /// `primary` until every primary has a replica in step, `replicated` from then on.
     Auto,
-    /// A replica.
+    /// The replicas.
     Replicated,
     /// The primary.
     Primary,
@@ -63,9 +75,14 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: String::new(),
+            password_file: PathBuf::new(),
+            tls_ca: PathBuf::new(),
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
             prefix: "unpoll:".to_owned(),
             durability: Durable::Auto,
             wait_ms: 500,
+            replica_gone_secs: 10,
             allow_volatile: false,
             answer_within_ms: 1_000,
             patience_ms: 2_000,
@@ -86,6 +103,10 @@ impl Config {
         Duration::from_millis(self.wait_ms.max(1))
     }
 
+    pub(super) fn replica_gone(&self) -> Duration {
+        Duration::from_secs(self.replica_gone_secs.max(1))
+    }
+
     pub(super) fn answer_within(&self) -> Duration {
         Duration::from_millis(self.answer_within_ms.max(1))
     }
@@ -103,30 +124,81 @@ impl Config {
         !self.url.is_empty()
     }
 
-    /// Checks what can be checked without a server.
-    ///
-    /// # Errors
-    /// The URL cannot be read.
-    pub fn check(&self) -> Result<(), InvalidUrl> {
-        if self.is_used() {
-            url::Target::parse(&self.url).map(|_| ())
-        } else {
-            Ok(())
+    /// What is wrong and can be seen without a server: each with the setting and what to do.
+    pub fn problems(&self) -> Vec<String> {
+        if !self.is_used() {
+            return Vec::new();
         }
+        let target = match Target::parse(&self.url) {
+            Ok(target) => target,
+            Err(error) => return vec![format!("redis.url: {error}")],
+        };
+        let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+        let mut problems = Vec::new();
+        if is_set(&self.tls_certificate) != is_set(&self.tls_key) {
+            problems.push("redis.tls_certificate and redis.tls_key go together: set both, or neither".to_owned());
+        }
+        if !target.tls && [&self.tls_ca, &self.tls_certificate, &self.tls_key].into_iter().any(is_set) {
+            problems.push("redis.tls_… is set, and redis.url is without TLS: write rediss… for redis…".to_owned());
+        }
+        if target.has_password() && is_set(&self.password_file) {
+            problems.push("redis.url has a password, and redis.password_file names another: keep one of them".to_owned());
+        }
+        problems
     }
 
-    pub(super) fn replicas_to_wait_for(&self, connected: u32) -> Result<u32, OpenError> {
+    /// Whether a node that starts accepts at level `replicated`, with so many replicas in step.
+    pub(super) fn starts_replicated(&self, in_step: u32) -> Result<bool, OpenError> {
         match self.durability {
-            Durable::Primary => Ok(0),
-            Durable::Replicated if connected == 0 => Err(OpenError::NoReplica),
-            Durable::Replicated => Ok(1),
-            Durable::Auto if connected == 0 => {
+            Durable::Primary => Ok(false),
+            Durable::Replicated if in_step == 0 => Err(OpenError::NoReplica),
+            Durable::Replicated => Ok(true),
+            Durable::Auto if in_step == 0 => {
                 tracing::warn!(
-                    "Redis has no replica: events are accepted at level primary, and its loss loses them. Add a replica and restart, or set redis.durability = \"primary\""
+                    "Redis has no replica: events are accepted at level primary, and its loss loses them. Add a replica, which is taken into account at once, or set redis.durability = \"primary\""
                 );
-                Ok(0)
+                Ok(false)
             }
-            Durable::Auto => Ok(1),
+            Durable::Auto => Ok(true),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_do_not_go_together_are_named() {
+        let check = |change: &dyn Fn(&mut Config), expected: &[&str]| {
+            let mut config = Config {
+                url: "rediss://me@h".into(),
+                ..Config::default()
+            };
+            change(&mut config);
+            let problems = config.problems();
+            assert_eq!(problems.len(), expected.len(), "{problems:?}");
+            for (problem, expected) in problems.iter().zip(expected) {
+                assert!(problem.contains(expected), "{problem}");
+            }
+        };
+        check(&|_| {}, &[]);
+        check(&|config| config.url = "http://h".into(), &["redis.url: an unknown scheme"]);
+        check(&|config| config.tls_key = "k".into(), &["go together"]);
+        check(
+            &|config| {
+                config.url = "redis://h".into();
+                config.tls_ca = "ca".into();
+            },
+            &["write rediss"],
+        );
+        check(
+            &|config| {
+                config.url = "rediss://me:hush@h".into();
+                config.password_file = "p".into();
+            },
+            &["keep one of them"],
+        );
+        check(&|config| config.url = String::new(), &[]);
     }
 }

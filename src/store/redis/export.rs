@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Shared,
     keys::{self, BUCKETS, Slot},
+    mover::Log,
     record,
     reply::{self, Reply},
     shards::Route,
@@ -128,7 +129,7 @@ impl Shared {
             Some(after) => serde_json::from_slice(after).map_err(|_| unreadable())?,
             None => (0, 0),
         };
-        let entries = self.logged(TenantId(tenant), position, RECEIPTS).await?;
+        let entries = self.logged(TenantId(tenant), Log::Receipts, position, RECEIPTS).await?;
         let mut page = RowPage::default();
         for (position, bytes) in &entries {
             let receipt = record::read_receipt(*position, bytes)?;

@@ -11,6 +11,7 @@ use redis::Value;
 use super::{
     RedisStore, Shared,
     keys::{self, BUCKETS, Slot},
+    mover::Log,
     record::{self, Ending},
     reply::{self, Reply, p48},
     script,
@@ -140,16 +141,21 @@ impl Shared {
         Ok(oldest)
     }
 
-    /// Ends of logs: receipts that are too many, or too old. The last entry stays.
-    async fn trim_log(&self, tenant: TenantId, now: Timestamp) -> Result<u64, StoreError> {
-        let keys = [self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved")];
+    /// Ends of logs: rows that are too many, or too old. The last entry stays.
+    async fn trim_log(&self, tenant: TenantId, log: Log, now: Timestamp) -> Result<u64, StoreError> {
+        let limits = &self.limits;
+        let (max, kept_secs) = match log {
+            Log::Receipts => (limits.receipts_max, limits.receipts_kept_secs),
+            Log::Feed => (limits.presence_changes_max, limits.presence_changes_kept_secs),
+        };
+        let keys = [self.keys.tenant(tenant, log.name()), self.keys.tenant(tenant, log.moved())];
         // Kept for so long: what was written in this very millisecond goes, too.
-        let old = p48((now.0 + 1).saturating_sub(self.limits.receipts_kept_secs.saturating_mul(1000)));
+        let old = p48((now.0 + 1).saturating_sub(kept_secs.saturating_mul(1000)));
         let mut dropped = 0;
         loop {
             let make = |_| {
                 let mut cmd = script::TRIM.call(&keys);
-                cmd.arg(&old).arg(self.limits.receipts_max.max(1)).arg(ENTRIES);
+                cmd.arg(&old).arg(max.max(1)).arg(ENTRIES);
                 cmd
             };
             let route = Route::quick(Slot::of(&keys::tenant_tag(tenant)));
@@ -233,6 +239,9 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
     // One round at a time; whoever comes second waits for its turn.
     let mut place = store.housekeeping.lock().await;
     let shared = Arc::clone(&store.shared);
+    // A clock that has leapt since the last heartbeat ends nothing: that of Redis is carried on by one that does not leap.
+    let latest = shared.nodes.now().saturating_add(shared.config.clock_skew_max_ms);
+    let now = now.min(Timestamp(latest));
     let end = place.bucket.saturating_add(BUCKETS_A_ROUND).min(BUCKETS);
     let mine = (place.bucket..end).filter(|bucket| shared.nodes.looks_after(*bucket));
     let mut swept = Swept::default();
@@ -255,7 +264,8 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
     if shared.nodes.looks_after(0) {
         let tenants: Vec<u16> = shared.memory.tenants.read().keys().copied().collect();
         for tenant in tenants {
-            swept.dropped += shared.trim_log(TenantId(tenant), now).await?;
+            swept.dropped += shared.trim_log(TenantId(tenant), Log::Receipts, now).await?;
+            swept.dropped += shared.trim_log(TenantId(tenant), Log::Feed, now).await?;
         }
     }
     let mine = (0..BUCKETS).filter(|bucket| shared.nodes.looks_after(*bucket));

@@ -8,12 +8,12 @@
 //! | `s{b}T:device` | hash | how events ended; idempotency keys |
 //! | `f{b}T:device`, `e{b}T:device` | string | FAST tokens; what it reported |
 //! | `i{b}T`, `l{b}T` | hash, sorted set | device of an ordinal; devices in order of their ids |
-//! | `o{b}` | list | outbox: receipts that no log has yet |
+//! | `o{b}`, `u{b}` | list | outboxes: receipts that no log has yet; what the feed of presence is still to tell |
 //! | `c{b}` | hash | counters |
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
 //! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
-//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes |
-//! | `{t:T}…` | | last ordinal of a tenant; its log of receipts, and what was moved into it |
+//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes, secrets of TLS tickets |
+//! | `{t:T}…` | | last ordinal of a tenant; its log of receipts and its feed of presence, and what was moved into each |
 //! | `{m:H}` | hash | minutes of the ledger of one hour |
 //! | `{h:N}` | channel | messages for a node that cannot be reached directly |
 
@@ -103,7 +103,12 @@ pub(super) fn hour_tag(hour: u64) -> String {
 
 /// The name of a device within its bucket, where devices are listed.
 pub(super) fn member(device: &DeviceKey) -> String {
-    format!("{}:{}", device.tenant.0, device.device)
+    members_of(device.tenant) + device.device.as_str()
+}
+
+/// What the names of a tenant's devices begin with there.
+pub(super) fn members_of(tenant: TenantId) -> String {
+    format!("{}:", tenant.0)
 }
 
 /// Reads a [`member`].

@@ -4,18 +4,23 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, ServerError, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, ServerError, Value};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 
-use super::{Config, metrics::RedisMetrics, script};
+use super::{
+    Config,
+    connection::{Connection, Server},
+    metrics::RedisMetrics,
+    script,
+};
 
 /// Commands of one pipeline.
 const TOGETHER: usize = 256;
@@ -37,15 +42,31 @@ pub(super) enum Failure {
     Stale,
 }
 
+/// What a durable lane waits for at the end of each pipeline.
+#[derive(Debug, Clone)]
+pub(super) struct Wait {
+    /// Whether it waits at all. It may begin to while the lane runs.
+    pub(super) replicated: Arc<AtomicBool>,
+    /// For so many replicas; changes as they come and go.
+    pub(super) replicas: Arc<AtomicU32>,
+    pub(super) within: Duration,
+}
+
+impl Wait {
+    fn now(&self) -> Option<(u32, Duration)> {
+        let replicated = self.replicated.load(Ordering::Acquire);
+        replicated.then(|| (self.replicas.load(Ordering::Acquire).max(1), self.within))
+    }
+}
+
 /// How a lane reaches its server.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    /// With credentials: never logged.
-    pub(super) url: String,
+    pub(super) server: Server,
     pub(super) connect_within: Duration,
     pub(super) answer_within: Duration,
-    /// Replicas to wait for, and how long.
-    pub(super) wait: Option<(u32, Duration)>,
+    /// Whether and how its pipelines wait for replicas.
+    pub(super) wait: Option<Wait>,
     /// Where the floor of numbers of this shard is kept, if it has buckets.
     pub(super) floor_key: Option<String>,
     /// Commands that may wait for the lane.
@@ -54,9 +75,9 @@ pub(super) struct Settings {
 
 impl Settings {
     /// For one connection that nobody waits behind.
-    pub(super) fn single(url: String, config: &Config) -> Self {
+    pub(super) fn single(server: Server, config: &Config) -> Self {
         Self {
-            url,
+            server,
             connect_within: config.answer_within(),
             answer_within: config.answer_within(),
             wait: None,
@@ -66,9 +87,10 @@ impl Settings {
     }
 
     fn limits(&self) -> AsyncConnectionConfig {
+        let waits = self.wait.as_ref().and_then(Wait::now).map_or(Duration::ZERO, |(_, within)| within);
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_within))
-            .set_response_timeout(Some(self.answer_within))
+            .set_response_timeout(Some(self.answer_within + waits))
     }
 }
 
@@ -113,27 +135,21 @@ impl Lane {
 }
 
 /// One connection to a server, with every script known there.
-pub(super) async fn connect(settings: &Settings) -> Result<MultiplexedConnection, redis::RedisError> {
-    redis::Client::open(settings.url.as_str())?
-        .get_multiplexed_async_connection_with_config(&settings.limits())
-        .await
+pub(super) async fn connect(settings: &Settings) -> Result<Connection, redis::RedisError> {
+    settings.server.connect(settings.limits(), settings.connect_within, false).await
 }
 
 /// A connection that is pushed messages (RESP 3), with no scripts.
 pub(super) async fn connect_for_pushes(
     settings: &Settings,
     taken: impl redis::aio::AsyncPushSender,
-) -> Result<MultiplexedConnection, redis::RedisError> {
-    let info = settings.url.as_str().into_connection_info()?;
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let config = settings.limits().set_push_sender(taken);
-    redis::Client::open(info.set_redis_settings(redis))?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+) -> Result<Connection, redis::RedisError> {
+    let limits = settings.limits().set_push_sender(taken);
+    settings.server.connect(limits, settings.connect_within, true).await
 }
 
 async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<AtomicU64>, metrics: RedisMetrics) {
-    let mut connection: Option<MultiplexedConnection> = None;
+    let mut connection: Option<Connection> = None;
     let mut down: Option<(Instant, Arc<str>)> = None;
     let mut burst = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut burst, TOGETHER).await > 0 {
@@ -150,7 +166,7 @@ async fn run(settings: Settings, mut waiting: mpsc::Receiver<Op>, floor: Arc<Ato
         match &mut connection {
             _ if burst.is_empty() => {}
             Some(open) => {
-                if !send(open, burst.drain(..), settings.wait, &metrics).await {
+                if !send(open, burst.drain(..), settings.wait.as_ref().and_then(Wait::now), &metrics).await {
                     connection = None;
                 }
             }
@@ -177,7 +193,7 @@ fn refuse_stale(burst: &mut Vec<Op>, floor: u64) {
 
 /// A connection on which everything is known that commands rely on: the scripts, and from which number on nothing was given out
 /// that this server may have lost.
-async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConnection, redis::RedisError> {
+async fn open(settings: &Settings, floor: &AtomicU64) -> Result<Connection, redis::RedisError> {
     let mut connection = connect(settings).await?;
     let mut load = Pipeline::new();
     for script in script::ALL {
@@ -196,7 +212,7 @@ async fn open(settings: &Settings, floor: &AtomicU64) -> Result<MultiplexedConne
 
 /// Sends one batch and answers each of its commands. False: the connection is of no use any more.
 async fn send(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     batch: impl ExactSizeIterator<Item = Op>,
     wait: Option<(u32, Duration)>,
     metrics: &RedisMetrics,
@@ -220,7 +236,7 @@ async fn send(
         pipeline.add_command(cmd);
         count += 1;
     }
-    let result = connection.send_packed_commands(&pipeline, 0, count).await;
+    let result = connection.send(&pipeline, count).await;
     metrics.batch(answers.len(), started.elapsed());
     match result {
         Ok(mut values) => {

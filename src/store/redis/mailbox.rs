@@ -10,8 +10,11 @@ use futures_util::future::join_all;
 use redis::Value;
 
 use super::{
-    RedisStore, Shared, housekeeping,
+    RedisStore, Shared, feed,
+    held::{Check, Goodbye},
+    housekeeping,
     keys::{self, Slot},
+    mover::Log,
     record::{self, Ending, NewRecord, Owner},
     reply::{Packed, Reply, p48, u48},
     script,
@@ -20,11 +23,12 @@ use super::{
 };
 use crate::{
     domain::{
-        Clock as _, DeliveryState, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId, Timestamp,
+        Clock as _, DeliveryState, Departure, Durability, Epoch, EventId, Generation, Lane, Located, Outcome, Queue, Reason, Seq, TenantId,
+        Timestamp,
     },
     store::{
         Addressed, Arrival, Claimed, Cursor, Delivery, DeviceKey, Enqueued, EnqueuedKind, Hint, Mailbox, NewEvent, NewSeat, Page,
-        QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Watch, codec::damaged, codes,
+        QueuedEvent, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept, Unread, Watch, codec::damaged, codes,
     },
 };
 
@@ -52,12 +56,17 @@ impl Shared {
 
     /// Tells whoever has the session of an event that was stored, here or on another node.
     pub(super) fn announce(&self, seat: Option<&Seat>, event: impl FnOnce() -> QueuedEvent) {
+        // A device counts its events in one row, whichever queue they are in.
+        let after = |located: &Located| located.queue.map(|_| located.number.saturating_sub(1));
+        self.tell(seat, after, event);
+    }
+
+    fn tell(&self, seat: Option<&Seat>, after: impl FnOnce(&Located) -> Option<u64>, event: impl FnOnce() -> QueuedEvent) {
         let Some(seat) = seat else { return };
         let event = event();
         let arrival = Arrival {
             epoch: seat.epoch,
-            // A device counts its events in one row, whichever queue they are in.
-            after: event.located.queue.map(|_| event.located.number.saturating_sub(1)),
+            after: after(&event.located),
             event: Arc::new(event),
         };
         if *seat.node == *self.nodes.name() {
@@ -139,6 +148,8 @@ impl Shared {
             repeatable: idempotency.is_some(),
             ..Route::durable(Slot::of_bucket(bucket))
         };
+        // Asked before it is written: the level may rise meanwhile.
+        let durability = self.durability();
         let answer = self.shards.ask(route, make).await?;
         let mut packed = Packed::new(&answer, "the answer to enqueue")?;
         match packed.byte()? {
@@ -152,12 +163,28 @@ impl Shared {
                     return Err(StoreError::KeyReused(id));
                 }
                 let state = codes::state(packed.byte()?).ok_or_else(|| packed.damaged())?;
+                let seat = self.live_seat(packed.rest()).await;
+                if state == DeliveryState::Queued {
+                    // The first time may have told nobody: it was written, and its answer was lost or came too late.
+                    self.tell(
+                        seat.as_ref(),
+                        |_| Some(Arrival::READ_FIRST),
+                        || QueuedEvent {
+                            id,
+                            located: owner.located(queue, number),
+                            lane: Lane::Queue(event.urgency, self.generation()),
+                            seq: Seq(0),
+                            attempt: 1,
+                            event: event.clone(),
+                        },
+                    );
+                }
                 Ok(Enqueued {
                     id,
                     kind: EnqueuedKind::Repeat,
-                    durability: self.durability(),
+                    durability,
                     state,
-                    seat: self.live_seat(packed.rest()).await,
+                    seat,
                     replaced: Vec::new(),
                 })
             }
@@ -194,7 +221,7 @@ impl Shared {
                 Ok(Enqueued {
                     id,
                     kind: EnqueuedKind::New,
-                    durability: self.durability(),
+                    durability,
                     state: DeliveryState::Queued,
                     seat,
                     replaced: replaced.into_iter().map(|(queue, number)| owner.id(queue, number)).collect(),
@@ -252,10 +279,11 @@ impl Shared {
 
     async fn settle_one(&self, settle: &Settle) -> Result<Settled, StoreError> {
         let device = &settle.device;
-        let Some(queue) = settle.located.queue.filter(|_| settle.located.tenant == device.tenant) else {
+        let bucket = device.bucket();
+        let is_there = settle.located.tenant == device.tenant && settle.located.bucket == bucket;
+        let Some(queue) = settle.located.queue.filter(|_| is_there) else {
             return Ok(Settled::Unknown);
         };
-        let bucket = device.bucket();
         let field = keys::field(queue, settle.located.number);
         // A session may know it where it was before it was put at the tail again: the id tells where it was born.
         let born = match self.ids.open(settle.id) {
@@ -378,8 +406,9 @@ impl Shared {
             self.keys.device('q', device),
             self.keys.device('f', device),
             self.keys.bucket('w', bucket),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
         ];
-        let seat = Holder::encode(session, number, incarnation);
+        let mut seat = Holder::encode(session, number, incarnation);
         let member = keys::member(device);
         let mut tokens = match &session.fast {
             Some(_) => self.row('f', device).await?.unwrap_or_default(),
@@ -418,7 +447,16 @@ impl Shared {
                     let epoch = Epoch(u48(&reply.array::<6>()?).ok_or_else(|| reply.damaged())?);
                     let displaced = self.live_seat(&reply.bytes()?).await.filter(|seat| seat.session != session.session);
                     let waiting = u32::try_from(reply.count()?).unwrap_or(u32::MAX);
-                    self.held.take(device, epoch, seat);
+                    self.touch_feed(bucket);
+                    let me = self.nodes.me();
+                    if me == (number, incarnation) {
+                        self.held.take(device, epoch, seat);
+                    } else {
+                        // The others counted the node as lost meanwhile: the seat is that of its life now.
+                        seat::put_node(&mut seat, me.0, me.1);
+                        self.held.take(device, epoch, seat);
+                        self.held.owe_claim(device);
+                    }
                     if let Some(seat) = displaced.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {
                         let (device, epoch) = (device.clone(), seat.epoch);
                         self.hint(&seat.node, Hint::Displaced { device, epoch });
@@ -430,19 +468,28 @@ impl Shared {
         }
     }
 
-    pub(super) async fn release_seat(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
-        let keys = [self.keys.device('d', device), self.keys.device('p', device)];
+    pub(super) async fn release_seat(&self, device: &DeviceKey, goodbye: Goodbye) -> Result<bool, StoreError> {
+        let bucket = device.bucket();
+        let keys = [
+            self.keys.device('d', device),
+            self.keys.device('p', device),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
+        ];
+        let (head, member) = (feed::left(goodbye.at, goodbye.why), keys::member(device));
         let make = |_| {
             let mut cmd = script::RELEASE.call(&keys);
-            cmd.arg(&p48(epoch.0)).arg(last_seen_at.0);
+            cmd.arg(&p48(goodbye.epoch.0)).arg(goodbye.last_seen_at.0).arg(&head).arg(&member);
             cmd
         };
-        let value = self.shards.ask(Route::quick(Slot::of_bucket(device.bucket())), make).await?;
+        let value = self.shards.ask(Route::quick(Slot::of_bucket(bucket)), make).await?;
         match value {
             Value::Int(0) => Err(StoreError::UnknownDevice),
             Value::Int(1) => Err(StoreError::RemovedDevice),
             Value::Int(2) => Ok(false),
-            Value::Int(3) => Ok(true),
+            Value::Int(3) => {
+                self.touch_feed(bucket);
+                Ok(true)
+            }
             _ => Err(damaged("the answer to release")),
         }
     }
@@ -488,16 +535,20 @@ impl Mailbox for RedisStore {
         match self.shared.claim_seat(device, &session).await {
             // What a token changes must be stored; any other session need not wait for Redis.
             Err(StoreError::Unavailable(why)) if session.fast.is_none() => {
-                let epoch = self.shared.seat_unclaimed(device, &session);
                 tracing::debug!("a session begins without its seat, which is claimed later: {why}");
-                Ok(Claimed {
-                    epoch,
-                    displaced: None,
-                    waiting: 0,
-                })
+                let as_read = Check::Generation(session.credential_generation);
+                Ok(self.shared.seat_unclaimed(device, &session, as_read))
             }
             claimed => claimed,
         }
+    }
+
+    fn seats_unread(&self) -> bool {
+        true
+    }
+
+    async fn claim_unread(&self, device: &DeviceKey, session: NewSeat, unread: Unread) -> Result<Claimed, StoreError> {
+        Ok(self.shared.seat_unclaimed(device, &session, Check::Row(Box::new(unread))))
     }
 
     async fn pending(&self, device: &DeviceKey, after: Cursor, limit: usize) -> Result<Page, StoreError> {
@@ -505,18 +556,39 @@ impl Mailbox for RedisStore {
     }
 
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>> {
-        join_all(ends.iter().map(|settle| self.shared.settle_one(settle))).await
+        let strangers = match self.shared.strangers(&ends).await {
+            Ok(strangers) => strangers,
+            Err(why) => return ends.iter().map(|_| Err(why.clone())).collect(),
+        };
+        let settle = async |end: &Settle| {
+            if !strangers.is_empty() && strangers.contains(&(end.device.clone(), end.located.ordinal)) {
+                return Ok(Settled::Unknown);
+            }
+            self.shared.settle_one(end).await
+        };
+        join_all(ends.iter().map(settle)).await
     }
 
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         self.shared.requeue_due(now, limit).await
     }
 
-    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp) -> Result<bool, StoreError> {
-        self.shared.held.give_up(device, epoch);
-        match self.shared.release_seat(device, epoch, last_seen_at).await {
+    async fn release(&self, device: &DeviceKey, epoch: Epoch, last_seen_at: Timestamp, why: Departure) -> Result<bool, StoreError> {
+        let held = &self.shared.held;
+        held.give_up(device, epoch);
+        let goodbye = Goodbye {
+            epoch,
+            last_seen_at,
+            at: self.shared.clock.now(),
+            why,
+        };
+        match self.shared.release_seat(device, goodbye).await {
             Err(StoreError::Unavailable(_)) => {
-                self.shared.held.owe_release(device, epoch, last_seen_at);
+                held.owe_release(device, goodbye);
+                Ok(true)
+            }
+            Ok(true) => {
+                held.remember_goodbye(device, goodbye);
                 Ok(true)
             }
             released => released,
@@ -525,6 +597,10 @@ impl Mailbox for RedisStore {
 
     async fn seat(&self, device: &DeviceKey) -> Result<SeatView, StoreError> {
         self.shared.read_seat(device).await
+    }
+
+    async fn seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        self.shared.read_seats(devices).await
     }
 
     async fn delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError> {

@@ -16,7 +16,7 @@ pub struct RedisMetrics {
     nodes: IntGauge,
     nodes_lost: IntCounter,
     skew: prometheus::Gauge,
-    unmoved: IntGauge,
+    receipts_lag: prometheus::Gauge,
     claims_pending: IntGauge,
 }
 
@@ -56,7 +56,7 @@ impl RedisMetrics {
             replicas: gauge("unpoll_redis_replicas", "Connected replicas of the shard that has the fewest.")?,
             degraded: gauge(
                 "unpoll_redis_durability_degraded",
-                "1 while new events are refused because no replica takes what is written (durability replicated).",
+                "1 while new events are refused because not every replica takes what is written (durability replicated).",
             )?,
             nodes: gauge("unpoll_nodes", "Live nodes, this one included.")?,
             nodes_lost: IntCounter::new(
@@ -67,9 +67,9 @@ impl RedisMetrics {
                 "unpoll_clock_skew_seconds",
                 "This node's clock before that of Redis, at the last heartbeat.",
             )?,
-            unmoved: gauge(
-                "unpoll_receipts_unmoved",
-                "Receipts in the outboxes that this node looks after, at the last look.",
+            receipts_lag: prometheus::Gauge::new(
+                "unpoll_receipts_lag_seconds",
+                "How old a receipt may be that is not in its tenant's log yet: since the last round of this node began that emptied every outbox that was due.",
             )?,
             claims_pending: gauge(
                 "unpoll_claims_pending",
@@ -87,13 +87,13 @@ impl RedisMetrics {
             &metrics.replicas,
             &metrics.degraded,
             &metrics.nodes,
-            &metrics.unmoved,
             &metrics.claims_pending,
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(metrics.nodes_lost.clone()))?;
         registry.register(Box::new(metrics.skew.clone()))?;
+        registry.register(Box::new(metrics.receipts_lag.clone()))?;
         Ok(metrics)
     }
 
@@ -124,8 +124,8 @@ impl RedisMetrics {
         self.skew.set(milliseconds as f64 / 1000.0);
     }
 
-    pub(super) fn unmoved(&self, receipts: usize) {
-        self.unmoved.set(i64::try_from(receipts).unwrap_or(i64::MAX));
+    pub(super) fn receipts_lag(&self, lag: Duration) {
+        self.receipts_lag.set(lag.as_secs_f64());
     }
 
     pub(super) fn claims_pending(&self, seats: usize) {

@@ -2,23 +2,30 @@
 //!
 //! Nodes keep nothing that matters. What belongs to one device is in one slot (`keys`), and each step on it is one script of one
 //! round trip (`script`), gathered into pipelines (`lane`) to the primary of its slot (`shards`). Which nodes live, and what they
-//! share, is in `nodes`. Receipts go from the outbox of a bucket into the log of a tenant (`mover`), and every bucket is swept by
-//! one of the nodes (`sweep`).
+//! share, is in `nodes`. Receipts, and what the feed of presence tells (`feed`), go from the outbox of a bucket into
+//! the logs of a tenant (`mover`); every bucket is swept by one of the nodes (`housekeeping`), and one ends the seats of those that
+//! are dead (`losses`).
 
+mod access;
+mod borrowed;
 mod breaker;
 mod channel;
 mod check;
 mod config;
+mod connection;
 mod counters;
 mod device;
 mod export;
 mod exported;
+mod feed;
 mod held;
 mod housekeeping;
 mod import;
 mod imported;
 mod keys;
 mod lane;
+mod loss;
+mod losses;
 mod mailbox;
 mod metrics;
 mod mover;
@@ -27,12 +34,14 @@ mod reading;
 mod record;
 mod records;
 mod registry;
+mod replicas;
 mod reply;
 mod rows;
 mod script;
 mod seat;
 mod shards;
 mod shared;
+mod tickets;
 mod topology;
 mod url;
 
@@ -47,6 +56,8 @@ use std::sync::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use access::AccessError;
+pub use borrowed::{look_at, remove_all};
 pub use config::{Config, Durable};
 pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
@@ -65,6 +76,9 @@ pub enum OpenError {
     /// The URL cannot be read.
     #[error("redis.url: {0}")]
     Url(#[from] InvalidUrl),
+    /// A file that connections need.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// No server answers.
     #[error("Redis is not reached: {0}")]
     Unreachable(String),
@@ -181,6 +195,7 @@ pub struct RedisStore {
     shared: Arc<Shared>,
     stop: CancellationToken,
     mover: tokio::sync::Mutex<mover::Mover>,
+    losses: tokio::sync::Mutex<losses::Round>,
     housekeeping: tokio::sync::Mutex<housekeeping::Round>,
     /// The minute of the ledger that was written last, and its row before the write that may not have been answered.
     ledger: tokio::sync::Mutex<Option<(String, Option<Vec<u8>>)>>,
@@ -239,6 +254,7 @@ impl RedisStore {
         let stop = CancellationToken::new();
         let store = Arc::new(Self {
             mover: tokio::sync::Mutex::default(),
+            losses: tokio::sync::Mutex::default(),
             housekeeping: tokio::sync::Mutex::default(),
             ledger: tokio::sync::Mutex::default(),
             shared,

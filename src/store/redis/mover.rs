@@ -1,4 +1,5 @@
-//! Receipts on their way: from the outbox of a bucket, where the step that ended an event wrote them, into the log of their tenant.
+//! Rows on their way: from an outbox of a bucket, where the step that ended an event wrote its receipt, and the step of a seat what the feed
+//! of presence tells, into the log of their tenant.
 //!
 //! Each row has a position in its outbox, and the log remembers the last one that it took from there: a row is moved once, by
 //! whichever nodes try, whatever is lost between the steps.
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    RedisStore, Shared,
+    RedisStore, Shared, feed,
     keys::{self, BUCKETS, Slot},
     record,
     reply::{self, Reply, p48},
@@ -28,8 +29,6 @@ use crate::{
 
 /// How often outboxes are looked at.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long an outbox is left alone after it was emptied: what gathers meanwhile is moved in one step.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
 /// How often all outboxes that this node looks after are looked at: a dead node may have left some.
 const ALL_EVERY: Duration = Duration::from_secs(5);
 /// Rows of one step.
@@ -40,9 +39,65 @@ const TOGETHER: usize = 32;
 /// Outboxes in which this node wrote.
 #[derive(Default)]
 pub(super) struct Outboxes {
-    written: Mutex<BTreeSet<u16>>,
-    emptied: Mutex<BTreeMap<u16, Emptied>>,
+    written: Mutex<BTreeSet<Outbox>>,
+    emptied: Mutex<BTreeMap<Outbox, Emptied>>,
     news: Notify,
+}
+
+/// The outbox of a log in a bucket.
+type Outbox = (Log, u16);
+
+/// What rows are moved into: one of each a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Log {
+    /// Receipts.
+    Receipts,
+    /// The feed of presence.
+    Feed,
+}
+
+impl Log {
+    const ALL: [Self; 2] = [Self::Receipts, Self::Feed];
+
+    /// The letter of its outboxes.
+    pub(super) fn outbox(self) -> char {
+        match self {
+            Self::Receipts => 'o',
+            Self::Feed => 'u',
+        }
+    }
+
+    /// The counter of positions in an outbox, and the one of events whose rows are there still.
+    fn counters(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Receipts => ("t", "q"),
+            Self::Feed => ("u", ""),
+        }
+    }
+
+    /// How long an outbox is left alone after it was emptied: what gathers meanwhile is moved in one step. Receipts are many.
+    fn left_alone(self) -> Duration {
+        match self {
+            Self::Receipts => Duration::from_secs(1),
+            Self::Feed => EVERY,
+        }
+    }
+
+    /// The name of its key.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Receipts => "log",
+            Self::Feed => "feed",
+        }
+    }
+
+    /// The key that remembers how far each source was moved.
+    pub(super) fn moved(self) -> &'static str {
+        match self {
+            Self::Receipts => "moved",
+            Self::Feed => "feed-moved",
+        }
+    }
 }
 
 /// What this node did last with an outbox.
@@ -63,18 +118,28 @@ struct Moved {
 }
 
 /// One move at a time.
-#[derive(Default)]
-pub(super) struct Mover;
+pub(super) struct Mover {
+    /// When the last round began that emptied all there was.
+    complete_at: Instant,
+}
+
+impl Default for Mover {
+    fn default() -> Self {
+        Self {
+            complete_at: Instant::now(),
+        }
+    }
+}
 
 /// Rows of one tenant out of one outbox, as [`script::APPEND`] takes them.
 #[derive(Default)]
-struct Rows {
+pub(super) struct Rows {
     positions: Vec<u8>,
     rows: Vec<u8>,
 }
 
 impl Rows {
-    fn push(&mut self, position: u64, row: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn push(&mut self, position: u64, row: &[u8]) -> Result<(), StoreError> {
         let length = u8::try_from(row.len()).map_err(|_| damaged("a receipt"))?;
         self.positions.extend_from_slice(&p48(position));
         self.rows.push(length);
@@ -86,7 +151,16 @@ impl Rows {
 impl Shared {
     /// A receipt may have been written there.
     pub(super) fn touch(&self, bucket: u16) {
-        if self.outboxes.written.lock().insert(bucket) {
+        self.touched((Log::Receipts, bucket));
+    }
+
+    /// A row of the feed of presence may have been.
+    pub(super) fn touch_feed(&self, bucket: u16) {
+        self.touched((Log::Feed, bucket));
+    }
+
+    fn touched(&self, outbox: Outbox) {
+        if self.outboxes.written.lock().insert(outbox) {
             self.outboxes.news.notify_one();
         }
     }
@@ -94,38 +168,48 @@ impl Shared {
     /// All outboxes that this node looks after are looked at in the next round: a dead node may have left receipts there.
     pub(super) fn look_at_outboxes(&self) {
         let mine: Vec<u16> = (0..BUCKETS).filter(|bucket| self.nodes.looks_after(*bucket)).collect();
-        self.outboxes.written.lock().extend(mine);
+        let mut written = self.outboxes.written.lock();
+        for log in Log::ALL {
+            written.extend(mine.iter().map(|bucket| (log, *bucket)));
+        }
     }
 
     /// Takes the outboxes that are to be emptied now: those in which something was written, and those where something that was moved
     /// waits to be dropped. `all`: those that were emptied a moment ago, too.
-    fn to_empty(&self, all: bool) -> BTreeSet<u16> {
+    fn to_empty(&self, all: bool) -> BTreeSet<Outbox> {
         let now = Instant::now();
         let emptied = self.outboxes.emptied.lock();
-        let rested = |done: &Emptied| all || now >= done.at + LEFT_ALONE;
+        let rested = |(log, _): &Outbox, done: &Emptied| all || now >= done.at + log.left_alone();
         let mut written = self.outboxes.written.lock();
-        let (mut due, later): (BTreeSet<u16>, BTreeSet<u16>) = std::mem::take(&mut *written)
+        let (mut due, later): (BTreeSet<Outbox>, BTreeSet<Outbox>) = std::mem::take(&mut *written)
             .into_iter()
-            .partition(|bucket| emptied.get(bucket).is_none_or(rested));
+            .partition(|outbox| emptied.get(outbox).is_none_or(|done| rested(outbox, done)));
         *written = later;
         due.extend(
             emptied
                 .iter()
-                .filter(|(_, done)| done.moved.is_some() && rested(done))
-                .map(|(bucket, _)| bucket),
+                .filter(|(outbox, done)| done.moved.is_some() && rested(outbox, done))
+                .map(|(outbox, _)| outbox),
         );
         due
     }
 
     /// Empties one outbox.
-    async fn empty(&self, bucket: u16) -> Result<usize, StoreError> {
-        let keys = [self.keys.bucket('o', bucket), self.keys.bucket('c', bucket)];
+    async fn empty(&self, outbox: Outbox) -> Result<usize, StoreError> {
+        let (log, bucket) = outbox;
+        let keys = [self.keys.bucket(log.outbox(), bucket), self.keys.bucket('c', bucket)];
+        let (positions, events) = log.counters();
         let slot = Slot::of_bucket(bucket);
-        let mut before = self.outboxes.emptied.lock().get(&bucket).and_then(|done| done.moved);
+        let mut before = self.outboxes.emptied.lock().get(&outbox).and_then(|done| done.moved);
         let mut moved = 0;
         loop {
-            // Where a lost server may have taken positions along, they start higher.
-            let floor = if self.shards.replicated() { 0 } else { self.shards.floor() };
+            // Where a lost server may have taken positions along that a log on another one remembers, they start higher. One server, or one
+            // that takes its place, has of both what it had at one moment: there they must stay, or what was moved is moved again.
+            let floor = if self.shards.replicated() || self.shards.is_one() {
+                0
+            } else {
+                self.shards.floor()
+            };
             let make = |_| {
                 let mut cmd = script::OUTBOX.call(&keys);
                 cmd.arg(ROWS).arg(floor);
@@ -133,6 +217,7 @@ impl Shared {
                     Some(moved) => cmd.arg(moved.base).arg(moved.rows),
                     None => cmd.arg("").arg("0"),
                 };
+                cmd.arg(positions).arg(events);
                 cmd
             };
             let mut reply = Reply::new(self.shards.ask(Route::durable(slot), make).await?, "an outbox")?;
@@ -144,14 +229,17 @@ impl Shared {
                 let Ok(row) = list.next() else { break };
                 let row = reply::bytes(row).ok_or_else(|| list.damaged())?;
                 count += 1;
-                let read = record::read_outbox(&row, bucket, &self.ids);
-                let taken = read.and_then(|(tenant, receipt)| of_tenant.entry(tenant.0).or_default().push(position, &receipt));
+                let read = match log {
+                    Log::Receipts => record::read_outbox(&row, bucket, &self.ids),
+                    Log::Feed => feed::read_outbox(&row),
+                };
+                let taken = read.and_then(|(tenant, row)| of_tenant.entry(tenant.0).or_default().push(position, &row));
                 if let Err(error) = taken {
-                    tracing::error!(error = %error, "a receipt in bucket {bucket} cannot be read and is left out: {error}");
+                    tracing::error!(error = %error, "a row in an outbox of bucket {bucket} cannot be read and is left out: {error}");
                 }
             }
             for (tenant, rows) in of_tenant {
-                self.append(TenantId(tenant), bucket, &rows).await?;
+                self.append(TenantId(tenant), log, &bucket.to_string(), &rows).await?;
             }
             moved += count;
             before = (count > 0).then_some(Moved { base, rows: count });
@@ -159,19 +247,20 @@ impl Shared {
                 at: Instant::now(),
                 moved: before,
             };
-            self.outboxes.emptied.lock().insert(bucket, done);
+            self.outboxes.emptied.lock().insert(outbox, done);
             if count < ROWS {
                 return Ok(moved);
             }
         }
     }
 
-    async fn append(&self, tenant: TenantId, bucket: u16, rows: &Rows) -> Result<(), StoreError> {
-        let keys = [self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved")];
+    /// Adds to a log what was not taken from that source yet: positions of a source rise.
+    pub(super) async fn append(&self, tenant: TenantId, log: Log, source: &str, rows: &Rows) -> Result<(), StoreError> {
+        let keys = [self.keys.tenant(tenant, log.name()), self.keys.tenant(tenant, log.moved())];
         let floor = if self.shards.replicated() { 0 } else { self.shards.floor() };
         let make = |_| {
             let mut cmd = script::APPEND.call(&keys);
-            cmd.arg(bucket).arg(floor).arg(&rows.positions).arg(&rows.rows);
+            cmd.arg(source).arg(floor).arg(&rows.positions).arg(&rows.rows);
             cmd
         };
         self.shards
@@ -187,22 +276,26 @@ pub(super) async fn round(store: &RedisStore) -> Result<usize, StoreError> {
 }
 
 async fn go_round(store: &RedisStore, all: bool) -> Result<usize, StoreError> {
-    let _one_at_a_time = store.mover.lock().await;
+    let mut mover = store.mover.lock().await;
     let shared = &store.shared;
+    let began = Instant::now();
     let mut emptied = stream::iter(shared.to_empty(all))
-        .map(|bucket| async move { (bucket, shared.empty(bucket).await) })
+        .map(|outbox| async move { (outbox, shared.empty(outbox).await) })
         .buffer_unordered(TOGETHER);
     let (mut moved, mut failed) = (0, None);
-    while let Some((bucket, result)) = emptied.next().await {
+    while let Some((outbox, result)) = emptied.next().await {
         match result {
             Ok(rows) => moved += rows,
             Err(error) => {
-                shared.outboxes.written.lock().insert(bucket);
+                shared.outboxes.written.lock().insert(outbox);
                 failed = Some(error);
             }
         }
     }
-    shared.metrics.unmoved(shared.outboxes.written.lock().len());
+    if failed.is_none() {
+        mover.complete_at = began;
+    }
+    shared.metrics.receipts_lag(mover.complete_at.elapsed());
     failed.map_or(Ok(moved), Err)
 }
 

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::{
     Config, Door, OpenError, RedisMetrics, Shared,
     keys::{Keys, SHARED, Slot},
+    loss::{Loss, read_losses},
     reply::{self, Reply, u48},
     script,
     shards::{Route, Shards},
@@ -26,6 +27,8 @@ use crate::{
     domain::Timestamp,
     store::{Peer, StoreError, codec::damaged},
 };
+
+/// How often replicas are counted.
 
 /// One node, as it said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,11 +60,18 @@ pub(super) struct Nodes {
     /// Incarnations that a seat named and that were asked about.
     judged: Mutex<HashMap<u16, u32>>,
     asking: tokio::sync::Mutex<()>,
+    /// Nodes that were counted as lost, as of the last look.
+    losses: RwLock<Vec<Loss>>,
+    /// Lives of nodes that seem to be over, and since when they do here.
+    silent: Mutex<HashMap<(u16, u32), Instant>>,
+    /// Since when this node has said without a break that it lives.
+    live_since: RwLock<Instant>,
     /// The name was given to another node.
     pub(super) lost: CancellationToken,
     door: Option<Door>,
     lives_for: Duration,
     name_kept: Duration,
+    every: Duration,
     metrics: RedisMetrics,
 }
 
@@ -72,6 +82,7 @@ struct Beat {
     incarnation: [u8; 4],
     version: Vec<u8>,
     table: BTreeMap<u16, Member>,
+    losses: Vec<Loss>,
 }
 
 fn route() -> Route {
@@ -112,7 +123,9 @@ fn read_beat(value: redis::Value) -> Result<Beat, StoreError> {
         let (number, member) = number.zip(read_member(&row)).ok_or_else(|| damaged("a node"))?;
         table.insert(number, member);
     }
+    let losses = read_losses(reply.next()?)?;
     Ok(Beat {
+        losses,
         time,
         number,
         incarnation,
@@ -143,7 +156,11 @@ impl Nodes {
             peers,
             judged: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
+            losses: RwLock::default(),
+            silent: Mutex::default(),
+            live_since: RwLock::new(Instant::now()),
             lost: CancellationToken::new(),
+            every: config.heartbeat(),
             door,
             lives_for: Duration::from_secs(config.node_lost_secs.max(1)),
             name_kept: Duration::from_secs(config.name_kept_secs),
@@ -156,7 +173,7 @@ impl Nodes {
     /// Takes a number that is free.
     async fn enter(&self, shards: &Shards, keys: &Keys) -> Result<(), StoreError> {
         let sent = Instant::now();
-        let beat = read_beat(shards.ask(route(), |_| self.command(keys, "join", "", &[0; 4])).await?)?;
+        let beat = read_beat(shards.ask(route(), |_| self.command(keys, "join", "", &[0; 4], false)).await?)?;
         let number = beat.number.parse().map_err(|_| damaged("the number of a node"))?;
         *self.me.write() = Me {
             number,
@@ -168,14 +185,20 @@ impl Nodes {
         Ok(())
     }
 
-    fn command(&self, keys: &Keys, verb: &str, number: &str, incarnation: &[u8]) -> Cmd {
-        let mut cmd = script::NODE.call(&[keys.shared("nodes"), keys.shared("incarnations"), keys.shared("version")]);
+    fn command(&self, keys: &Keys, verb: &str, number: &str, incarnation: &[u8], has_seats: bool) -> Cmd {
+        let mut cmd = script::NODE.call(&[
+            keys.shared("nodes"),
+            keys.shared("incarnations"),
+            keys.shared("version"),
+            keys.shared("losses"),
+        ]);
         cmd.arg(verb)
             .arg(number)
             .arg(incarnation)
             .arg(milliseconds(self.lives_for))
             .arg(card(self.door.as_ref()))
-            .arg(milliseconds(self.lives_for + self.name_kept));
+            .arg(milliseconds(self.lives_for + self.name_kept))
+            .arg(u8::from(has_seats));
         cmd
     }
 
@@ -197,7 +220,27 @@ impl Nodes {
             }
             lost
         };
-        *self.lives_until.write() = sent + self.lives_for;
+        {
+            let mut lives_until = self.lives_until.write();
+            if *lives_until < sent {
+                *self.live_since.write() = Instant::now();
+            }
+            *lives_until = sent + self.lives_for;
+        }
+        {
+            let silent_now: Vec<(u16, u32)> = beat
+                .table
+                .iter()
+                .filter(|(number, member)| **number != me.number && !live(member))
+                .map(|(number, member)| (*number, member.incarnation))
+                .collect();
+            let mut silent = self.silent.lock();
+            silent.retain(|life, _| silent_now.contains(life));
+            for life in silent_now {
+                silent.entry(life).or_insert_with(Instant::now);
+            }
+        }
+        self.know_losses(beat.losses);
         *self.time.write() = (beat.time, sent);
         let peers: Arc<[Peer]> = beat
             .table
@@ -221,6 +264,29 @@ impl Nodes {
             }
             changed
         });
+    }
+
+    /// Takes the table of losses as Redis has it.
+    pub(super) fn know_losses(&self, losses: Vec<Loss>) {
+        *self.losses.write() = losses;
+    }
+
+    /// Whether seats of lost nodes are still to be ended.
+    pub(super) fn has_open_losses(&self) -> bool {
+        self.losses.read().iter().any(|loss| loss.done.is_some())
+    }
+
+    /// Lives that are to be counted as lost. Only a node that has said all that time that it lives says so of another: when Redis was
+    /// away, nobody was heard. And two heartbeats must have been missing here, too: a server that became primary may have another clock.
+    pub(super) fn seem_lost(&self) -> Vec<(u16, u32)> {
+        if self.live_since.read().elapsed() < self.lives_for || !self.may_claim() {
+            return Vec::new();
+        }
+        let losses = self.losses.read();
+        let known = |life: &(u16, u32)| losses.iter().any(|loss| (loss.number, loss.incarnation) == *life);
+        let silent = self.silent.lock();
+        let long = silent.iter().filter(|(_, since)| since.elapsed() >= self.every * 2);
+        long.map(|(life, _)| *life).filter(|life| !known(life)).collect()
     }
 
     /// The name of this node.
@@ -255,7 +321,7 @@ impl Nodes {
     }
 
     /// The time of Redis, as far as it is known here.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let (time, at) = *self.time.read();
         time.saturating_add(milliseconds(at.elapsed()))
     }
@@ -316,15 +382,19 @@ pub(super) async fn beat(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(every).await;
         shared.shards.health();
+        shared.shards.follow_primaries().await;
         if let Err(error) = shared.say_that_it_lives().await {
             tracing::debug!("the heartbeat was not taken: {error}");
         }
+        if shared.nodes.lost.is_cancelled() {
+            return;
+        }
+        shared.shards.look_at_replicas().await;
         let now = shared.shards.changes.load(Ordering::Relaxed);
         if now != changes {
             changes = now;
-            // Claims and hints may be lost with a server: every seat is told again, and every session compared with the store.
-            shared.held.owe_all();
-            shared.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+            // Claims and hints may be lost with a server.
+            shared.compare_all();
         }
     }
 }
@@ -335,23 +405,40 @@ impl Shared {
         let (number, incarnation) = self.nodes.me();
         let make = |_| {
             self.nodes
-                .command(&self.keys, "beat", &number.to_string(), &incarnation.to_be_bytes())
+                .command(&self.keys, "beat", &number.to_string(), &incarnation.to_be_bytes(), false)
         };
         let beat = read_beat(self.shards.ask(route(), make).await?)?;
         self.clock_of_redis(beat.time, sent);
         if beat.number.is_empty() {
-            error!(
-                "the name n{number} was given to another node while this one was cut off; it takes a new one, and its devices connect anew"
-            );
-            return self.nodes.enter(&self.shards, &self.keys).await;
+            error!("the name n{number} was given to another node while this one was cut off; it stops, and its devices connect elsewhere");
+            self.nodes.lost.cancel();
+            return Ok(());
         }
+        let now = u32::from_be_bytes(beat.incarnation);
         let version = beat.version.clone();
+        let was_lost = !self.nodes.may_claim();
+        if now != incarnation {
+            self.nodes.me.write().incarnation = now;
+            let seats = self.held.renew(number, now);
+            warn!("the others counted this node as lost; its {seats} seats are told to Redis again");
+            self.missed_arrivals.fetch_add(1, Ordering::Relaxed);
+        }
         self.nodes.take(beat, sent);
+        if was_lost {
+            // Nobody tells a node of new events, or of seats that others claim, while it counts as lost.
+            self.compare_all();
+        }
         if *self.nodes.version.read() != version {
             self.remember_all().await?;
             *self.nodes.version.write() = version;
         }
         Ok(())
+    }
+
+    /// Every seat is told to Redis again, and every session compared with the store.
+    fn compare_all(&self) {
+        self.held.owe_all();
+        self.missed_arrivals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Compares the clocks; goes by that of Redis when they differ by too much.
@@ -387,9 +474,11 @@ impl Shared {
     /// Gives the name of this node back.
     pub(super) async fn leave(&self) {
         let (number, incarnation) = self.nodes.me();
+        // Seats that it could not give up in time are ended by the others.
+        let has_seats = self.held.has_any();
         let make = |_| {
             self.nodes
-                .command(&self.keys, "leave", &number.to_string(), &incarnation.to_be_bytes())
+                .command(&self.keys, "leave", &number.to_string(), &incarnation.to_be_bytes(), has_seats)
         };
         match self.shards.ask(route(), make).await {
             Ok(_) => info!("node n{number} has left"),
@@ -398,6 +487,6 @@ impl Shared {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,16 @@
 //! What is read without a change: queues, seats, deliveries, and whether something came for a device that somebody waits for.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::{StreamExt, future::try_join, stream};
+use futures_util::{
+    StreamExt,
+    future::{join_all, try_join},
+    stream,
+};
 use redis::Value;
 
 use super::{
@@ -16,8 +24,8 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{Clock as _, EventId, Queue, TenantId, Timestamp},
-    store::{Cursor, Delivery, DeviceKey, Page, SeatView, StoreError, codec::damaged},
+    domain::{Clock as _, EventId, Located, Queue, TenantId, Timestamp},
+    store::{Cursor, Delivery, DeviceKey, Page, SeatView, Settle, StoreError, codec::damaged},
 };
 
 /// How late a long poll hears of what another node stored.
@@ -81,7 +89,9 @@ impl Shared {
             1 => return Err(StoreError::RemovedDevice),
             _ => {}
         }
-        let owner = self.owner(device, u32::from_be_bytes(reply.array()?));
+        let ordinal = u32::from_be_bytes(reply.array()?);
+        self.held.learn(device, ordinal);
+        let owner = self.owner(device, ordinal);
         let mut events = Vec::new();
         for (field, record) in reply.pairs()? {
             events.push(Arc::new(owner.queued(&field, &record)?));
@@ -122,6 +132,12 @@ impl Shared {
         })
     }
 
+    /// The seats of many devices: commands to one shard share pipelines.
+    pub(super) async fn read_seats(&self, devices: &[DeviceKey]) -> Vec<Result<SeatView, StoreError>> {
+        let reads: Vec<_> = devices.iter().map(|device| self.read_seat(device)).collect();
+        stream::iter(reads).buffered(TOGETHER).collect().await
+    }
+
     /// What became of the event that was born at that place of the device.
     async fn delivery_of(
         &self,
@@ -154,23 +170,46 @@ impl Shared {
         owner.delivery(id, &head, Some(&ending)).map(Some)
     }
 
-    pub(super) async fn read_delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError> {
-        let Some(located) = self.ids.open(id).filter(|located| located.tenant == tenant) else {
-            return Ok(None);
-        };
-        let Some(queue) = located.queue else { return Ok(None) };
-        let key = self.keys.tenant_bucket('i', located.bucket, tenant);
+    /// The device of a place: it has its number for ever.
+    async fn device_of(&self, located: Located) -> Result<Option<DeviceKey>, StoreError> {
+        let (bucket, tenant) = (located.bucket, located.tenant);
+        let key = self.keys.tenant_bucket('i', bucket, tenant);
         let make = |_| {
             let mut cmd = redis::cmd("HGET");
             cmd.arg(&key).arg(&located.ordinal.to_be_bytes());
             cmd
         };
-        let name = self.shards.ask(Route::read(Slot::of_bucket(located.bucket)), make).await?;
+        let name = self.shards.ask(Route::read(Slot::of_bucket(bucket)), make).await?;
         let Some(name) = reply::bytes(name) else { return Ok(None) };
         let device = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
-        let device = DeviceKey {
-            tenant,
-            device: device.ok_or_else(|| damaged("the device of an ordinal"))?,
+        let device = device.ok_or_else(|| damaged("the device of an ordinal"))?;
+        Ok(Some(DeviceKey { tenant, device }))
+    }
+
+    /// Which of these ends are said of events of other devices of the same bucket: a place has a number of its device, and others have
+    /// the same ones. Nothing is read for the sessions of this node.
+    pub(super) async fn strangers(&self, ends: &[Settle]) -> Result<HashSet<(DeviceKey, u32)>, StoreError> {
+        let unknown: HashMap<(DeviceKey, u32), Located> = ends
+            .iter()
+            .filter(|end| end.located.tenant == end.device.tenant && end.located.bucket == end.device.bucket())
+            .filter(|end| !self.held.knows(&end.device, end.located.ordinal))
+            .map(|end| ((end.device.clone(), end.located.ordinal), end.located))
+            .collect();
+        let looks = unknown.into_iter().map(|(said, located)| async move {
+            let owner = self.device_of(located).await?;
+            Ok((owner.as_ref() != Some(&said.0)).then_some(said))
+        });
+        let found: Result<Vec<_>, StoreError> = join_all(looks).await.into_iter().collect();
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn read_delivery(&self, tenant: TenantId, id: EventId) -> Result<Option<Delivery>, StoreError> {
+        let Some(located) = self.ids.open(id).filter(|located| located.tenant == tenant) else {
+            return Ok(None);
+        };
+        let Some(queue) = located.queue else { return Ok(None) };
+        let Some(device) = self.device_of(located).await? else {
+            return Ok(None);
         };
         self.delivery_of(&device, located.ordinal, (queue, located.number), id).await
     }

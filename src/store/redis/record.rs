@@ -265,11 +265,8 @@ impl Ending {
             state: state(*bytes.first()?)?,
             reason: reason(*bytes.get(1)?)?,
             at: Timestamp(u48(bytes.get(3..9)?)?),
-            epoch: if flags & BY_SESSION == 0 {
-                None
-            } else {
-                Some(Epoch(u48(bytes.get(9..15)?)?))
-            },
+            // A later change may have been nobody's session.
+            epoch: Some(Epoch(u48(bytes.get(9..15)?)?)).filter(|epoch| flags & BY_SESSION != 0 && epoch.0 > 0),
             replaced_by,
             late_ack: flags & LATE != 0,
             told: if flags & TOLD == 0 {

@@ -9,7 +9,8 @@ use redis::Value;
 use super::{
     RedisStore, Shared,
     keys::{self, Slot},
-    mover, record,
+    mover::{self, Log},
+    record,
     reply::{self, Reply},
     shards::Route,
 };
@@ -30,7 +31,7 @@ fn position_of(id: &[u8]) -> Option<u64> {
 }
 
 /// The rows of an entry of a log, each with its position: that of the entry is the position of its last row.
-fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+pub(super) fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
     let mut entry = Reply::new(entry, "a log of receipts")?;
     let last = position_of(&entry.bytes()?).ok_or_else(|| entry.damaged())?;
     let fields = reply::hash(entry.next()?, "a log of receipts")?;
@@ -51,8 +52,8 @@ fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
 
 impl Shared {
     /// Rows of a tenant's log behind a position.
-    pub(super) async fn logged(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let (key, moved) = (self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved"));
+    pub(super) async fn logged(&self, tenant: TenantId, log: Log, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let (key, moved) = (self.keys.tenant(tenant, log.name()), self.keys.tenant(tenant, log.moved()));
         let route = Route::read(Slot::of(&keys::tenant_tag(tenant)));
         let first = |_| {
             let mut cmd = redis::cmd("HGET");
@@ -106,7 +107,7 @@ impl Shared {
 impl Records for RedisStore {
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
         mover::round(self).await?;
-        let rows = self.shared.logged(tenant, after, limit).await?;
+        let rows = self.shared.logged(tenant, Log::Receipts, after, limit).await?;
         rows.into_iter()
             .map(|(position, bytes)| record::read_receipt(position, &bytes))
             .collect()

@@ -9,7 +9,9 @@ use redis::Value;
 use super::{
     RedisStore, Shared,
     device::{Head, Row},
+    feed,
     keys::{self, BUCKETS, Slot},
+    mover::Log,
     record::{self, Ending},
     reply::{self, Reply},
     script,
@@ -18,7 +20,7 @@ use super::{
     shared::json,
 };
 use crate::{
-    domain::{Clock as _, Cohort, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
+    domain::{Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -81,7 +83,29 @@ impl Shared {
             .ok_or_else(|| StoreError::Conflict("the tenant has had as many devices as there are numbers".into()))
     }
 
-    async fn put(&self, key: &DeviceKey, change: &DeviceChange, create: bool, now: Timestamp) -> Result<(Device, bool), StoreError> {
+    pub(super) async fn registered(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
+        let Some(row) = self.row('d', device).await? else {
+            return Ok(Registered::Unknown);
+        };
+        if let Some(row) = Row::decode(device.device.clone(), &row)? {
+            return Ok(Registered::Present(Box::new(row.device)));
+        }
+        let removed_at = Head::read(&row)?.updated_at;
+        let kept = std::time::Duration::from_secs(self.limits.tombstone_kept_secs);
+        if self.clock.now() >= removed_at.plus(kept) {
+            Ok(Registered::Unknown)
+        } else {
+            Ok(Registered::Removed(removed_at))
+        }
+    }
+
+    pub(super) async fn put(
+        &self,
+        key: &DeviceKey,
+        change: &DeviceChange,
+        create: bool,
+        now: Timestamp,
+    ) -> Result<(Device, bool), StoreError> {
         let bucket = key.bucket();
         let keys = [
             self.keys.device('d', key),
@@ -184,7 +208,10 @@ impl Shared {
                 self.keys.bucket(kind, bucket)
             }
         })
-        .chain([self.keys.tenant_bucket('l', bucket, key.tenant)])
+        .chain([
+            self.keys.tenant_bucket('l', bucket, key.tenant),
+            self.keys.bucket(Log::Feed.outbox(), bucket),
+        ])
         .collect();
         let ending = Ending::encode(Outcome::Failed(Reason::DeviceRemoved), now, None, None)?;
         let member = keys::member(key);
@@ -210,7 +237,8 @@ impl Shared {
                     .arg(&member)
                     .arg(key.device.as_str())
                     .arg(counter(row.device.cohort))
-                    .arg(kept_until.0);
+                    .arg(kept_until.0)
+                    .arg(feed::left(now, Departure::Removed));
                 cmd
             };
             let value = self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await?;
@@ -220,6 +248,7 @@ impl Shared {
                 self.rows.forget(key);
                 self.count(bucket).await?;
                 self.touch(bucket);
+                self.touch_feed(bucket);
                 self.watches.wake([key]);
                 if let Some(seat) = seat.as_ref().filter(|seat| *seat.node != *self.nodes.name()) {
                     let (device, epoch) = (key.clone(), seat.epoch);
@@ -282,7 +311,7 @@ impl Shared {
     }
 
     /// Names of a bucket's devices behind one, in order.
-    async fn names(&self, bucket: u16, tenant: TenantId, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub(super) async fn names(&self, bucket: u16, tenant: TenantId, after: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
         let key = self.keys.tenant_bucket('l', bucket, tenant);
         let make = |_| {
             let mut cmd = redis::cmd("ZRANGEBYLEX");
@@ -363,19 +392,7 @@ impl Registry for RedisStore {
     }
 
     async fn device(&self, device: &DeviceKey) -> Result<Registered, StoreError> {
-        let Some(row) = self.shared.row('d', device).await? else {
-            return Ok(Registered::Unknown);
-        };
-        if let Some(row) = Row::decode(device.device.clone(), &row)? {
-            return Ok(Registered::Present(Box::new(row.device)));
-        }
-        let removed_at = Head::read(&row)?.updated_at;
-        let kept = std::time::Duration::from_secs(self.shared.limits.tombstone_kept_secs);
-        if self.shared.clock.now() >= removed_at.plus(kept) {
-            Ok(Registered::Unknown)
-        } else {
-            Ok(Registered::Removed(removed_at))
-        }
+        self.shared.registered(device).await
     }
 
     async fn device_for_login(&self, device: &DeviceKey) -> Result<Registered, StoreError> {

@@ -11,7 +11,7 @@
 //! | 49..51 | events that wait for the next session |
 //! | 51..57 | last number of the lane of events with a TTL of 0 |
 //! | 57..61 | the device's ordinal, once an event was stored for it; 0: its row tells whether there is such a device |
-//! | 61.. | while the seat is held: node 2, incarnation 4, transport 1, session 16, claimed at 6 |
+//! | 61.. | while the seat is held: node 2, incarnation 4, transport 1, session 16, claimed at 6; `L` when it was lost with its node |
 //!
 //! Numbers of six bytes are big-endian; times are milliseconds.
 
@@ -20,7 +20,10 @@ use std::sync::Arc;
 use super::reply::{p48, u48};
 use crate::{
     domain::{Epoch, SessionId, Timestamp},
-    store::{NewSeat, Seat, Transport},
+    store::{
+        NewSeat, Seat, Transport,
+        codes::{self, transport_code},
+    },
 };
 
 /// Who holds a seat, as it is stored.
@@ -32,6 +35,15 @@ pub(super) struct Holder {
     transport: Transport,
     session: SessionId,
     connected_at: Timestamp,
+}
+
+/// Writes another node and life of it into the bytes of a seat.
+pub(super) fn put_node(seat: &mut [u8], node: u16, incarnation: u32) {
+    if let Some(place) = seat.first_chunk_mut::<6>() {
+        let [n0, n1] = node.to_be_bytes();
+        let [i0, i1, i2, i3] = incarnation.to_be_bytes();
+        *place = [n0, n1, i0, i1, i2, i3];
+    }
 }
 
 /// A seat record as presence needs it.
@@ -56,11 +68,7 @@ impl Holder {
         let mut bytes = Vec::with_capacity(29);
         bytes.extend_from_slice(&node.to_be_bytes());
         bytes.extend_from_slice(&incarnation.to_be_bytes());
-        bytes.push(match seat.transport {
-            Transport::Xmpp => 0,
-            Transport::Xmpps => 1,
-            Transport::WebSocket => 2,
-        });
+        bytes.push(transport_code(seat.transport));
         bytes.extend_from_slice(&seat.session.0.to_be_bytes());
         bytes.extend_from_slice(&p48(seat.at.0));
         bytes
@@ -77,12 +85,7 @@ impl Holder {
             epoch: Epoch(u48(epoch)?),
             node: u16::from_be_bytes(*node),
             incarnation: u32::from_be_bytes(*incarnation),
-            transport: match transport {
-                0 => Transport::Xmpp,
-                1 => Transport::Xmpps,
-                2 => Transport::WebSocket,
-                _ => return None,
-            },
+            transport: codes::transport(*transport)?,
             session: SessionId(u128::from_be_bytes(*session)),
             connected_at: Timestamp(u48(rest)?),
         })

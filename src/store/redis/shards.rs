@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,14 +13,16 @@ use redis::{Cmd, ServerError, Value};
 use tracing::{info, warn};
 
 use super::{
-    Config,
+    Config, Durable,
     breaker::Breaker,
     check,
     keys::{BUCKETS, Keys, SLOTS, Slot},
-    lane::{self, Failure, Lane},
+    lane::{self, Failure, Lane, Wait},
     metrics::RedisMetrics,
+    replicas::{self, InStep},
+    reply,
     topology::{self, Primary, TopologyError},
-    url::Target,
+    url::{Layout, Target},
 };
 use crate::store::StoreError;
 
@@ -85,6 +87,9 @@ struct Shard {
     serving: Mutex<Breaker>,
     /// Whether what is written there is replicated.
     replicating: Mutex<Breaker>,
+    in_step: Mutex<InStep>,
+    /// How many replicas its durable lanes wait for.
+    wait_for: Arc<AtomicU32>,
 }
 
 impl Shard {
@@ -135,8 +140,8 @@ pub(super) struct Shards {
     target: RwLock<Target>,
     map: RwLock<Arc<Map>>,
     looked_at: tokio::sync::Mutex<Option<Instant>>,
-    /// Replicas that each durable write waits for.
-    wait_for: u32,
+    /// Whether durable writes wait for replicas; shared with the lanes. Once they do, they always do.
+    replicated: Arc<AtomicBool>,
     floor: Arc<AtomicU64>,
     /// Rises when a primary is another one, or begins a new run.
     pub(super) changes: AtomicU64,
@@ -151,29 +156,42 @@ enum Next {
     Fail(StoreError),
 }
 
+/// The servers as they were found.
+pub(super) struct Found {
+    pub(super) target: Target,
+    pub(super) primaries: Vec<Primary>,
+}
+
+/// Finds the servers that the settings name.
+pub(super) async fn find(config: &Config) -> Result<Found, super::OpenError> {
+    let mut target = Target::of(config)?;
+    target.look_at_files().await?;
+    let within = config.answer_within();
+    let found = match topology::discover(&target, &[], within).await {
+        Err(TopologyError::IsCluster(_)) => {
+            target = target.as_cluster();
+            topology::discover(&target, &[], within).await
+        }
+        found => found,
+    };
+    let primaries = found.map_err(|error| super::OpenError::Unreachable(error.to_string()))?;
+    Ok(Found { target, primaries })
+}
+
 impl Shards {
     /// Finds the servers, checks that each is fit, and decides what durable means.
     pub(super) async fn open(config: &Config, keys: Keys, metrics: RedisMetrics) -> Result<Self, super::OpenError> {
-        let mut target = Target::parse(&config.url)?;
-        let within = config.answer_within();
-        let found = match topology::discover(&target, &[], within).await {
-            Err(TopologyError::IsCluster(_)) => {
-                target = target.as_cluster();
-                topology::discover(&target, &[], within).await
-            }
-            found => found,
-        };
-        let primaries = found.map_err(|error| super::OpenError::Unreachable(error.to_string()))?;
+        let Found { target, primaries } = find(config).await?;
         let replicas = check::all(config, &target, &primaries).await?;
         metrics.replicas(replicas);
-        let wait_for = config.replicas_to_wait_for(replicas)?;
+        let replicated = config.starts_replicated(replicas)?;
         let shards = Self {
             config: config.clone(),
             keys,
             target: RwLock::new(target),
             map: RwLock::new(Arc::new(Map::new(Vec::new()))),
             looked_at: tokio::sync::Mutex::new(None),
-            wait_for,
+            replicated: Arc::new(AtomicBool::new(replicated)),
             floor: Arc::new(AtomicU64::new(0)),
             changes: AtomicU64::new(0),
             metrics,
@@ -182,9 +200,41 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Whether what is accepted is on a replica, too.
+    /// Whether what is written from now on is on a replica, too, before it counts as written.
     pub(super) fn replicated(&self) -> bool {
-        self.wait_for > 0
+        self.replicated.load(Ordering::Acquire)
+    }
+
+    /// Looks how many replicas are in step with each primary. Where the settings leave it open, writes wait for them from the first
+    /// time that every primary has one; that is never taken back, or a promise would weaken unseen.
+    pub(super) async fn look_at_replicas(&self) {
+        let map = self.map.read().clone();
+        let mut fewest = u32::MAX;
+        for shard in &map.shards {
+            let mut cmd = redis::cmd("INFO");
+            cmd.arg("replication");
+            // A server that does not answer has told nothing; the next heartbeat looks again.
+            let Some(info) = shard.read.run(cmd, false, self.floor()).await.ok().and_then(reply::bytes) else {
+                return;
+            };
+            let gone_after = self.config.replica_gone();
+            let in_step = replicas::in_step(&String::from_utf8_lossy(&info), gone_after);
+            let wait_for = shard.in_step.lock().seen(in_step, Instant::now(), gone_after);
+            shard.wait_for.store(wait_for, Ordering::Release);
+            fewest = fewest.min(in_step);
+        }
+        if map.shards.is_empty() {
+            return;
+        }
+        self.metrics.replicas(fewest);
+        if fewest > 0 && self.config.durability == Durable::Auto && !self.replicated.swap(true, Ordering::AcqRel) {
+            info!("every primary of Redis has a replica: events are accepted at level replicated from now on");
+        }
+    }
+
+    /// Whether one primary has everything.
+    pub(super) fn is_one(&self) -> bool {
+        self.map.read().shards.len() == 1
     }
 
     /// From which number on nothing was given out that may be lost.
@@ -281,9 +331,9 @@ impl Shards {
                 self.metrics.command("timeout");
                 shard.serving.lock().worked(now);
                 if shard.replicating.lock().failed(now) {
-                    warn!(server = %shard.primary.address, "no replica takes what is written to Redis at {}; new events are refused until one does", shard.primary.address);
+                    warn!(server = %shard.primary.address, "not every replica takes what is written to Redis at {}; new events are refused until they do, or are known to be gone", shard.primary.address);
                 }
-                Next::Fail(StoreError::Unavailable("it was written, and no replica has it yet".into()))
+                Next::Fail(StoreError::Unavailable("it was written, and not every replica has it yet".into()))
             }
             Err(Failure::NotSent(what)) => {
                 failed(&what);
@@ -340,6 +390,13 @@ impl Shards {
         }
     }
 
+    /// Looks who the primaries are, though no server has refused or failed: one that is none any more goes on answering until it is told.
+    pub(super) async fn follow_primaries(&self) {
+        if !matches!(self.target.read().layout, Layout::Single(_)) {
+            self.look().await;
+        }
+    }
+
     /// Looks who the primaries are, unless somebody just did.
     async fn look(&self) {
         let mut looked_at = self.looked_at.lock().await;
@@ -376,22 +433,23 @@ impl Shards {
     /// How to connect to the primary of a slot for listening. `None`: it is not known.
     pub(super) fn reader_of(&self, slot: Slot) -> Option<lane::Settings> {
         let (shard, _) = self.shard(slot, None)?;
-        let url = self.target.read().url(&shard.primary.address);
-        Some(lane::Settings::single(url, &self.config))
+        let server = self.target.read().server(&shard.primary.address);
+        Some(lane::Settings::single(server, &self.config))
     }
 
     fn connect(&self, primary: Primary) -> Shard {
         let serves = |slot: Slot| primary.slots.iter().any(|&(first, last)| (first..=last).contains(&slot.0));
         let bucket = (0..BUCKETS).find(|bucket| serves(Slot::of_bucket(*bucket)));
+        let wait_for = Arc::new(AtomicU32::new(1));
         let settings = |wait: bool| lane::Settings {
-            url: self.target.read().url(&primary.address),
+            server: self.target.read().server(&primary.address),
             connect_within: self.config.answer_within(),
-            answer_within: if wait && self.wait_for > 0 {
-                self.config.answer_within() + self.config.wait()
-            } else {
-                self.config.answer_within()
-            },
-            wait: (wait && self.wait_for > 0).then(|| (self.wait_for, self.config.wait())),
+            answer_within: self.config.answer_within(),
+            wait: wait.then(|| Wait {
+                replicated: Arc::clone(&self.replicated),
+                replicas: Arc::clone(&wait_for),
+                within: self.config.wait(),
+            }),
             floor_key: bucket.map(|bucket| self.keys.bucket('v', bucket)),
             waiting_max: self.config.commands_max,
         };
@@ -403,6 +461,8 @@ impl Shards {
             primary,
             serving: Mutex::default(),
             replicating: Mutex::default(),
+            in_step: Mutex::default(),
+            wait_for,
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use redis::{Value, aio::MultiplexedConnection};
+use redis::Value;
 
 use super::{
+    connection::Connection,
     keys::SLOTS,
     lane,
     url::{Layout, Target},
@@ -86,9 +87,9 @@ pub(super) async fn discover(target: &Target, known: &[String], within: Duration
     }
 }
 
-async fn greet(target: &Target, address: &str, within: Duration) -> Result<MultiplexedConnection, redis::RedisError> {
+async fn greet(target: &Target, address: &str, within: Duration) -> Result<Connection, redis::RedisError> {
     let settings = lane::Settings {
-        url: target.url(address),
+        server: target.server(address),
         connect_within: within,
         answer_within: within,
         wait: None,
@@ -100,7 +101,11 @@ async fn greet(target: &Target, address: &str, within: Duration) -> Result<Multi
 
 /// A Sentinel's word, if the server agrees that it is the primary: Sentinels may be behind.
 async fn primary_of(target: &Target, sentinel: &str, service: &str, within: Duration) -> Result<Option<String>, redis::RedisError> {
-    let mut connection = greet(&target.of_sentinel(), sentinel, within).await?;
+    let mut connection = match greet(&target.of_sentinel(), sentinel, within).await {
+        // Many a Sentinel asks for no password where the servers do, and takes none.
+        Err(error) if error.kind() == redis::ErrorKind::AuthenticationFailed => greet(&target.of_open_sentinel(), sentinel, within).await?,
+        greeted => greeted?,
+    };
     let mut cmd = redis::cmd("SENTINEL");
     cmd.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
     let found: Option<(String, u16)> = cmd.query_async(&mut connection).await?;

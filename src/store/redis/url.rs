@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+use super::{
+    Config,
+    access::{Access, AccessError},
+    connection::Server,
+};
+
 /// How the servers stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -18,14 +24,15 @@ pub(super) enum Layout {
     Cluster(Vec<String>),
 }
 
-/// A parsed URL.
-#[derive(Clone, PartialEq, Eq)]
+/// A parsed URL, and the files that belong to it.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) layout: Layout,
-    tls: bool,
+    pub(super) tls: bool,
     /// `user:password`, as it was written.
     credentials: Option<String>,
     database: u16,
+    access: Access,
 }
 
 /// What is wrong with a URL. It names no credentials.
@@ -36,6 +43,27 @@ pub(super) struct Target {
 pub struct InvalidUrl(String);
 
 impl Target {
+    /// Where the settings say that Redis is.
+    pub(super) fn of(config: &Config) -> Result<Self, InvalidUrl> {
+        Ok(Self {
+            access: Access::of(config),
+            ..Self::parse(&config.url)?
+        })
+    }
+
+    /// Whether there is a password in it.
+    pub(super) fn has_password(&self) -> bool {
+        self.credentials.as_ref().is_some_and(|text| text.contains(':'))
+    }
+
+    /// Reads the files that connections will need, to name one that is wrong before anything is tried.
+    pub(super) async fn look_at_files(&self) -> Result<(), AccessError> {
+        if self.tls {
+            self.access.tls().await?;
+        }
+        self.access.password().await.map(|_| ())
+    }
+
     pub(super) fn parse(url: &str) -> Result<Self, InvalidUrl> {
         let invalid = |what: &str| InvalidUrl(what.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("no scheme"))?;
@@ -74,14 +102,19 @@ impl Target {
             tls,
             credentials,
             database,
+            access: Access::default(),
         })
     }
 
-    /// The URL of one server of it.
-    pub(super) fn url(&self, address: &str) -> String {
-        let scheme = if self.tls { "rediss" } else { "redis" };
+    /// One server of it.
+    pub(super) fn server(&self, address: &str) -> Server {
         let credentials = self.credentials.as_ref().map_or_else(String::new, |text| format!("{text}@"));
-        format!("{scheme}://{credentials}{address}/{}", self.database)
+        Server {
+            address: address.to_owned(),
+            url: format!("redis://{credentials}{address}/{}", self.database),
+            tls: self.tls,
+            access: self.access.clone(),
+        }
     }
 
     /// How Sentinels are greeted: they have one database.
@@ -89,6 +122,15 @@ impl Target {
         Self {
             database: 0,
             ..self.clone()
+        }
+    }
+
+    /// How Sentinels are greeted that ask for no password.
+    pub(super) fn of_open_sentinel(&self) -> Self {
+        Self {
+            credentials: None,
+            access: self.access.without_password(),
+            ..self.of_sentinel()
         }
     }
 
@@ -145,8 +187,9 @@ mod tests {
     #[test]
     fn a_server_is_greeted_as_the_url_says() {
         let target = Target::parse("rediss://me:p%40ss@h:1/4").unwrap();
-        assert_eq!(target.url("other:9"), "rediss://me:p%40ss@other:9/4");
-        assert!(!format!("{target:?}").contains("p%40ss"));
+        let server = target.server("other:9");
+        assert_eq!((server.url.as_str(), server.tls), ("redis://me:p%40ss@other:9/4", true));
+        assert!(!format!("{target:?} {server:?}").contains("p%40ss"));
     }
 
     #[test]

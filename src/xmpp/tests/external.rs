@@ -127,6 +127,18 @@ fn a_pin_lets_in_one_certificate_and_no_other() {
 }
 
 #[test]
+fn a_device_that_can_be_judged_later_is_let_in_by_what_its_certificate_proves_and_no_more() {
+    let mut talk = showed(&[NAMED]);
+    talk.pinned = Pinned::Unread;
+    talk.send(HEADER);
+    assert_eq!(talk.send(&external("")), SUCCESS);
+    // Nobody vouches for it: only the registry could know it.
+    let mut talk = showed(&[]);
+    talk.pinned = Pinned::Unread;
+    fails(&mut talk, NAMED, "temporary-auth-failure");
+}
+
+#[test]
 fn three_wrong_names_end_the_stream() {
     let mut talk = showed(&[NAMED]);
     fails(&mut talk, "a@example.com", "invalid-authzid");

@@ -239,6 +239,33 @@ fn a_password_check_that_fails_by_a_bug_is_no_wrong_password() {
 }
 
 #[test]
+fn without_the_store_a_token_is_taken_and_no_password() {
+    for (is_token, expected) in [(true, "<success "), (false, "<temporary-auth-failure/>")] {
+        let mut talk = Talk::new();
+        talk.send(HEADER);
+        let plain = auth("PLAIN", "\0stb-1\0pencil");
+        talk.stream.receive(plain.as_bytes(), talk.now, talk.time);
+        while let Some(action) = talk.stream.next_action() {
+            match action {
+                Action::FindCredentials { .. } => talk.stream.credentials_found(Credentials::Unavailable, talk.now),
+                Action::CheckPassword { secrets, device, .. } => {
+                    assert!(secrets.is_empty() && device.is_some());
+                    if is_token {
+                        talk.stream.token_accepted(0, talk.now);
+                    } else {
+                        // Whatever the check of a password says.
+                        talk.stream.password_checked(Some(true), talk.now);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let out = talk.output();
+        assert!(out.contains(expected), "{out}");
+    }
+}
+
+#[test]
 fn the_exchange_of_rfc_7677_is_reproduced() {
     use super::sasl::scram::{Challenge, ClientFirst, Hash};
     let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();

@@ -286,6 +286,35 @@ fn a_token_logs_in_once_it_was_asked_for() {
 }
 
 #[test]
+fn a_token_that_the_claim_could_not_store_is_not_given_out() {
+    let ask = "<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-EXPR'/>";
+    let mut talk = opened();
+    talk.stream
+        .receive(plain(&format!("{AGENT}{ask}{BIND_MANAGED}")).as_bytes(), talk.now, talk.time);
+    while let Some(action) = talk.stream.next_action() {
+        match action {
+            Action::FindCredentials { .. } => talk.stream.credentials_found(
+                Credentials::Found {
+                    secrets: talk.secrets.clone(),
+                    generation: 3,
+                    tokens: FastTokens::default(),
+                },
+                talk.now,
+            ),
+            Action::CheckPassword { .. } => talk.stream.password_checked(Some(true), talk.now),
+            Action::Claim { fast, .. } => {
+                assert!(fast.is_some());
+                talk.stream.tokens_withheld();
+                talk.stream.claimed(Epoch(1), SessionId(1), talk.now);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let out = talk.output();
+    assert!(out.contains("<bound ") && !out.contains("<token"), "{out}");
+}
+
+#[test]
 fn a_token_is_replaced_after_a_day_and_expires() {
     let ask = "<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-EXPR'/>";
     let mut talk = opened();

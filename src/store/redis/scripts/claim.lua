@@ -1,4 +1,4 @@
--- Claim: KEYS device, seat, queue, tokens, again.
+-- Claim: KEYS device, seat, queue, tokens, again, outbox of the feed.
 -- ARGV: 1 credential generation (4 bytes), 2 the seat, 3 floor, 4 claimed at, 5 member, 6 whether tokens change, 7 tokens as they
 -- were read, 8 tokens as they are to be ('': none).
 local row = call('GETRANGE', KEYS[1], 0, 9)
@@ -27,4 +27,12 @@ if struct.unpack('>I2', p, 50) > 0 then
   p = sub(p, 1, 49) .. '\0\0' .. sub(p, 52)
 end
 call('SET', KEYS[2], sub(p, 1, 31) .. p48(epoch) .. sub(p, 38, 61) .. ARGV[2])
+local at = sub(ARGV[2], 24, 29)
+local connected = at .. '\1\0' .. p48(epoch) .. sub(ARGV[2], 1, 2) .. sub(ARGV[2], 7, 7) .. ARGV[5]
+if #p > 62 then
+  -- Whoever sat there is told of first.
+  call('RPUSH', KEYS[6], at .. '\2\6' .. sub(p, 32, 37) .. sub(p, 62, 63) .. sub(p, 68, 68) .. ARGV[5], connected)
+else
+  call('RPUSH', KEYS[6], connected)
+end
 return {4, p48(epoch), before, (counts(q))}

@@ -1,6 +1,6 @@
--- Remove a device: KEYS device, seat, queue, states, outbox, counters, due, again, tokens, reported, ids.
+-- Remove a device: KEYS device, seat, queue, states, outbox, counters, due, again, tokens, reported, ids, outbox of the feed.
 -- ARGV: 1 row as it was read, 2 tombstone, 3 ending, 4 now, 5 prefix of receipts, 6 member, 7 id, 8 cohort field ('': push),
--- 9 when the tombstone goes.
+-- 9 when the tombstone goes, 10 what a row of the feed begins with.
 if (call('GET', KEYS[1]) or '') ~= ARGV[1] then return {0} end
 local p = call('GET', KEYS[2]) or EMPTY
 local q, s = KEYS[3], KEYS[4]
@@ -13,6 +13,9 @@ for _, field in ipairs(call('HKEYS', s)) do
   if byte(field, 1) == 105 then call('HDEL', s, field) end
 end
 call('SET', KEYS[1], ARGV[2])
+if #p > 62 then
+  call('RPUSH', KEYS[12], ARGV[10] .. sub(p, 32, 37) .. sub(p, 62, 63) .. sub(p, 68, 68) .. ARGV[6])
+end
 call('ZREM', KEYS[11], ARGV[7])
 local before = sub(p, 32, 37) .. sub(p, 62)
 p = look_by(KEYS[7], ARGV[6], sub(p, 1, 49) .. '\0\0' .. sub(p, 52, 57) .. '\0\0\0\0', tonumber(ARGV[9]))

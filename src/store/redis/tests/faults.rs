@@ -9,9 +9,9 @@ use loadtest::proxy::Proxy;
 
 use super::*;
 use crate::{
-    domain::{Clock as _, DeliveryState, Epoch, EventId, Outcome, SessionId, Timestamp},
+    domain::{Clock as _, DeliveryState, Departure, Epoch, EventId, Outcome, SessionId, Timestamp},
     store::{
-        Claimed, Cursor, Enqueued, Hint, Mailbox, NewSeat, Registered, Registry as _, StoreError, Transport,
+        Claimed, Cursor, Enqueued, Feed as _, Hint, Mailbox, NewSeat, Registered, Registry as _, StoreError, Transport,
         contract::{TENANT, add, claim, event, key, push, waiting},
     },
 };
@@ -19,13 +19,13 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A node with servers of its own.
-struct Node {
+pub(super) struct Node {
     opened: Opened,
     clock: Arc<ManualClock>,
 }
 
 impl Node {
-    async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn open(url: String, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             url,
             prefix: "f:".into(),
@@ -43,11 +43,11 @@ impl Node {
         }
     }
 
-    fn store(&self) -> &RedisStore {
+    pub(super) fn store(&self) -> &RedisStore {
         &self.opened.store
     }
 
-    async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
+    pub(super) async fn push(&self, device: &str) -> Result<Enqueued, StoreError> {
         let at = Timestamp(START.0 + 1);
         push(
             self.store(),
@@ -59,7 +59,7 @@ impl Node {
         .await
     }
 
-    async fn state(&self, id: EventId) -> DeliveryState {
+    pub(super) async fn state(&self, id: EventId) -> DeliveryState {
         self.store().delivery(TENANT, id).await.unwrap().unwrap().state
     }
 }
@@ -77,7 +77,7 @@ async fn claim_at_clock(node: &Node, device: &str, session: u128) -> Claimed {
     node.store().claim(&key(device), session).await.unwrap()
 }
 
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
+pub(super) async fn until(what: &str, is: impl AsyncFn() -> bool) {
     let end = Instant::now() + SOON;
     while !is().await {
         assert!(Instant::now() < end, "waited for {what}");
@@ -121,7 +121,12 @@ async fn while_redis_is_away_events_are_refused_in_time_and_sessions_begin_and_e
     let first = comes.epoch;
     let comes = claim(store, "comes", 5).await.unwrap();
     assert!(comes.epoch > first, "each login is a newer one");
-    assert!(store.release(&key("leaves"), leaves.epoch, Timestamp(START.0 + 5)).await.unwrap());
+    assert!(
+        store
+            .release(&key("leaves"), leaves.epoch, Timestamp(START.0 + 5), Departure::Lost)
+            .await
+            .unwrap()
+    );
     let settled = store.settle(vec![settle_of(store, "stays", kept.id, stays.epoch)]).await.remove(0);
     assert!(matches!(settled, Err(StoreError::Unavailable(_))), "{settled:?}");
 
@@ -140,7 +145,7 @@ async fn while_redis_is_away_events_are_refused_in_time_and_sessions_begin_and_e
     assert!(claim(store, "comes", 4).await.unwrap().epoch > comes.epoch, "epochs rise");
 }
 
-fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
+pub(super) fn settle_of(store: &RedisStore, device: &str, id: EventId, epoch: Epoch) -> crate::store::Settle {
     crate::store::Settle {
         device: key(device),
         id,
@@ -166,6 +171,10 @@ async fn a_failover_loses_nothing_that_was_accepted_and_numbers_go_on_rising() {
         kept.push((device.clone(), node.push(&device).await.unwrap()));
     }
     let seat = claim(store, "box0", 1).await.unwrap();
+    for number in 1..5 {
+        // Some of these may be lost with the primary: a claim does not wait for a replica.
+        claim(store, &format!("box{number}"), 10 + number).await.unwrap();
+    }
     let last = store
         .pending(&key("box0"), Cursor::default(), 10)
         .await
@@ -196,8 +205,82 @@ async fn a_failover_loses_nothing_that_was_accepted_and_numbers_go_on_rising() {
             .is_ok_and(|view| view.seat.is_some_and(|held| held.epoch == seat.epoch))
     })
     .await;
+    // The feed has each of them once, told before the fault or after it.
+    let told = async || {
+        let changes = store.changes(TENANT, 0, 100).await.unwrap_or_default();
+        let mut devices: Vec<String> = changes.iter().filter_map(|row| Some(row.device.as_ref()?.to_string())).collect();
+        devices.sort_unstable();
+        devices
+    };
+    until("the feed", async || told().await.len() >= 5).await;
+    store.release(&key("box0"), seat.epoch, START, Departure::Lost).await.unwrap();
+    until("the last row", async || told().await.len() > 5).await;
+    assert_eq!(told().await, ["box0", "box0", "box1", "box2", "box3", "box4"]);
     servers.restart_dead().unwrap();
     servers.wait_until_healthy().unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_was_counted_as_lost_goes_on_as_another_life_and_has_its_seats_again() {
+    let server = redis::Server::start(&redis::Settings::default()).unwrap();
+    let network = Proxy::start(server.address().parse::<SocketAddr>().unwrap()).unwrap();
+    let near = Node::open(server.url(), |_| {}).await;
+    let far = Node::open(format!("redis://{}", network.address), |_| {}).await;
+    for device in ["stays", "leaves", "hops"] {
+        add(near.store(), device).await;
+    }
+    let stays = claim(far.store(), "stays", 1).await.unwrap();
+    let leaves = claim(far.store(), "leaves", 2).await.unwrap();
+    claim(far.store(), "hops", 3).await.unwrap();
+    network.cut();
+    near.clock.advance(Duration::from_secs(60));
+    until("its seats to be ended", async || {
+        near.store().end_lost_seats(2).await.unwrap();
+        near.store().changes(TENANT, 0, 100).await.unwrap().len() >= 7
+    })
+    .await;
+    assert_eq!(near.store().end_lost_seats(100).await.unwrap().seats, 0, "once");
+    let hopped = claim_at_clock(&near, "hops", 4).await;
+    assert!(
+        far.store()
+            .release(&key("leaves"), leaves.epoch, START, Departure::Lost)
+            .await
+            .unwrap()
+    );
+
+    network.mend();
+    until("its return", async || {
+        let seat = near.store().seat(&key("stays")).await.unwrap().seat;
+        seat.is_some_and(|seat| seat.epoch == stays.epoch && *seat.node == *far.store().node())
+    })
+    .await;
+    until("the feed", async || near.store().changes(TENANT, 0, 100).await.unwrap().len() >= 9).await;
+    let changes = near.store().changes(TENANT, 0, 100).await.unwrap();
+    let of = |device: &str| -> Vec<(&str, Option<Epoch>, Option<Departure>)> {
+        let ours = changes
+            .iter()
+            .filter(|row| row.device.as_ref().is_some_and(|id| id.as_str() == device));
+        ours.map(|row| (row.kind.as_str(), row.session_epoch, row.reason)).collect()
+    };
+    let lost = Some(Departure::NodeLost);
+    assert_eq!(
+        of("stays"),
+        [
+            ("connected", Some(stays.epoch), None),
+            ("disconnected", Some(stays.epoch), lost),
+            ("connected", Some(stays.epoch), None)
+        ]
+    );
+    assert_eq!(
+        of("leaves"),
+        [("connected", Some(leaves.epoch), None), ("disconnected", Some(leaves.epoch), lost)],
+        "it had left before the node came back"
+    );
+    assert_eq!(of("hops").last(), Some(&("connected", Some(hopped.epoch), None)));
+    assert_eq!(changes.iter().filter(|row| row.device.is_none()).count(), 1);
+    // What the node is told of from now on is told by its life of now.
+    assert!(far.push("stays").await.unwrap().seat.is_some());
+    assert!(near.push("stays").await.unwrap().seat.is_some());
 }
 
 #[tokio::test]
@@ -296,7 +379,7 @@ async fn of_two_nodes_that_claim_one_device_the_later_has_it_and_the_other_is_to
     assert_eq!(told.node, one.store().node());
     assert!(matches!(told.hint, Hint::Displaced { epoch, .. } if epoch == first.epoch));
     // A late goodbye of the first does not take the seat of the second.
-    assert!(!one.store().release(&key("box"), first.epoch, START).await.unwrap());
+    assert!(!one.store().release(&key("box"), first.epoch, START, Departure::Lost).await.unwrap());
     assert_eq!(one.store().seat(&key("box")).await.unwrap().seat.unwrap().epoch, second.epoch);
     // An event posted at the first is told to the second, with all that it takes to write it.
     let posted = one.push("box").await.unwrap();

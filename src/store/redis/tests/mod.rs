@@ -1,6 +1,9 @@
 //! Tests of the engine against real servers: the contract, and what is its alone.
 
+mod clock;
+mod failover;
 mod faults;
+mod model;
 
 use std::{
     any::Any,
@@ -49,7 +52,7 @@ static SENTINELS: Shared<redis::Sentinels> = Shared::new();
 static CLUSTER: Shared<redis::Cluster> = Shared::new();
 static PREFIX: AtomicU32 = AtomicU32::new(0);
 
-struct Redis {
+pub(super) struct Redis {
     _servers: Arc<dyn Any + Send + Sync>,
     durability: Durability,
     config: Config,
@@ -79,7 +82,11 @@ impl Redis {
         }
     }
 
-    async fn single() -> Self {
+    pub(super) fn redis(&self) -> &RedisStore {
+        &self.opened.store
+    }
+
+    pub(super) async fn single() -> Self {
         let server = SINGLE.get(|| redis::Server::start(&redis::Settings::default()).unwrap());
         Self::new(server.url(), Durability::Primary, server).await
     }
