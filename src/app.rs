@@ -42,7 +42,7 @@ use crate::{
     receipts, registry,
     store::{Store, redis::RedisStore},
     telemetry::Metrics,
-    tls, tokens,
+    tls, tokens, transfer,
 };
 
 /// How long the last acknowledgements may take at a stop, out of the whole drain.
@@ -251,6 +251,7 @@ impl App {
                 ))
                 .layer(Extension(config.xmpp.limits())),
             )
+            .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
             .merge(presence.router())
             .merge(ledger::routes(ledger.clone()));
         let door = poll::Door::new(

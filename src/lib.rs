@@ -11,6 +11,7 @@ pub mod store;
 pub mod dispatch;
 pub mod presence;
 pub mod registry;
+pub mod transfer;
 
 pub mod gateway;
 pub mod xmpp;

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{
     admin::Check,
     domain::Clock,
-    store::{Mailbox, Store, StoreError, embedded::EmbeddedStore, redis::RedisStore},
+    store::{Mailbox, Store, StoreError, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
 };
 
 use super::tickets::Tickets;
@@ -27,6 +27,14 @@ pub(super) enum Engine {
 
 impl Engine {
     pub(super) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Embedded(store) => store.clone(),
+            Self::Redis(store) => store.clone(),
+        }
+    }
+
+    /// The way out and in for everything that is kept.
+    pub(super) fn transfer(&self) -> Arc<dyn Transfer> {
         match self {
             Self::Embedded(store) => store.clone(),
             Self::Redis(store) => store.clone(),

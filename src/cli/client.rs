@@ -14,6 +14,8 @@ use super::Failure;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a whole answer may take: an import of many devices derives keys for each.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an export or an import may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 /// Where a server listens by default.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
@@ -128,28 +130,50 @@ impl Client {
         path: &str,
         body: Option<(&str, Vec<u8>)>,
     ) -> Result<(reqwest::StatusCode, Vec<u8>), Failure> {
+        let mut request = self.request(method, path)?;
+        if let Some((kind, body)) = body {
+            request = request.header(reqwest::header::CONTENT_TYPE, kind).body(body);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok((status, body.to_vec()))
+    }
+
+    /// A request whose answer is read, or whose body is sent, piece by piece, and may take a day. An answer that is no success is a
+    /// failure in words.
+    pub async fn stream(&self, method: Method, path: &str, lines: Option<reqwest::Body>) -> Result<reqwest::Response, Failure> {
+        let mut request = self.request(method, path)?.timeout(TRANSFER_TIMEOUT);
+        if let Some(lines) = lines {
+            request = request.header(reqwest::header::CONTENT_TYPE, "application/x-ndjson").body(lines);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Err(Failure::Failed(problem(status, &body)))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, Failure> {
         let url = self
             .base
             .join(path)
             .map_err(|error| Failure::Usage(format!("{path:?} is no path: {error}")))?;
-        let mut request = self.http.request(method, url).bearer_auth(&self.key);
-        if let Some((kind, body)) = body {
-            request = request.header(reqwest::header::CONTENT_TYPE, kind).body(body);
+        Ok(self.http.request(method, url).bearer_auth(&self.key))
+    }
+
+    /// What an error of the connection is in words.
+    pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut why: &dyn std::error::Error = error;
+        while let Some(deeper) = why.source() {
+            why = deeper;
         }
-        let unreachable = |error: reqwest::Error| {
-            let mut why: &dyn std::error::Error = &error;
-            while let Some(deeper) = why.source() {
-                why = deeper;
-            }
-            Failure::Failed(format!(
-                "{} does not answer: {why}; is the server running, and is --url right?",
-                self.base
-            ))
-        };
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
-        Ok((status, body.to_vec()))
+        Failure::Failed(format!(
+            "{} does not answer: {why}; is the server running, and is --url right?",
+            self.base
+        ))
     }
 
     /// Every item of a list, page by page.

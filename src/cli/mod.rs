@@ -7,7 +7,9 @@ mod check_config;
 mod client;
 mod demo;
 mod device;
+mod export;
 mod health;
+mod import;
 mod key;
 mod listen;
 mod push;
@@ -45,6 +47,10 @@ enum Command {
     Push(push::Arguments),
     /// Is a device: prints each event as one JSON line, acknowledges it, and resumes after a cut.
     Listen(listen::Arguments),
+    /// Writes everything that a server keeps as lines of JSON, while it serves: a backup, or the way to another server. It holds secrets.
+    Export(export::Arguments),
+    /// Takes an export into a new server, which then is the one that was exported.
+    Import(import::Arguments),
     /// Tells how much polling was avoided.
     Report(report::Arguments),
     /// Asks the server whose data directory is here whether it lives.
@@ -90,6 +96,8 @@ pub fn run() -> ExitCode {
         Command::Key(arguments) => block_on(key::run(arguments)),
         Command::Push(arguments) => block_on(push::run(arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
+        Command::Export(arguments) => block_on(export::run(arguments)),
+        Command::Import(arguments) => block_on(import::run(arguments)),
         Command::Report(arguments) => block_on(report::run(arguments)),
         Command::Health(arguments) => block_on(health::run(arguments)),
     };

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use aws_lc_rs::hmac;
 use data_encoding::{Encoding, Specification};
+use parking_lot::RwLock;
 use std::sync::LazyLock;
 
 use super::{TenantId, Urgency};
@@ -91,9 +92,8 @@ pub struct Located {
     pub number: u64,
 }
 
-/// The key that makes ids, kept in the store.
-#[derive(Clone)]
-pub struct EventIdKey(hmac::Key);
+/// The key that makes ids, kept in the store. It is another one after the store became a store that was exported.
+pub struct EventIdKey(RwLock<hmac::Key>);
 
 impl fmt::Debug for EventIdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,7 +106,12 @@ const PLACE: usize = 14;
 impl EventIdKey {
     /// The key made of these bytes.
     pub fn new(secret: &[u8; 32]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        Self(RwLock::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
+    }
+
+    /// From here on the key made of these bytes.
+    pub fn replace(&self, secret: &[u8; 32]) {
+        *self.0.write() = hmac::Key::new(hmac::HMAC_SHA256, secret);
     }
 
     /// The id of the record at `place`. Always the same for the same place.
@@ -121,8 +126,9 @@ impl EventIdKey {
         plain[2..4].copy_from_slice(&place.tenant.0.to_be_bytes());
         plain[4..8].copy_from_slice(&place.ordinal.to_be_bytes());
         plain[8..].copy_from_slice(&place.number.to_be_bytes()[2..]);
-        let mac = self.mac(&plain);
-        let mask = self.mask(&mac);
+        let key = self.0.read();
+        let mac = mac_of(&key, &plain);
+        let mask = mask_of(&key, &mac);
         let mut id = [0; 20];
         for (byte, (plain, mask)) in id.iter_mut().zip(plain.iter().zip(mask)) {
             *byte = plain ^ mask;
@@ -136,12 +142,14 @@ impl EventIdKey {
         let mut mac = [0; 6];
         mac.copy_from_slice(&id.0[PLACE..]);
         let mut plain = [0; PLACE];
-        for (byte, (masked, mask)) in plain.iter_mut().zip(id.0.iter().zip(self.mask(&mac))) {
+        let key = self.0.read();
+        for (byte, (masked, mask)) in plain.iter_mut().zip(id.0.iter().zip(mask_of(&key, &mac))) {
             *byte = masked ^ mask;
         }
-        if aws_lc_rs::constant_time::verify_slices_are_equal(&self.mac(&plain), &mac).is_err() {
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&mac_of(&key, &plain), &mac).is_err() {
             return None;
         }
+        drop(key);
         let head = u16::from_be_bytes([plain[0], plain[1]]);
         let queue = match head >> 12 {
             1 => Some(Queue::First),
@@ -159,18 +167,18 @@ impl EventIdKey {
             number: u64::from_be_bytes(number),
         })
     }
+}
 
-    fn mac(&self, plain: &[u8; PLACE]) -> [u8; 6] {
-        let mut mac = [0; 6];
-        mac.copy_from_slice(&hmac::sign(&self.0, plain).as_ref()[..6]);
-        mac
-    }
+fn mac_of(key: &hmac::Key, plain: &[u8; PLACE]) -> [u8; 6] {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&hmac::sign(key, plain).as_ref()[..6]);
+    mac
+}
 
-    fn mask(&self, mac: &[u8; 6]) -> [u8; PLACE] {
-        let mut mask = [0; PLACE];
-        mask.copy_from_slice(&hmac::sign(&self.0, mac).as_ref()[..PLACE]);
-        mask
-    }
+fn mask_of(key: &hmac::Key, mac: &[u8; 6]) -> [u8; PLACE] {
+    let mut mask = [0; PLACE];
+    mask.copy_from_slice(&hmac::sign(key, mac).as_ref()[..PLACE]);
+    mask
 }
 
 #[cfg(test)]
@@ -207,6 +215,15 @@ mod tests {
             altered.0[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(EventIdKey::new(&[3; 32]).open(altered), None, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_opens_what_the_other_made() {
+        let (own, exported) = (EventIdKey::new(&[3; 32]), EventIdKey::new(&[4; 32]));
+        let id = exported.seal(place(5));
+        assert_eq!(own.open(id), None);
+        own.replace(&[4; 32]);
+        assert_eq!((own.open(id), own.seal(place(5))), (Some(place(5)), id));
     }
 
     #[test]

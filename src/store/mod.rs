@@ -17,6 +17,7 @@ mod hint;
 pub mod redis;
 mod refusal;
 mod registry;
+pub mod transfer;
 mod watch;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod queue;
 mod records;
 mod registry;
 mod seat;
+mod transfer;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ use crate::domain::{
     Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, seat::*};
+pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, seat::*, transfer::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -39,6 +40,8 @@ pub const TENANT: TenantId = TenantId(0);
 pub trait Bench: Send + Sync {
     /// The engine.
     fn store(&self) -> Arc<dyn Store>;
+    /// The same, as everything is moved from it or into it.
+    fn transfer(&self) -> Arc<dyn super::transfer::Transfer>;
     /// The clock that it was opened with.
     fn clock(&self) -> Arc<ManualClock>;
     /// What it has announced and nobody has taken yet.

@@ -142,7 +142,7 @@ impl Book {
         draft.must_sync();
         if let Some(held) = state.held.as_ref().filter(|_| again.expires_at() > now) {
             let id = shared.ids.seal(born.located(bucket));
-            let event = record::queued_event(id, tail, bucket, shared.generation, &again, json)?;
+            let event = record::queued_event(id, tail, bucket, shared.generation(), &again, json)?;
             arrivals.push(Arrival {
                 epoch: held.seat.epoch,
                 after: None,

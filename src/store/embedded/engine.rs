@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
 
 use super::draft::Draft;
 use crate::store::StoreError;
@@ -112,11 +112,14 @@ impl Engine {
     }
 
     fn space(&self, space: Space) -> &Keyspace {
-        match (space, &self.spaces) {
-            (Space::Events, [events, ..]) => events,
-            (Space::Ends, [_, ends, ..]) => ends,
-            (Space::Log, [_, _, log, _]) => log,
-            (Space::Rows, [.., rows]) => rows,
+        pick(&self.spaces, space)
+    }
+
+    /// All keyspaces as they are now. Short-lived: what it may still read is kept on the disk.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            snapshot: self.database.snapshot(),
+            spaces: &self.spaces,
         }
     }
 
@@ -232,6 +235,35 @@ impl Engine {
     /// Writes what only the operating system has to the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(unavailable)
+    }
+}
+
+fn pick(spaces: &[Keyspace; 4], space: Space) -> &Keyspace {
+    match (space, spaces) {
+        (Space::Events, [events, ..]) => events,
+        (Space::Ends, [_, ends, ..]) => ends,
+        (Space::Log, [_, _, log, _]) => log,
+        (Space::Rows, [.., rows]) => rows,
+    }
+}
+
+/// The engine at one moment: no commit is seen in part.
+pub(super) struct View<'e> {
+    snapshot: Snapshot,
+    spaces: &'e [Keyspace; 4],
+}
+
+impl View<'_> {
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        self.snapshot.get(pick(self.spaces, space), key).map_err(unavailable)
+    }
+
+    /// Rows from `from` on, as long as their keys start with `prefix`.
+    pub(super) fn from(&self, space: Space, from: Vec<u8>, prefix: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> {
+        self.snapshot
+            .range(pick(self.spaces, space), from..)
+            .map(|row: Guard| row.into_inner().map_err(unavailable))
+            .take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)))
     }
 }
 

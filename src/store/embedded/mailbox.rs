@@ -51,7 +51,7 @@ impl Shared {
             let (facts, json) = decode_event(&value)?;
             if facts.expires_at() > now && facts.due.is_none() {
                 let id = self.ids.seal(facts.born(place).located(bucket));
-                page.push(Arc::new(record::queued_event(id, place, bucket, self.generation, &facts, json)?));
+                page.push(Arc::new(record::queued_event(id, place, bucket, self.generation(), &facts, json)?));
             }
         }
         Ok(())
@@ -63,14 +63,14 @@ impl Shared {
         let ending = end.as_deref().map(decode_end).transpose()?;
         if let Some((_, row)) = again::find(place, |space, key| engine.get(space, key))? {
             let ending = ending.map(|(_, ending)| ending);
-            return record::delivery(id, self.generation, &decode_event(&row)?.0, ending.as_ref()).map(Some);
+            return record::delivery(id, self.generation(), &decode_event(&row)?.0, ending.as_ref()).map(Some);
         }
         let Some((facts, ending)) = ending else { return Ok(None) };
         let kept = Duration::from_secs(self.limits.state_kept_secs);
         if ending.waits_at.is_some() || self.clock.now() >= ending.at.plus(kept) {
             return Ok(None);
         }
-        record::delivery(id, self.generation, &facts, Some(&ending)).map(Some)
+        record::delivery(id, self.generation(), &facts, Some(&ending)).map(Some)
     }
 
     /// Deliveries of a device below a number, newest first: each with its number now, and where it was born.
@@ -260,7 +260,7 @@ impl Mailbox for EmbeddedStore {
     }
 
     fn generation(&self) -> Generation {
-        self.shared.generation
+        self.shared.generation()
     }
 
     fn locate(&self, tenant: TenantId, id: EventId) -> Option<Located> {

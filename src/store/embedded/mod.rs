@@ -16,9 +16,11 @@ mod change;
 mod device_state;
 mod draft;
 mod engine;
+mod export;
 mod fast;
 mod feed;
 mod high_water;
+mod import;
 mod journal;
 mod keeper;
 mod keys;
@@ -34,17 +36,18 @@ mod seats;
 mod space;
 mod steps;
 mod sweep;
+mod transfer;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -125,7 +128,8 @@ pub(crate) struct Shared {
     setup: engine::Setup,
     sizes: space::Sizes,
     ids: EventIdKey,
-    generation: Generation,
+    /// A [`Generation`]; another one after an import.
+    generation: AtomicU32,
     /// `None` while it could not be opened again.
     engine: RwLock<Option<Engine>>,
     seats: RwLock<Seats>,
@@ -160,6 +164,10 @@ impl Shared {
 
     fn mark_path(&self) -> PathBuf {
         self.folder.join("high-water-mark")
+    }
+
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
     }
 
     fn idempotency_kept(&self) -> Duration {

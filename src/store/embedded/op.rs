@@ -3,12 +3,13 @@
 use fjall::Slice;
 use tokio::sync::oneshot;
 
-use super::engine::Space;
+use super::{engine::Space, rows::Identity};
 use crate::{
     domain::{Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
         ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError,
         Tenant,
+        transfer::{Header, Piece, Taken},
     },
 };
 
@@ -31,6 +32,9 @@ pub(super) enum Op {
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
     AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
+    BeginImport(Box<Header>, Fallible<()>),
+    Import(Box<Piece>, Fallible<Taken>),
+    FinishImport(String, Fallible<()>),
     /// Rows to remove if they still are as they were read.
     Forget(Vec<(Space, Slice, Slice)>, Fallible<u64>),
     /// The keeper's orders.
@@ -79,6 +83,8 @@ pub(super) enum Outcome {
     Revoked(Result<bool, StoreError>),
     Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
+    Began(Result<Identity, StoreError>),
+    Imported(Result<Taken, StoreError>),
     Nothing,
 }
 
@@ -92,6 +98,7 @@ impl Op {
             Self::RequeueDue(_, limit, _) => limit * 512,
             Self::EndLostSeats(limit, _) => limit * 128,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
+            Self::Import(piece, _) => imported_bytes(piece),
             _ => 512,
         }
     }
@@ -133,6 +140,9 @@ impl Op {
                 Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) | Self::ChangeFastTokens(_, _, _, to),
                 Outcome::Done(result),
             ) => drop(to.send(result)),
+            (Self::FinishImport(_, to), Outcome::Done(result)) => drop(to.send(result)),
+            (Self::BeginImport(_, to), Outcome::Began(result)) => drop(to.send(result.map(|_| ()))),
+            (Self::Import(_, to), Outcome::Imported(result)) => drop(to.send(result)),
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
             (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
@@ -155,9 +165,24 @@ impl Op {
             Self::RemoveDevice(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::ChangeFastTokens(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::BeginImport(_, to) | Self::FinishImport(_, to) => drop(to.send(Err(error.clone()))),
+            Self::Import(_, to) => drop(to.send(Err(error.clone()))),
             Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
+        }
+    }
+}
+
+/// Rough bytes that a piece of an import adds to a commit.
+fn imported_bytes(piece: &Piece) -> usize {
+    match piece {
+        Piece::Tenant(_) | Piece::Key(_) => 256,
+        Piece::Receipts(receipts) => receipts.len() * 128,
+        Piece::Minutes(minutes) => minutes.iter().map(|minute| 64 + minute.figures.len() * 48).sum(),
+        Piece::Device(_, deliveries) => {
+            let data = deliveries.iter().filter_map(|delivery| delivery.waits.as_ref());
+            1024 + deliveries.len() * 256 + data.map(|waits| waits.data.get().len()).sum::<usize>()
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
 };
 
@@ -30,7 +30,7 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    domain::{Clock, EventIdKey, Generation, Limits, TenantId},
+    domain::{Clock, EventIdKey, Limits, TenantId},
     store::{ApiKey, Arrival, StoreError, Tenant, codec::damaged},
 };
 
@@ -150,7 +150,7 @@ impl EmbeddedStore {
         let lean = engine.is_lean();
         let shared = Arc::new(Shared {
             ids: EventIdKey::new(&identity.id_secret),
-            generation: Generation(identity.generation),
+            generation: AtomicU32::new(identity.generation),
             engine: RwLock::new(Some(engine)),
             seats: RwLock::default(),
             keys: RwLock::new(keys),

@@ -192,7 +192,7 @@ impl Book {
                 event: Arc::new(QueuedEvent {
                     id,
                     located,
-                    lane: Lane::Queue(event.urgency, shared.generation),
+                    lane: Lane::Queue(event.urgency, shared.generation()),
                     seq,
                     attempt: 1,
                     event,
@@ -234,7 +234,7 @@ impl Book {
                 event: Arc::new(QueuedEvent {
                     id,
                     located,
-                    lane: Lane::Now(shared.generation),
+                    lane: Lane::Now(shared.generation()),
                     seq: Seq(state.now_seq),
                     attempt: 1,
                     event,
@@ -454,7 +454,7 @@ pub(super) fn receive(
 }
 
 /// The last position in the tenant's log. The sweeper never drops the last receipt, so positions rise for ever.
-fn last_position(draft: &Draft<'_>, tenant: TenantId) -> Result<u64, StoreError> {
+pub(super) fn last_position(draft: &Draft<'_>, tenant: TenantId) -> Result<u64, StoreError> {
     let last = draft
         .engine()
         .range(Space::Log, &keys::receipt(tenant, 0), &keys::receipt(tenant, u64::MAX))

@@ -14,11 +14,12 @@ use crate::{
     store::{
         Arrival, Store,
         contract::{self, Bench, START},
+        transfer::Transfer,
     },
 };
 
 /// An embedded store in a folder that goes with it.
-pub(super) struct Embedded {
+pub(in crate::store) struct Embedded {
     pub(super) store: Arc<EmbeddedStore>,
     pub(super) clock: Arc<ManualClock>,
     arrivals: mpsc::Receiver<Arrival>,
@@ -37,7 +38,7 @@ pub(super) fn config(folder: &std::path::Path) -> Config {
 }
 
 impl Embedded {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self::open(tempfile::tempdir().unwrap(), ManualClock::at(START))
     }
 
@@ -56,6 +57,10 @@ impl Embedded {
 impl Bench for Embedded {
     fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    fn transfer(&self) -> Arc<dyn Transfer> {
+        Arc::clone(&self.store) as Arc<dyn Transfer>
     }
 
     fn clock(&self) -> Arc<ManualClock> {
@@ -77,3 +82,4 @@ impl Bench for Embedded {
 }
 
 contract::run_contract!(Embedded::new());
+contract::run_transfer!(Embedded::new(), Embedded::new());

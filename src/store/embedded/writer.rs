@@ -312,6 +312,9 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
         Op::RevokeKey(tenant, id, _) => Outcome::Revoked(Ok(book.revoke_key(draft, *tenant, id))),
         Op::PutTenant(tenant, _) => Outcome::Done(book.put_tenant(draft, tenant)),
         Op::AddMinute(minute, node, figures, _) => Outcome::Done(Book::add_minute(draft, *minute, node, figures)),
+        Op::BeginImport(header, _) => Outcome::Began(book.begin_import(draft, header)),
+        Op::Import(piece, _) => Outcome::Imported(book.import(draft, piece)),
+        Op::FinishImport(export, _) => Outcome::Done(Book::finish_import(draft, export)),
         Op::Forget(rows, _) => Outcome::Forgot(forget(draft, rows)),
         Op::Care(_) => Outcome::Nothing,
     }
@@ -340,6 +343,10 @@ fn remember(shared: &Shared, ops: &[Op], outcomes: &[Outcome]) {
             }
             (Op::PutTenant(tenant, _), Outcome::Done(Ok(()))) => {
                 shared.tenants.write().insert(tenant.id, Arc::new(tenant.clone()));
+            }
+            (Op::BeginImport(..), Outcome::Began(Ok(identity))) => {
+                shared.ids.replace(&identity.id_secret);
+                shared.generation.store(identity.generation, Ordering::Relaxed);
             }
             _ => {}
         }

@@ -46,7 +46,7 @@ impl Shared {
     pub(super) fn owner<'a>(&'a self, device: &'a DeviceKey, ordinal: u32) -> Owner<'a> {
         Owner {
             ids: &self.ids,
-            generation: self.generation,
+            generation: self.generation(),
             tenant: device.tenant,
             device: &device.device,
             bucket: device.bucket(),
@@ -172,7 +172,7 @@ impl Shared {
                         || QueuedEvent {
                             id,
                             located: owner.located(queue, number),
-                            lane: Lane::Queue(event.urgency, self.generation),
+                            lane: Lane::Queue(event.urgency, self.generation()),
                             seq: Seq(0),
                             attempt: 1,
                             event: event.clone(),
@@ -213,7 +213,7 @@ impl Shared {
                 self.announce(seat.as_ref(), || QueuedEvent {
                     id,
                     located: owner.located(queue, number),
-                    lane: Lane::Queue(event.urgency, self.generation),
+                    lane: Lane::Queue(event.urgency, self.generation()),
                     seq: Seq(seq),
                     attempt: 1,
                     event: event.clone(),
@@ -258,7 +258,7 @@ impl Shared {
         self.announce(seat.as_ref(), || QueuedEvent {
             id,
             located,
-            lane: Lane::Now(self.generation),
+            lane: Lane::Now(self.generation()),
             seq: Seq(number),
             attempt: 1,
             event,
@@ -620,7 +620,7 @@ impl Mailbox for RedisStore {
     }
 
     fn generation(&self) -> Generation {
-        self.shared.generation
+        self.shared.generation()
     }
 
     fn locate(&self, tenant: TenantId, id: EventId) -> Option<Located> {

@@ -15,9 +15,13 @@ mod config;
 mod connection;
 mod counters;
 mod device;
+mod export;
+mod exported;
 mod feed;
 mod held;
 mod housekeeping;
+mod import;
+mod imported;
 mod keys;
 mod lane;
 mod loss;
@@ -46,7 +50,7 @@ mod tests;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -168,7 +172,8 @@ pub(crate) struct Shared {
     memory: Memory,
     counters: Counters,
     ids: EventIdKey,
-    generation: Generation,
+    /// A [`Generation`]; another one after an import.
+    generation: AtomicU32,
     arrivals: mpsc::Sender<Arrival>,
     hints: mpsc::Sender<Addressed>,
     missed_arrivals: AtomicU64,
@@ -177,6 +182,12 @@ pub(crate) struct Shared {
     held: held::Held,
     rows: rows::Rows,
     metrics: RedisMetrics,
+}
+
+impl Shared {
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
 }
 
 /// The store in Redis. Cheap to share; [`RedisStore::close`] gives the node's name back.
@@ -218,7 +229,7 @@ impl RedisStore {
         let shared = Arc::new(Shared {
             counters: Counters::default(),
             ids: EventIdKey::new(&identity.id_secret),
-            generation: Generation(identity.generation),
+            generation: AtomicU32::new(identity.generation),
             arrivals: arrivals.clone(),
             hints,
             missed_arrivals: AtomicU64::new(0),

@@ -308,6 +308,16 @@ impl Nodes {
         Instant::now() < *self.lives_until.read()
     }
 
+    /// How many other nodes live.
+    pub(super) fn others(&self) -> usize {
+        let (me, now) = (self.me().0, self.now());
+        let table = self.table.read();
+        table
+            .iter()
+            .filter(|(number, member)| **number != me && member.expires_at > now)
+            .count()
+    }
+
     /// The time of Redis, as far as it is known here.
     pub(super) fn now(&self) -> u64 {
         let (time, at) = *self.time.read();
@@ -388,7 +398,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn say_that_it_lives(&self) -> Result<(), StoreError> {
+    pub(super) async fn say_that_it_lives(&self) -> Result<(), StoreError> {
         let sent = Instant::now();
         let (number, incarnation) = self.nodes.me();
         let make = |_| {

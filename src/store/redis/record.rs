@@ -22,8 +22,9 @@ use crate::{
     },
 };
 
-const VERSION: u8 = 1;
-const IDEMPOTENT: u8 = 64;
+pub(super) const VERSION: u8 = 1;
+pub(super) const IDEMPOTENT: u8 = 64;
+pub(super) const AT_NEXT_SESSION: u8 = 16;
 const FIXED: usize = 36;
 
 /// The parts of a new record that its script puts together.
@@ -70,7 +71,10 @@ pub(super) struct Head<'a> {
     pub(super) born: u64,
     pub(super) accepted_at: Timestamp,
     pub(super) expires_at: Timestamp,
-    collapse_key: Option<&'a str>,
+    /// It waits for that moment to be put at the tail again.
+    pub(super) due: Option<Timestamp>,
+    pub(super) idempotency: Option<[u8; 16]>,
+    pub(super) collapse_key: Option<&'a str>,
 }
 
 /// Reads a record: its head, and what is behind it.
@@ -91,6 +95,12 @@ fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
         seq: Seq(at(4)?),
         attempt: u32::from(u16::from_be_bytes(head.get(10..12)?.try_into().ok()?)),
         born: at(12)?,
+        due: Some(Timestamp(at(18)?)).filter(|due| due.0 > 0),
+        idempotency: if flags & IDEMPOTENT == 0 {
+            None
+        } else {
+            head.get(FIXED..FIXED + 16)?.try_into().ok()
+        },
         accepted_at: Timestamp(at(24)?),
         expires_at: Timestamp(at(30)?),
         collapse_key: Some(collapse).filter(|key| !key.is_empty()),
@@ -99,11 +109,16 @@ fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
 }
 
 impl Head<'_> {
-    fn urgency(&self) -> Result<crate::domain::Urgency, StoreError> {
+    /// Whether it waits for the next session of its device.
+    pub(super) fn at_next_session(&self) -> bool {
+        self.flags & AT_NEXT_SESSION != 0
+    }
+
+    pub(super) fn urgency(&self) -> Result<crate::domain::Urgency, StoreError> {
         urgency(self.flags & 3).ok_or_else(|| damaged("an event"))
     }
 
-    fn require(&self) -> Result<Require, StoreError> {
+    pub(super) fn require(&self) -> Result<Require, StoreError> {
         match self.flags >> 2 & 3 {
             0 => Ok(Require::Acknowledged),
             1 => Ok(Require::Received),
@@ -207,11 +222,11 @@ pub(super) struct Ending {
     pub(super) waits_at: Option<u64>,
 }
 
-const LATE: u8 = 1;
-const BY_SESSION: u8 = 2;
-const REPLACED: u8 = 4;
-const TOLD: u8 = 8;
-const WAITS: u8 = 16;
+pub(super) const LATE: u8 = 1;
+pub(super) const BY_SESSION: u8 = 2;
+pub(super) const REPLACED: u8 = 4;
+pub(super) const TOLD: u8 = 8;
+pub(super) const WAITS: u8 = 16;
 
 impl Ending {
     /// The bytes of the end that an outcome is. The number of one that waits again is put in by its script.

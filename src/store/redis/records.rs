@@ -89,7 +89,7 @@ impl Shared {
         Ok(found)
     }
 
-    async fn hour(&self, hour: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(super) async fn hour(&self, hour: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let key = self.keys.hour(hour);
         let make = |_| {
             let mut cmd = redis::cmd("HGETALL");

@@ -43,7 +43,7 @@ pub(super) fn changed_tokens(row: &[u8], generation: u32, change: &FastChange) -
     if tokens.is_empty() { Ok(Vec::new()) } else { json(&tokens) }
 }
 
-fn read_tokens(row: &[u8]) -> Result<FastTokens, StoreError> {
+pub(super) fn read_tokens(row: &[u8]) -> Result<FastTokens, StoreError> {
     if row.is_empty() {
         return Ok(FastTokens::default());
     }
@@ -60,7 +60,7 @@ fn contended() -> StoreError {
 }
 
 /// The counter of a cohort; push has none.
-fn counter(cohort: Cohort) -> &'static str {
+pub(super) fn counter(cohort: Cohort) -> &'static str {
     match cohort {
         Cohort::Push => "",
         Cohort::Poll => "l",
@@ -544,7 +544,7 @@ impl Registry for RedisStore {
     }
 }
 
-fn read_reported(row: &[u8]) -> Result<Option<Reported>, StoreError> {
+pub(super) fn read_reported(row: &[u8]) -> Result<Option<Reported>, StoreError> {
     if row.is_empty() {
         return Ok(None);
     }

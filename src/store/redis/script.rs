@@ -54,6 +54,11 @@ scripts! {
     LOSE "allow-oom" ["lose"],
     LOSSES "allow-oom" ["losses"],
     LOSS "allow-oom" ["loss"],
+    SNAPSHOT "no-writes" ["snapshot"],
+    BEGIN_IMPORT "" ["begin-import"],
+    IMPORT "" ["import"],
+    IMPORT_LOG "" ["import-log"],
+    RAISE "" ["raise"],
 }
 
 impl Script {

@@ -50,6 +50,8 @@ pub(super) fn put_node(seat: &mut [u8], node: u16, incarnation: u32) {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) number: u64,
+    /// The last number of each lane.
+    pub(super) seqs: [u64; 4],
     pub(super) epoch: Epoch,
     pub(super) last_seen_at: Option<Timestamp>,
     pub(super) holder: Option<Holder>,
@@ -108,6 +110,7 @@ impl Record {
         let holder = [bytes.get(31..37)?, bytes.get(61..)?].concat();
         Some(Self {
             number: at(1..7)?,
+            seqs: [at(7..13)?, at(13..19)?, at(19..25)?, at(25..31)?],
             epoch: Epoch(at(31..37)?),
             last_seen_at: Some(Timestamp(at(37..43)?)).filter(|at| at.0 > 0),
             holder: Holder::read(&holder),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use parking_lot::RwLock;
@@ -50,21 +50,32 @@ pub(super) async fn identity(shards: &Shards, keys: &Keys) -> Result<Identity, O
     // The first of several that start at once wins; all read what is there.
     shards.ask(durable, |_| command("SET", &[key.as_bytes(), &fresh, b"NX"])).await?;
     let row = shards.ask(durable, |_| command("GET", &[key.as_bytes()])).await?;
-    let row = reply::bytes(row).ok_or_else(|| damaged("the identity of the store"))?;
-    let read = || -> Option<(u32, Identity)> {
-        let (format, rest) = row.split_first_chunk()?;
-        let (generation, rest) = rest.split_first_chunk()?;
-        let identity = Identity {
-            generation: u32::from_be_bytes(*generation).max(1),
-            id_secret: rest.try_into().ok()?,
-        };
-        Some((u32::from_be_bytes(*format), identity))
-    };
-    let (found, identity) = read().ok_or_else(|| damaged("the identity of the store"))?;
+    let (found, identity) = Identity::read(row)?;
     if found > FORMAT {
         return Err(OpenError::Newer { found, known: FORMAT });
     }
     Ok(identity)
+}
+
+impl Identity {
+    /// Reads the row: the format of all that is in Redis, and the identity.
+    fn read(row: redis::Value) -> Result<(u32, Self), StoreError> {
+        let read = || -> Option<(u32, Self)> {
+            let row = reply::bytes(row)?;
+            let (format, rest) = row.split_first_chunk()?;
+            let (generation, rest) = rest.split_first_chunk()?;
+            let identity = Self {
+                generation: u32::from_be_bytes(*generation).max(1),
+                id_secret: rest.try_into().ok()?,
+            };
+            Some((u32::from_be_bytes(*format), identity))
+        };
+        read().ok_or_else(|| damaged("the identity of the store"))
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        [&FORMAT.to_be_bytes()[..], &self.generation.to_be_bytes(), &self.id_secret].concat()
+    }
 }
 
 impl Shared {
@@ -118,8 +129,20 @@ impl Shared {
         reply::hash(rows, "rows that all nodes share")
     }
 
-    /// Reads keys and tenants anew.
+    /// The identity as it is stored.
+    pub(super) async fn stored_identity(&self) -> Result<Identity, StoreError> {
+        let key = self.keys.shared("identity");
+        let route = Route::read(Slot::of(SHARED));
+        let row = self.shards.ask(route, |_| command("GET", &[key.as_bytes()])).await?;
+        Identity::read(row).map(|(_, identity)| identity)
+    }
+
+    /// Reads keys and tenants anew, and the identity, which an import changes.
     pub(super) async fn remember_all(&self) -> Result<(), StoreError> {
+        let identity = self.stored_identity().await?;
+        if self.generation.swap(identity.generation, Ordering::Relaxed) != identity.generation {
+            self.ids.replace(&identity.id_secret);
+        }
         let mut keys = HashMap::new();
         for (hash, row) in self.read_shared("keys").await? {
             let hash = <[u8; 32]>::try_from(hash).map_err(|_| damaged("the hash of an API key"))?;

@@ -24,6 +24,8 @@ use crate::{
     store::{
         Arrival, Store,
         contract::{self, Bench, START},
+        embedded::tests::Embedded,
+        transfer::Transfer,
     },
 };
 
@@ -113,6 +115,10 @@ impl Bench for Redis {
         self.opened.store.clone()
     }
 
+    fn transfer(&self) -> Arc<dyn Transfer> {
+        self.opened.store.clone()
+    }
+
     fn clock(&self) -> Arc<ManualClock> {
         Arc::clone(&self.clock)
     }
@@ -137,6 +143,16 @@ mod single {
     contract::run_contract!(Redis::single().await);
 }
 
+mod from_embedded {
+    use super::*;
+    contract::run_transfer!(Embedded::new(), Redis::single().await);
+}
+
+mod to_embedded {
+    use super::*;
+    contract::run_transfer!(Redis::single().await, Embedded::new());
+}
+
 mod sentinels {
     use super::*;
     contract::run_contract!(Redis::sentinels().await);
@@ -145,4 +161,5 @@ mod sentinels {
 mod cluster {
     use super::*;
     contract::run_contract!(Redis::cluster().await);
+    contract::run_transfer!(Redis::cluster().await, Redis::cluster().await);
 }

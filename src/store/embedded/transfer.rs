@@ -1,0 +1,62 @@
+//! Moving everything: reads go to the rows, off the event loop; changes are steps of the writer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{EmbeddedStore, op::Op};
+use crate::store::{
+    ApiKey, Registry, StoreError, Tenant,
+    transfer::{Header, Part, Piece, RowPage, Taken, Transfer},
+};
+
+#[async_trait]
+impl Transfer for EmbeddedStore {
+    async fn header(&self) -> Result<Header, StoreError> {
+        self.shared.read(|engine| self.shared.exported_header(engine))
+    }
+
+    async fn rows(&self, part: Part, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let read = move || shared.read(|engine| shared.exported_rows(engine, part, after));
+        let page = tokio::task::spawn_blocking(read).await;
+        page.unwrap_or_else(|_| Err(StoreError::Unavailable("the reading of a page was cut short".into())))
+    }
+
+    async fn begin_import(&self, header: &Header) -> Result<(), StoreError> {
+        let header = Box::new(header.clone());
+        self.ask(|answer| Op::BeginImport(header, answer)).await?
+    }
+
+    async fn import(&self, piece: Piece) -> Result<Taken, StoreError> {
+        match &piece {
+            Piece::Tenant(tenant) if tenant.id != 0 => {
+                let tenant = Tenant {
+                    id: tenant.id,
+                    name: tenant.name.clone(),
+                    domain: tenant.domain.clone(),
+                };
+                self.put_tenant(tenant).await?;
+            }
+            Piece::Key(key) => {
+                let there = self.key(&key.hash).is_some();
+                let row = ApiKey {
+                    id: key.id.clone(),
+                    name: key.name.clone(),
+                    tenant: key.tenant,
+                    scope: key.scope,
+                    created_at: key.created_at,
+                };
+                self.put_key(key.hash, row).await?;
+                return Ok(if there { Taken::Present } else { Taken::Stored });
+            }
+            _ => {}
+        }
+        self.ask(|answer| Op::Import(Box::new(piece), answer)).await?
+    }
+
+    async fn finish_import(&self, export: &str) -> Result<(), StoreError> {
+        let export = export.to_owned();
+        self.ask(|answer| Op::FinishImport(export, answer)).await?
+    }
+}
