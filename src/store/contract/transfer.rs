@@ -144,7 +144,10 @@ async fn live(store: &dyn Store) -> Scene {
     };
     let older = push(store, collapsing.clone()).await.unwrap().id;
     let newer = push(store, collapsing).await.unwrap().id;
-    store.release(&key("box"), epoch, later(2), crate::domain::Departure::Lost).await.unwrap();
+    store
+        .release(&key("box"), epoch, later(2), crate::domain::Departure::Lost)
+        .await
+        .unwrap();
 
     add(store, "gone").await;
     let of_gone = push(store, event("gone", "{}", START)).await.unwrap().id;

@@ -1,7 +1,7 @@
 //! The mailbox: each step is one script on the slot of its device.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -566,7 +566,16 @@ impl Mailbox for RedisStore {
             }
             self.shared.settle_one(end).await
         };
-        join_all(ends.iter().map(settle)).await
+        // What is said of one event keeps its order, though a step may take two scripts.
+        let mut events = HashSet::with_capacity(ends.len());
+        if ends.iter().all(|end| events.insert(end.id)) {
+            return join_all(ends.iter().map(settle)).await;
+        }
+        let mut settled = Vec::with_capacity(ends.len());
+        for end in &ends {
+            settled.push(settle(end).await);
+        }
+        settled
     }
 
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
