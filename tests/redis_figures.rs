@@ -12,9 +12,9 @@ use std::{
 
 use loadtest::redis;
 use unpoll::{
-    domain::{Clock, CorrectedClock, Data, Event, Limits, Outcome, Require, SystemClock, TenantId, Urgency},
+    domain::{Clock, CorrectedClock, Data, Event, Limits, Outcome, Require, SessionId, SystemClock, TenantId, Urgency},
     store::{
-        DeviceChange, DeviceKey, Mailbox, NewEvent, Records, Registry, Settle, Settled,
+        Cursor, DeviceChange, DeviceKey, Mailbox, NewEvent, NewSeat, Records, Registry, Settle, Settled, Transport,
         redis::{Config, RedisMetrics, RedisStore},
     },
 };
@@ -107,7 +107,18 @@ async fn what_an_event_costs_redis() {
     .unwrap()
     .store;
     for n in 0..DEVICES {
-        store.put_device(&key(n), DeviceChange::default(), true, clock.now()).await.unwrap();
+        let (added, _) = store.put_device(&key(n), DeviceChange::default(), true, clock.now()).await.unwrap();
+        // Each has a session that has read what waits, as who acknowledges has.
+        let seat = NewSeat {
+            session: SessionId(n as u128),
+            node: store.node(),
+            transport: Transport::Xmpps,
+            at: clock.now(),
+            credential_generation: added.credential_generation,
+            fast: None,
+        };
+        store.claim(&key(n), seat).await.unwrap();
+        store.pending(&key(n), Cursor::default(), 1).await.unwrap();
     }
     // Waits until the log of receipts has so many.
     let logged = async |count: usize| {

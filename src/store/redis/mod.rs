@@ -7,14 +7,17 @@
 //! are dead (`losses`).
 
 mod access;
+mod announce;
 mod borrowed;
 mod breaker;
 mod channel;
 mod check;
+mod claim;
 mod config;
 mod connection;
 mod counters;
 mod device;
+mod enqueue;
 mod export;
 mod exported;
 mod feed;
@@ -39,6 +42,7 @@ mod reply;
 mod rows;
 mod script;
 mod seat;
+mod settle;
 mod shards;
 mod shared;
 mod tickets;
