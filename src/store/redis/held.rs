@@ -148,6 +148,11 @@ impl Held {
         self.seats.lock().get(device).is_some_and(|seat| seat.epoch == epoch)
     }
 
+    /// Whether the device has a seat here that is stored otherwise than that one: it was claimed anew, or its node has another life.
+    fn is_another(&self, device: &DeviceKey, told: &Seat) -> bool {
+        self.seats.lock().get(device).is_some_and(|seat| seat.bytes != told.bytes)
+    }
+
     /// The node has another life: all seats are its, and are told again. Answers how many there are.
     pub(super) fn renew(&self, number: u16, incarnation: u32) -> usize {
         let seats = {
@@ -274,6 +279,10 @@ impl Shared {
                 let seat = self.held.seats.lock().get(device).cloned();
                 if let Some(seat) = seat {
                     self.reclaim(device, &seat).await?;
+                    if self.held.is_another(device, &seat) {
+                        // What was told is not what is held by now: it is told again.
+                        return Ok(());
+                    }
                 }
             }
             Debt::Release(goodbye) => match self.release_seat(device, goodbye).await {

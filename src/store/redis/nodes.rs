@@ -66,7 +66,8 @@ pub(super) struct Nodes {
     live_since: RwLock<Instant>,
     /// The name was given to another node.
     pub(super) lost: CancellationToken,
-    door: Option<Door>,
+    /// What it says of itself.
+    card: Vec<u8>,
     lives_for: Duration,
     name_kept: Duration,
     every: Duration,
@@ -87,11 +88,16 @@ fn route() -> Route {
     Route::quick(Slot::of(SHARED))
 }
 
-/// What a node says of itself: whether it can be reached, its certificate, its address.
-fn card(door: Option<&Door>) -> Vec<u8> {
+/// What a node says of itself: whether it can be reached, its certificate, its address; or else some random bytes, by which it knows its own
+/// row again.
+fn card(door: Option<&Door>) -> Result<Vec<u8>, OpenError> {
     match door {
-        Some(door) => [&[1], &door.fingerprint[..], door.address.as_bytes()].concat(),
-        None => vec![0],
+        Some(door) => Ok([&[1], &door.fingerprint[..], door.address.as_bytes()].concat()),
+        None => {
+            let mut random = [0; 16];
+            aws_lc_rs::rand::fill(&mut random).map_err(|_| OpenError::Random)?;
+            Ok([&[0], &random[..]].concat())
+        }
     }
 }
 
@@ -159,7 +165,7 @@ impl Nodes {
             live_since: RwLock::new(Instant::now()),
             lost: CancellationToken::new(),
             every: config.heartbeat(),
-            door,
+            card: card(door.as_ref())?,
             lives_for: Duration::from_secs(config.node_lost_secs.max(1)),
             name_kept: Duration::from_secs(config.name_kept_secs),
             metrics,
@@ -194,7 +200,7 @@ impl Nodes {
             .arg(number)
             .arg(incarnation)
             .arg(milliseconds(self.lives_for))
-            .arg(card(self.door.as_ref()))
+            .arg(&self.card)
             .arg(milliseconds(self.lives_for + self.name_kept))
             .arg(u8::from(has_seats));
         cmd

@@ -30,7 +30,7 @@ impl Node {
             url,
             prefix: "f:".into(),
             heartbeat_ms: 200,
-            node_lost_secs: 2,
+            node_lost_secs: 5,
             clock_skew_max_ms: u64::MAX,
             wait_ms: 5_000,
             ..Config::default()
