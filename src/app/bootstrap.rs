@@ -1,10 +1,13 @@
 //! What a start needs before anything serves: the store, the first key, the certificate.
 
-use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::info;
 
 use super::{StartError, engine::Engine};
@@ -23,6 +26,9 @@ use crate::{
 
 /// The file in the data directory with the first key.
 const KEY_FILE: &str = "admin.key";
+/// How long the first key is tried to be stored, where no replica takes it at once, and the pause between.
+const FIRST_KEY_PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_KEY_PAUSE: Duration = Duration::from_millis(200);
 /// The file in the data directory with the ready line of the running service.
 const READY_FILE: &str = "ready.json";
 
@@ -105,14 +111,23 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
     let key = registry::new_key()?;
     let path = config.data_dir.join(KEY_FILE);
     write(&path, format!("{key}\n").as_bytes())?;
+    let id = registry::new_key_id()?;
     let row = ApiKey {
-        id: registry::new_key_id()?,
+        id: id.clone(),
         name: "admin".into(),
         tenant: default_tenant.0,
         scope: Scope::Operator,
         created_at: now,
     };
-    if !store.put_first_key(http::key_hash(&key), row).await? {
+    let until = Instant::now() + FIRST_KEY_PATIENCE;
+    let first = loop {
+        match store.put_first_key(http::key_hash(&key), row.clone()).await {
+            Err(StoreError::Unavailable(_)) if Instant::now() < until => tokio::time::sleep(FIRST_KEY_PAUSE).await,
+            done => break done?,
+        }
+    };
+    // Of a try whose answer was no success, the key may be there all the same.
+    if !first && !store.keys(default_tenant).await?.iter().any(|key| key.id == id) {
         // Another node was first.
         return fs::remove_file(&path).map_err(|source| StartError::File { path, source });
     }

@@ -52,12 +52,18 @@ mod url;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use access::AccessError;
@@ -208,6 +214,25 @@ pub struct RedisStore {
 /// The layout that this program writes and reads.
 const FORMAT: u32 = 1;
 
+/// How long the first steps of a node are tried: a replica may be late, or a primary have just been replaced.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// And the pause between.
+const START_PAUSE: Duration = Duration::from_millis(200);
+
+/// Tries a first step again while the store is not available; each may be done twice.
+async fn patiently<T>(step: impl AsyncFn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    let until = Instant::now() + START_PATIENCE;
+    loop {
+        match step().await {
+            Err(OpenError::Store(StoreError::Unavailable(why))) if Instant::now() < until => {
+                tracing::debug!("a first step is tried again: {why}");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 impl RedisStore {
     /// Finds the servers, checks them, joins the other nodes, and starts the store's tasks. Call it within the runtime.
     /// `default_domain`: the XMPP domain of the default tenant. `door`: where other nodes reach this one.
@@ -224,7 +249,7 @@ impl RedisStore {
     ) -> Result<Opened, OpenError> {
         let keys = Keys::new(&config.prefix);
         let shards = Shards::open(&config, keys.clone(), metrics.clone()).await?;
-        let identity = shared::identity(&shards, &keys).await?;
+        let identity = patiently(async || shared::identity(&shards, &keys).await).await?;
         let nodes = Nodes::join(&shards, &keys, &config, door, metrics.clone()).await?;
         let memory = Memory::default();
         let (arrivals, taken) = mpsc::channel(config.arrivals_max.max(1));
@@ -251,7 +276,7 @@ impl RedisStore {
             memory,
             metrics,
         });
-        shared.first_tenant(default_domain).await?;
+        patiently(async || Ok(shared.first_tenant(default_domain).await?)).await?;
         shared.remember_all().await?;
         shared.count_all().await?;
         shared.look_at_outboxes();

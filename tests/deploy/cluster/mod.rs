@@ -162,11 +162,13 @@ fn the_settings_of_the_guide_are_right() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 1);
+    assert_eq!(blocks.len(), 2);
     let dir = TestDir::new();
     let file = dir.path().join("unpoll.toml");
-    fs::write(&file, blocks[0]).unwrap();
-    assert_eq!(done(unpoll().arg("check-config").arg(&file)), "ok\n");
+    for block in blocks {
+        fs::write(&file, block).unwrap();
+        assert_eq!(done(unpoll().arg("check-config").arg(&file)), "ok\n", "{block}");
+    }
 }
 
 /// What the guide says to who has no key left.
