@@ -1,5 +1,7 @@
 //! Mailbox: how deliveries end, how long that is known, and batches and tenants.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 pub async fn a_final_state_is_never_changed(bench: impl Bench) {
@@ -200,4 +202,24 @@ pub async fn a_batch_is_answered_in_order(bench: impl Bench) {
     assert!(matches!(settled[0], Settled::Now { .. }) && matches!(settled[2], Settled::Now { .. }));
     assert_eq!(settled[1], Settled::Before(DeliveryState::Delivered));
     assert!(store.enqueue(Vec::new()).await.is_empty() && store.settle(Vec::new()).await.is_empty());
+}
+
+pub async fn an_event_is_known_at_every_moment(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    for _ in 0..200 {
+        let id = push(&*store, event("box", "{}", START)).await.unwrap().id;
+        let ended = AtomicBool::new(false);
+        let ending = async {
+            end(&*store, "box", id, Outcome::Delivered, START).await;
+            ended.store(true, Ordering::Relaxed);
+        };
+        let looking = async {
+            while !ended.load(Ordering::Relaxed) {
+                assert!(state(&*store, id).await.is_some(), "an accepted event is unknown while it ends");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(ending, looking);
+    }
 }

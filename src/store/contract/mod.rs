@@ -199,6 +199,7 @@ macro_rules! run_contract {
             the_feed_is_kept_so_long_and_so_much_of_it,
             a_final_state_is_never_changed,
             a_late_acknowledgement_is_kept_as_an_outcome,
+            an_event_is_known_at_every_moment,
             an_outcome_ends_what_requires_one_and_nothing_less_does,
             delivered_becomes_processed_once_and_a_refusal_after_it_is_kept,
             an_event_wanted_again_waits_out_its_pause_and_goes_to_the_tail,

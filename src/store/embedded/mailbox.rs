@@ -59,9 +59,11 @@ impl Shared {
 
     /// What became of the event that was born at that place.
     fn read_delivery(&self, engine: &Engine, place: Place, id: EventId) -> Result<Option<Delivery>, StoreError> {
-        let end = engine.get(Space::Ends, &place.end_key())?;
+        // At one moment: between two looks an event may leave its queue.
+        let view = engine.view();
+        let end = view.get(Space::Ends, &place.end_key())?;
         let ending = end.as_deref().map(decode_end).transpose()?;
-        if let Some((_, row)) = again::find(place, |space, key| engine.get(space, key))? {
+        if let Some((_, row)) = again::find(place, |space, key| view.get(space, key))? {
             let ending = ending.map(|(_, ending)| ending);
             return record::delivery(id, self.generation(), &decode_event(&row)?.0, ending.as_ref()).map(Some);
         }

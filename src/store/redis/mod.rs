@@ -220,10 +220,10 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tries a first step again while the store is not available; each may be done twice.
-async fn patiently<T>(step: impl AsyncFn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+async fn patiently<T, E: Into<OpenError>, F: Future<Output = Result<T, E>>>(step: impl Fn() -> F) -> Result<T, OpenError> {
     let until = Instant::now() + START_PATIENCE;
     loop {
-        match step().await {
+        match step().await.map_err(Into::into) {
             Err(OpenError::Store(StoreError::Unavailable(why))) if Instant::now() < until => {
                 tracing::debug!("a first step is tried again: {why}");
                 tokio::time::sleep(START_PAUSE).await;
@@ -249,7 +249,7 @@ impl RedisStore {
     ) -> Result<Opened, OpenError> {
         let keys = Keys::new(&config.prefix);
         let shards = Shards::open(&config, keys.clone(), metrics.clone()).await?;
-        let identity = patiently(async || shared::identity(&shards, &keys).await).await?;
+        let identity = patiently(|| shared::identity(&shards, &keys)).await?;
         let nodes = Nodes::join(&shards, &keys, &config, door, metrics.clone()).await?;
         let memory = Memory::default();
         let (arrivals, taken) = mpsc::channel(config.arrivals_max.max(1));
@@ -276,7 +276,7 @@ impl RedisStore {
             memory,
             metrics,
         });
-        patiently(async || Ok(shared.first_tenant(default_domain).await?)).await?;
+        patiently(|| shared.first_tenant(default_domain)).await?;
         shared.remember_all().await?;
         shared.count_all().await?;
         shared.look_at_outboxes();

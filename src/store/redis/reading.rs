@@ -30,6 +30,8 @@ use crate::{
 
 /// How late a long poll hears of what another node stored.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often an event that goes from place to place is looked for.
+const LOOKS: usize = 3;
 /// Reads under way at once where many are needed.
 const TOGETHER: usize = 128;
 
@@ -147,27 +149,34 @@ impl Shared {
         id: EventId,
     ) -> Result<Option<Delivery>, StoreError> {
         let (queue, number) = place;
-        let field = keys::field(queue, number);
-        let (waits, end) = try_join(self.field('q', device, &field), self.field('s', device, &field)).await?;
-        let owner = self.owner(device, ordinal);
-        let end = end.as_deref().map(record::split).transpose()?;
-        let ending = end.map(|(_, ending)| Ending::decode(ending)).transpose()?;
-        let waits = match (waits, ending.as_ref().and_then(|ending| ending.waits_at)) {
-            (None, Some(moved)) if moved != number => self.field('q', device, &keys::field(queue, moved)).await?,
-            (waits, _) => waits,
-        };
-        if let Some(waits) = waits {
-            let (head, _) = record::split(&waits)?;
-            return owner.delivery(id, &head, ending.as_ref()).map(Some);
+        let (field, owner) = (keys::field(queue, number), self.owner(device, ordinal));
+        for _ in 0..LOOKS {
+            // The queue is read first: what left it has its end by then.
+            let (waits, end) = try_join(self.field('q', device, &field), self.field('s', device, &field)).await?;
+            let end = end.as_deref().map(record::split).transpose()?;
+            let ending = end.map(|(_, ending)| Ending::decode(ending)).transpose()?;
+            let waits = match (waits, ending.as_ref().and_then(|ending| ending.waits_at)) {
+                (None, Some(moved)) if moved != number => self.field('q', device, &keys::field(queue, moved)).await?,
+                (waits, _) => waits,
+            };
+            if let Some(waits) = waits {
+                let (head, _) = record::split(&waits)?;
+                return owner.delivery(id, &head, ending.as_ref()).map(Some);
+            }
+            let (Some((head, _)), Some(ending)) = (end, ending) else {
+                return Ok(None);
+            };
+            if ending.waits_at.is_some() {
+                // It went on between the looks.
+                continue;
+            }
+            let kept = Duration::from_secs(self.limits.state_kept_secs);
+            if self.clock.now() >= ending.at.plus(kept) {
+                return Ok(None);
+            }
+            return owner.delivery(id, &head, Some(&ending)).map(Some);
         }
-        let (Some((head, _)), Some(ending)) = (end, ending) else {
-            return Ok(None);
-        };
-        let kept = Duration::from_secs(self.limits.state_kept_secs);
-        if ending.waits_at.is_some() || self.clock.now() >= ending.at.plus(kept) {
-            return Ok(None);
-        }
-        owner.delivery(id, &head, Some(&ending)).map(Some)
+        Ok(None)
     }
 
     /// The device of a place: it has its number for ever.
