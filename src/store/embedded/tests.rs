@@ -3,7 +3,10 @@
 mod model;
 mod opening;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -83,3 +86,26 @@ impl Bench for Embedded {
 
 contract::run_contract!(Embedded::new());
 contract::run_transfer!(Embedded::new(), Embedded::new());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_known_while_another_thread_ends_it() {
+    let bench = Embedded::new();
+    let store: Arc<dyn crate::store::Store> = bench.store.clone();
+    contract::add(&*store, "box").await;
+    for _ in 0..2_000 {
+        let id = contract::push(&*store, contract::event("box", "{}", START)).await.unwrap().id;
+        let ended = Arc::new(AtomicBool::new(false));
+        let (reader, over) = (Arc::clone(&store), Arc::clone(&ended));
+        let looking = tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                assert!(
+                    reader.delivery(contract::TENANT, id).await.unwrap().is_some(),
+                    "it is unknown while it ends"
+                );
+            }
+        });
+        contract::end(&*store, "box", id, crate::domain::Outcome::Delivered, START).await;
+        ended.store(true, Ordering::Relaxed);
+        looking.await.unwrap();
+    }
+}
