@@ -82,22 +82,9 @@ impl Reason {
         }
     }
 
-    /// The label.
+    /// The label: the word that the feed of presence has for it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Old => "old",
-            Self::Stream => "stream",
-            Self::Lost => "lost",
-            Self::Silent => "silent",
-            Self::Stalled => "stalled",
-            Self::Conflict => "conflict",
-            Self::Shutdown => "shutdown",
-            Self::Removed => "removed",
-            Self::Tls => "tls",
-            Self::Full => "full",
-            Self::Expired => "expired",
-            Self::Bug => "bug",
-        }
+        self.departure().as_str()
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{TenantId, Timestamp},
     store::{
-        Device, StoreError,
+        StoreError,
         codec::damaged,
         figures,
         transfer::{
@@ -242,17 +242,7 @@ fn device_record(row: &DeviceRow) -> Result<fjall::Slice, StoreError> {
         };
         return Ok(head.tombstone());
     }
-    rows::encode_device(&Device {
-        id: row.id.clone(),
-        ordinal: row.ordinal,
-        user: row.user.clone(),
-        attributes: row.attributes.clone(),
-        cohort: row.cohort,
-        credentials: row.credentials.clone(),
-        credential_generation: row.credential_generation,
-        created_at: row.created_at,
-        updated_at: row.updated_at,
-    })
+    rows::encode_device(&row.device())
 }
 
 /// The record of an event that a row has, and that of its state.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{Queue, Require, Timestamp},
     store::{
-        Device, StoreError,
+        StoreError,
         codec::damaged,
         codes::{reason_code, state_code, urgency_code},
         transfer::{DeliveryRow, DeviceRow, NUMBER_MAX, NUMBERS_LEFT_OUT, ReceiptRow},
@@ -171,17 +171,7 @@ fn device_record(row: &DeviceRow) -> Result<Vec<u8>, StoreError> {
         return Ok(head.encode());
     }
     let record = DeviceRecord {
-        device: Device {
-            id: row.id.clone(),
-            ordinal: row.ordinal,
-            user: row.user.clone(),
-            attributes: row.attributes.clone(),
-            cohort: row.cohort,
-            credentials: row.credentials.clone(),
-            credential_generation: row.credential_generation,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        },
+        device: row.device(),
         begins_behind: 0,
     };
     record.encode()

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, Reason, Reported, Scope, TenantId, Timestamp, UserId,
     },
-    store::{DeviceKey, Receipt, StoreError, codec::damaged},
+    store::{Device, DeviceKey, Receipt, StoreError, codec::damaged},
 };
 
 /// One row.
@@ -234,6 +234,21 @@ pub struct DeviceRow {
 }
 
 impl DeviceRow {
+    /// The device as the registry keeps it.
+    pub(in crate::store) fn device(&self) -> Device {
+        Device {
+            id: self.id.clone(),
+            ordinal: self.ordinal,
+            user: self.user.clone(),
+            attributes: self.attributes.clone(),
+            cohort: self.cohort,
+            credentials: self.credentials.clone(),
+            credential_generation: self.credential_generation,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+
     /// Whether it can be stored.
     ///
     /// # Errors
