@@ -59,7 +59,7 @@ fn events_cross_between_nodes_and_each_is_accounted_for() {
         assert!(number(&run["redis"]["aof_bytes_per_event"]) > 500.0, "{run}");
         // To enqueue and to settle.
         let commands = run["redis"]["commands"].as_array().unwrap();
-        let scripts = commands.iter().find(|command| command["name"] == "evalsha").unwrap();
+        let scripts = commands.iter().find(|command| command["name"] == "fcall").unwrap();
         assert!(number(&scripts["calls_per_event"]) > 1.5, "{run}");
         assert!(number(&run["post"]["p50_us"]) <= number(&run["post_to_device"]["max_us"]), "{run}");
     }

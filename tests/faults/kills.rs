@@ -60,7 +60,7 @@ impl Fault {
             Self::FailOver => stage.redis.fail_over().unwrap(),
             Self::ScriptFlush => {
                 let primary = stage.redis.primary().expect("a primary");
-                let () = stage.redis.data()[primary].query(&["SCRIPT", "FLUSH"]).unwrap();
+                let () = stage.redis.data()[primary].query(&["FUNCTION", "FLUSH"]).unwrap();
             }
         }
         stage.redis.restart_dead().unwrap();

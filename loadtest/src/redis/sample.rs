@@ -56,9 +56,9 @@ impl Server {
             let words: Vec<String> = words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
             let [command, rest @ ..] = words.as_slice() else { continue };
             let mut name = command.to_lowercase();
-            let script = (name == "evalsha").then(|| rest.first()).flatten();
-            if let Some(hash) = script {
-                name = format!("evalsha {}", hash.chars().take(8).collect::<String>());
+            let script = (name == "fcall").then(|| rest.first()).flatten();
+            if let Some(function) = script {
+                name = format!("fcall {function}");
             }
             let entry = calls.entry(name).or_default();
             entry.micros.push(micros);

@@ -2,7 +2,7 @@
 
 use super::{Config, OpenError, lane, replicas, topology::Primary, url::Target};
 
-/// The oldest version that has what the scripts need: their flags.
+/// The oldest version that has what the scripts need: functions.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// Checks every primary. Answers how many replicas are in step with the one that has the fewest.
@@ -23,20 +23,14 @@ async fn one(config: &Config, target: &Target, address: &str) -> Result<u32, Ope
         address: address.to_owned(),
         what: format!("{what}: {error}"),
     };
-    // A script that cannot be loaded is one that the server or its access list does not allow.
-    for script in super::script::ALL {
-        script
-            .load()
-            .query_async::<String>(&mut connection)
-            .await
-            .map_err(|error| lacks("scripts (EVALSHA, SCRIPT LOAD)", error))?;
-    }
-    // A server may have renamed them, or an access list may forbid them; neither changes anything.
-    let ran = redis::Script::new("return 1").invoke_async::<_, u8>(&mut connection).await;
-    ran.map_err(|error| lacks("EVALSHA", error))?;
+    // A server may have renamed a command, or its access list may forbid it.
     let waited = redis::cmd("WAIT").arg(0).arg(1).query_async::<u32>(&mut connection).await;
     waited.map_err(|error| lacks("WAIT", error))?;
-    judge(address, &info, config)
+    let replicas = judge(address, &info, config)?;
+    // After that: it writes, once, to a server that was never used.
+    let known = super::script::make_known(&mut connection).await;
+    known.map_err(|error| lacks("functions (FCALL, FUNCTION LOAD)", error))?;
+    Ok(replicas)
 }
 
 /// What INFO says, judged. Pure.

@@ -56,9 +56,10 @@ impl Shared {
                 &device.tenant.0.to_be_bytes(),
                 &[id_length, name_length],
                 idempotency.as_ref().map_or(&[][..], |idempotency| &idempotency.body),
+                &record.rest,
             ];
             let mut cmd = script.call(&keys);
-            cmd.arg(fixed.concat()).arg(&record.rest);
+            cmd.arg(fixed.concat()).arg(event.json.0.as_bytes());
             cmd
         };
         let route = Route {

@@ -94,11 +94,15 @@ impl Shared {
             .map(|(field, value)| (field.as_slice(), value.as_slice()))
             .collect();
         let owner = self.owner(device, head.ordinal);
+        let fields = snapshot.queue.iter().map(|(field, value)| (field.as_slice(), value.as_slice()));
+        let fields: BTreeMap<&[u8], &[u8]> = fields.collect();
         let mut waiting = BTreeMap::new();
-        for (field, record) in &snapshot.queue {
+        for (field, record) in &fields {
             // Collapse keys and counts are made anew.
             if let Some((queue, number)) = keys::read_field(field) {
-                waiting.insert((queue, number), record::split(record)?);
+                let (head, _) = record::split(record)?;
+                let json = fields.get(&keys::data_field(queue, head.born)[..]).copied().unwrap_or_default();
+                waiting.insert((queue, number), (head, json));
             }
         }
         let mut born_of_waiting = BTreeSet::new();

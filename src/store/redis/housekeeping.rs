@@ -205,14 +205,14 @@ impl Shared {
         let mut reply = Reply::new(value, "the answer to requeue")?;
         let ordinal = reply.bytes()?;
         let seat = self.live_seat(&reply.bytes()?).await;
-        let moved = reply.pairs()?;
+        let moved = reply.rows()?;
         if moved.is_empty() {
             return Ok(0);
         }
         let ordinal = ordinal.try_into().map_err(|_| damaged("the answer to requeue"))?;
         let owner = self.owner(device, u32::from_be_bytes(ordinal));
-        for (field, record) in &moved {
-            let event = owner.queued(field, record)?;
+        for found in &moved {
+            let event = owner.queued(found)?;
             if event.event.expires_at() > now {
                 self.announce(seat.as_ref(), || event);
             }

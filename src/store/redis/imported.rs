@@ -45,7 +45,8 @@ impl Shared {
                 if let Some(key) = &delivery.collapse_key {
                     queue.push(([b"c", key.as_bytes()].concat(), field.clone()));
                 }
-                queue.push((field, [head.as_slice(), data].concat()));
+                queue.push((field, head.clone()));
+                queue.push((keys::data_field(of, born).to_vec(), data.to_vec()));
                 waiting += 1;
                 bytes += data.len() as u64;
                 later += u16::from(waits.at_next_session);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `d{b}T:device` | string | row of a device, or its tombstone: `device.rs` |
 //! | `p{b}T:device` | string | last numbers of the device, and its seat: `seat.rs` |
-//! | `q{b}T:device` | hash | what waits: `record.rs`; collapse keys; counts |
+//! | `q{b}T:device` | hash | what waits: `record.rs`; its data; collapse keys; counts |
 //! | `s{b}T:device` | hash | how events ended; idempotency keys |
 //! | `f{b}T:device`, `e{b}T:device` | string | FAST tokens; what it reported |
 //! | `i{b}T`, `l{b}T` | hash, sorted set | device of an ordinal; devices in order of their ids |
@@ -128,6 +128,13 @@ pub(super) fn field(queue: Queue, number: u64) -> [u8; 7] {
         Queue::Rest => b'r',
     };
     field[1..].copy_from_slice(&number.to_be_bytes()[2..]);
+    field
+}
+
+/// The field of the data of an event that was born there, wherever it waits.
+pub(super) fn data_field(queue: Queue, born: u64) -> [u8; 7] {
+    let mut field = field(queue, born);
+    field[0] = field[0].to_ascii_uppercase();
     field
 }
 

@@ -134,7 +134,7 @@ impl Lane {
     }
 }
 
-/// One connection to a server, with every script known there.
+/// One connection to a server.
 pub(super) async fn connect(settings: &Settings) -> Result<Connection, redis::RedisError> {
     settings.server.connect(settings.limits(), settings.connect_within, false).await
 }
@@ -195,11 +195,7 @@ fn refuse_stale(burst: &mut Vec<Op>, floor: u64) {
 /// that this server may have lost.
 async fn open(settings: &Settings, floor: &AtomicU64) -> Result<Connection, redis::RedisError> {
     let mut connection = connect(settings).await?;
-    let mut load = Pipeline::new();
-    for script in script::ALL {
-        load.add_command(script.load());
-    }
-    load.exec_async(&mut connection).await?;
+    script::make_known(&mut connection).await?;
     if let Some(key) = &settings.floor_key {
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
@@ -250,7 +246,7 @@ async fn send(
                 let value = values.get_mut(at).and_then(Option::take);
                 let answered = match value {
                     Some(Value::ServerError(error)) => {
-                        unknown_script |= error.code() == "NOSCRIPT";
+                        unknown_script |= script::is_unknown(&error);
                         Err(Failure::Refused(error))
                     }
                     Some(value) if replicated => Ok(value),

@@ -95,8 +95,8 @@ impl Shared {
         self.held.learn(device, ordinal);
         let owner = self.owner(device, ordinal);
         let mut events = Vec::new();
-        for (field, record) in reply.pairs()? {
-            events.push(Arc::new(owner.queued(&field, &record)?));
+        for found in reply.rows()? {
+            events.push(Arc::new(owner.queued(&found)?));
         }
         let more = events.len() > limit;
         events.truncate(limit);

@@ -2,7 +2,8 @@
 //!
 //! The head of a record has fixed places, because scripts change it: version 1, flags 1, length of the head 2, number in the lane 6,
 //! attempt 2, number under which it was born 6, due again 6, accepted at 6, expires at 6, idempotency key 16 (when the flags say
-//! so), collapse key with its length. The data follows; a state has an ending there instead.
+//! so), collapse key with its length. In a queue that is all of a record: its data is beside it (`keys::data_field`), so that whoever ends
+//! the event need not read it. A state has an ending behind its head.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +46,7 @@ impl NewRecord {
         let flags = urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, |_| IDEMPOTENT);
         let collapse = event.collapse_key.as_deref().unwrap_or_default().as_bytes();
         let length = u8::try_from(collapse.len()).map_err(|_| StoreError::Conflict("a collapse key has at most 255 bytes".into()))?;
-        let mut rest = Vec::with_capacity(32 + collapse.len() + event.json.0.len());
+        let mut rest = Vec::with_capacity(32 + collapse.len());
         rest.extend_from_slice(&p48(event.accepted_at.0));
         rest.extend_from_slice(&p48(event.expires_at().0));
         rest.extend(idempotency.into_iter().flatten());
@@ -53,7 +54,6 @@ impl NewRecord {
         rest.extend_from_slice(collapse);
         // Of the head, 24 bytes are before this part.
         let head_length = u16::try_from(24 + rest.len()).unwrap_or(u16::MAX).to_be_bytes();
-        rest.extend_from_slice(event.json.0.as_bytes());
         Ok(Self {
             head: [VERSION, flags, head_length[0], head_length[1]],
             rest,
@@ -154,11 +154,11 @@ impl Owner<'_> {
         self.ids.seal(self.located(queue, born))
     }
 
-    /// Makes of a record what a session needs.
-    pub(super) fn queued(&self, field: &[u8], record: &[u8]) -> Result<QueuedEvent, StoreError> {
+    /// Makes what a session needs of the field, the record and the data of an event.
+    pub(super) fn queued(&self, [field, record, data]: &[Vec<u8>; 3]) -> Result<QueuedEvent, StoreError> {
         let (queue, number) = keys::read_field(field).ok_or_else(|| damaged("the field of an event"))?;
-        let (head, json) = split(record)?;
-        let json = std::str::from_utf8(json).map_err(|_| damaged("the JSON of an event"))?;
+        let (head, _) = split(record)?;
+        let json = std::str::from_utf8(data).map_err(|_| damaged("the JSON of an event"))?;
         let urgency = head.urgency()?;
         Ok(QueuedEvent {
             id: self.id(queue, head.born),

@@ -62,6 +62,19 @@ impl Reply {
         Ok(pairs)
     }
 
+    /// The rest, in rows of so many parts.
+    pub(super) fn rows<const N: usize>(mut self) -> Result<Vec<[Vec<u8>; N]>, StoreError> {
+        let mut rows = Vec::with_capacity(self.parts.len() / N);
+        while self.parts.len() > 0 {
+            let mut row = [const { Vec::new() }; N];
+            for part in &mut row {
+                *part = self.bytes()?;
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
     pub(super) fn damaged(&self) -> StoreError {
         damaged(self.what)
     }

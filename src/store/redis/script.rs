@@ -1,81 +1,145 @@
 //! The scripts: what must happen in one step on one device (or one bucket) happens in one.
+//!
+//! A server knows them as functions of one library (`FUNCTION LOAD`), which it keeps, writes to its file and replicates as it does data.
+//! A function costs less than a script that is named by its hash (`EVALSHA`), because its helpers are there and not made anew for each
+//! run. The library has its own hash in its name and in the names of its functions: nodes of two versions share a server, and each
+//! calls its own.
 
-use std::sync::LazyLock;
+use std::{fmt::Write as _, sync::LazyLock};
 
-use redis::Cmd;
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
+use redis::{Cmd, ServerError};
 
-/// A script, and the hash by which a server that knows it is told to run it.
-pub(super) struct Script {
-    code: &'static str,
-    known: LazyLock<redis::Script>,
+/// A script, by its place among all.
+pub(super) struct Script(usize);
+
+/// What the library has of a script.
+struct Function {
+    name: &'static str,
+    flags: &'static str,
+    body: &'static str,
 }
 
 macro_rules! scripts {
-    ($($name:ident $flags:literal [$($part:literal)*]),* $(,)?) => {
-        $(pub(super) static $name: Script = {
-            const CODE: &str = concat!(
-                "#!lua flags=", $flags, "\n",
-                include_str!("scripts/parts/base.lua"),
-                $(include_str!(concat!("scripts/", $part, ".lua")),)*
-            );
-            Script { code: CODE, known: LazyLock::new(|| redis::Script::new(CODE)) }
-        };)*
-        /// Every one.
-        pub(super) static ALL: &[&Script] = &[$(&$name),*];
+    ([$($shared:literal)*] $($name:ident $flags:literal [$($part:literal)*]),* $(,)?) => {
+        /// What functions share.
+        const SHARED: &str = concat!($(include_str!(concat!("scripts/parts/", $shared, ".lua")),)*);
+        const FUNCTIONS: &[Function] = &[$(Function {
+            name: stringify!($name),
+            flags: $flags,
+            body: concat!($(include_str!(concat!("scripts/", $part, ".lua")),)*),
+        }),*];
+        scripts!(@place 0usize; $($name)*);
     };
+    (@place $at:expr; $name:ident $($rest:ident)*) => {
+        pub(super) static $name: Script = Script($at);
+        scripts!(@place $at + 1; $($rest)*);
+    };
+    (@place $at:expr;) => {};
 }
 
-// With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room. Each has the parts that it needs and no
-// more, because a script makes all its functions anew each time it is run.
+// With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room.
 scripts! {
-    ENQUEUE "" ["parts/seat" "parts/due" "enqueue/open" "enqueue/number" "enqueue/write"],
-    ENQUEUE_KEYED "" [
-        "parts/seat" "parts/queue" "parts/ends" "parts/find" "parts/due"
-        "enqueue/open" "enqueue/keyed" "enqueue/number" "enqueue/replace" "enqueue/write"
-    ],
-    PASS "allow-oom" ["parts/seat" "pass"],
-    SETTLE "allow-oom" ["parts/queue" "parts/ends" "parts/find" "settle"],
-    LATE "allow-oom" ["late"],
-    PUT_OFF "allow-oom" ["parts/seat" "parts/queue" "parts/ends" "parts/find" "put_off"],
-    CLAIM "allow-oom" ["parts/seat" "parts/queue" "parts/order" "claim"],
-    RELEASE "allow-oom" ["release"],
-    PENDING "no-writes" ["parts/order" "pending"],
-    REQUEUE "allow-oom" ["parts/seat" "parts/order" "requeue"],
+    ["base" "seat" "queue" "ends" "find" "due" "order"]
+    PROBE "'no-writes', 'allow-oom'" ["probe"],
+    ENQUEUE "" ["enqueue/open" "enqueue/number" "enqueue/write"],
+    ENQUEUE_KEYED "" ["enqueue/open" "enqueue/keyed" "enqueue/number" "enqueue/replace" "enqueue/write"],
+    PASS "'allow-oom'" ["pass"],
+    SETTLE "'allow-oom'" ["settle"],
+    LATE "'allow-oom'" ["late"],
+    PUT_OFF "'allow-oom'" ["put_off"],
+    CLAIM "'allow-oom'" ["claim"],
+    RELEASE "'allow-oom'" ["release"],
+    PENDING "'no-writes'" ["pending"],
+    REQUEUE "'allow-oom'" ["requeue"],
     PUT "" ["put"],
-    REMOVE "allow-oom" ["parts/seat" "parts/ends" "parts/due" "parts/order" "remove"],
+    REMOVE "'allow-oom'" ["remove"],
     EXCHANGE "" ["exchange"],
-    SWEEP "allow-oom" ["parts/seat" "parts/queue" "parts/ends" "parts/find" "parts/order" "sweep"],
-    OUTBOX "allow-oom" ["outbox"],
-    TRIM "allow-oom" ["trim"],
-    APPEND "allow-oom" ["append"],
-    FLOOR "allow-oom" ["floor"],
-    NODE "allow-oom" ["node"],
-    RECLAIM "allow-oom" ["parts/seat" "reclaim"],
-    LOSE "allow-oom" ["lose"],
-    LOSSES "allow-oom" ["losses"],
-    LOSS "allow-oom" ["loss"],
-    SNAPSHOT "no-writes" ["snapshot"],
+    SWEEP "'allow-oom'" ["sweep"],
+    OUTBOX "'allow-oom'" ["outbox"],
+    TRIM "'allow-oom'" ["trim"],
+    APPEND "'allow-oom'" ["append"],
+    FLOOR "'allow-oom'" ["floor"],
+    NODE "'allow-oom'" ["node"],
+    RECLAIM "'allow-oom'" ["reclaim"],
+    LOSE "'allow-oom'" ["lose"],
+    LOSSES "'allow-oom'" ["losses"],
+    LOSS "'allow-oom'" ["loss"],
+    SNAPSHOT "'no-writes'" ["snapshot"],
     BEGIN_IMPORT "" ["begin-import"],
     IMPORT "" ["import"],
     IMPORT_LOG "" ["import-log"],
     RAISE "" ["raise"],
 }
 
+/// The library: its text, and the names of its functions.
+struct Library {
+    code: String,
+    names: Vec<String>,
+}
+
+static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+    let mut texts = String::from(SHARED);
+    for function in FUNCTIONS {
+        texts += function.name;
+        texts += function.flags;
+        texts += function.body;
+    }
+    let hash = HEXLOWER.encode(&digest(&SHA256, texts.as_bytes()).as_ref()[..6]);
+    let mut code = format!("#!lua name=unpoll_{hash}\n{SHARED}");
+    let mut names = Vec::with_capacity(FUNCTIONS.len());
+    for Function { name, flags, body } in FUNCTIONS {
+        let name = format!("unpoll_{}_{hash}", name.to_ascii_lowercase());
+        // Writing to a text cannot fail.
+        let _ = write!(
+            code,
+            "\nredis.register_function{{function_name = '{name}', flags = {{{flags}}}, callback = function(KEYS, ARGV)\n\
+             if not call then begin() end\n{body}\nend}}\n"
+        );
+        names.push(name);
+    }
+    Library { code, names }
+});
+
 impl Script {
     /// The command that runs it. Arguments follow: `.arg(…)` each.
     pub(super) fn call(&self, keys: &[String]) -> Cmd {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(self.known.get_hash()).arg(keys.len());
+        let mut cmd = redis::cmd("FCALL");
+        cmd.arg(LIBRARY.names.get(self.0)).arg(keys.len());
         for key in keys {
             cmd.arg(key);
         }
         cmd
     }
+}
 
-    /// The command that makes it known to a server.
-    pub(super) fn load(&self) -> Cmd {
-        let mut cmd = redis::cmd("SCRIPT");
-        cmd.arg("LOAD").arg(self.code);
-        cmd
+/// Sees to it that a server knows the scripts. One that does is not written to: it may have no room, or lack replicas.
+///
+/// # Errors
+/// When the server or its access list does not allow it.
+pub(super) async fn make_known(connection: &mut impl redis::aio::ConnectionLike) -> redis::RedisResult<()> {
+    let probe = PROBE.call(&[]).query_async::<()>(connection).await;
+    if !probe.as_ref().is_err_and(|error| error.detail().is_some_and(is_missing)) {
+        return probe;
     }
+    let loaded = redis::cmd("FUNCTION")
+        .arg("LOAD")
+        .arg(&LIBRARY.code)
+        .query_async::<String>(connection)
+        .await;
+    match loaded {
+        // Another node was faster.
+        Err(error) if error.detail().is_some_and(|detail| detail.contains("already exists")) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Whether a server refused a command because it does not know the scripts: after `FUNCTION FLUSH`, or when it is new.
+pub(super) fn is_unknown(error: &ServerError) -> bool {
+    error.details().is_some_and(is_missing)
+}
+
+fn is_missing(text: &str) -> bool {
+    text.starts_with("Function not found")
 }

@@ -79,10 +79,12 @@ impl Shared {
                 self.keys.device('s', device),
                 self.keys.bucket('o', bucket),
             ];
-            let fixed = [kind, &field[..], &born, &p48(now.0), &p48(kept_ms), &prefix].concat();
+            // What a device says of it is bounded far below.
+            let length = u16::try_from(ending.len()).unwrap_or(u16::MAX).to_be_bytes();
+            let fixed = [kind, &field[..], &born, &p48(now.0), &p48(kept_ms), &length, &ending, &prefix].concat();
             let make = |_| {
                 let mut cmd = script::SETTLE.call(&keys);
-                cmd.arg(&fixed).arg(&ending);
+                cmd.arg(&fixed);
                 cmd
             };
             let answer = self.shards.ask(route, make).await?;

@@ -20,7 +20,7 @@ use super::{
     lane::{self, Failure, Lane, Wait},
     metrics::RedisMetrics,
     replicas::{self, InStep},
-    reply,
+    reply, script,
     topology::{self, Primary, TopologyError},
     url::{Layout, Target},
 };
@@ -366,8 +366,9 @@ impl Shards {
         match error.code() {
             "MOVED" => again(true),
             "ASK" => target().map_or_else(|| again(true), Next::Ask),
-            // NOSCRIPT after SCRIPT FLUSH: the lane opens a new connection, which brings the scripts along.
-            "TRYAGAIN" | "BUSY" | "NOSCRIPT" => again(false),
+            "TRYAGAIN" | "BUSY" => again(false),
+            // The lane opens a new connection, which brings the scripts along.
+            _ if script::is_unknown(error) => again(false),
             "CLUSTERDOWN" | "LOADING" | "READONLY" | "MASTERDOWN" | "UNBLOCKED" => {
                 if shard.serving.lock().failed(now) {
                     warn!(server = %shard.primary.address, "Redis at {} refuses work; requests are refused until it takes them: {text}", shard.primary.address);

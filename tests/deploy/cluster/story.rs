@@ -250,6 +250,12 @@ impl Outside {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    fn has_its_file(&self, server: &str) -> bool {
+        let info = self.redis(server, "sentinel", &["INFO"]);
+        let says = |line: &str| info.lines().any(|said| said.trim_end() == line);
+        says("loading:0") && says("aof_enabled:1") && says("aof_rewrite_in_progress:0") && says("aof_rewrite_scheduled:0")
+    }
+
     fn is_primary(&self, server: &str) -> bool {
         self.redis(server, "sentinel", &["INFO", "replication"]).contains("role:master")
     }
@@ -400,6 +406,10 @@ fn while_all_of_redis_is_away_the_nodes_still_answer(outside: &mut Outside) {
     let device = outside.comes_back("box");
     let before = outside.push("box");
     assert_eq!(device.expect_event().id, before);
+    // A server that writes its first append-only file, as a replica does behind a whole copy, does not heed SIGTERM (Redis 7.0).
+    wait_for("each server has its append-only file", SOON * 2, || {
+        REDIS.iter().all(|server| outside.has_its_file(server)).then_some(())
+    });
     for server in REDIS {
         outside.site.stop(server);
     }

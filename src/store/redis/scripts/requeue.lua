@@ -51,6 +51,7 @@ for index, one in ipairs(due) do
   end
   moved[#moved + 1] = letter .. number
   moved[#moved + 1] = again
+  moved[#moved + 1] = call('HGET', q, data_of(field, rec))
 end
 if #due > 0 then call('SET', KEYS[2], p) end
 if next_due then call('ZADD', KEYS[5], next_due, ARGV[3]) else call('ZREM', KEYS[5], ARGV[3]) end

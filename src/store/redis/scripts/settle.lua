@@ -1,7 +1,9 @@
 -- Settle: KEYS queue, states, outbox.
--- ARGV: 1 outcome 1 (d delivered, p processed, x any other), field 7, field where it was born 7, now 6, keys are kept for 6, prefix of the
--- receipt; 2 ending.
-local a, ending = ARGV[1], ARGV[2]
+-- ARGV: 1 outcome 1 (d delivered, p processed, x any other), field 7, field where it was born 7, now 6, keys are kept for 6, length of the ending 2, ending, prefix of the
+-- receipt.
+local a = ARGV[1]
+local ending_to = 29 + unpack('>I2', a, 28)
+local ending = sub(a, 30, ending_to)
 local q, s = KEYS[1], KEYS[2]
 local kind, field, born = sub(a, 1, 1), sub(a, 2, 8), sub(a, 9, 15)
 local found = call('HMGET', q, field, '_')
@@ -22,7 +24,7 @@ end
 
 local flags = byte(rec, 2)
 if kind == 'd' and math.floor(flags / 4) % 4 == 2 then return '\3' end
-born = tell(s, KEYS[3], field, rec, ending, sub(a, 28))
+born = tell(s, KEYS[3], field, rec, ending, sub(a, ending_to + 1))
 local events, bytes = unpack('>I4I6', found[2])
 take(q, field, rec, events, bytes)
 if flags >= 64 then

@@ -21,9 +21,9 @@ if due == '' then
     local expires = u48(rec, 31)
     if expires <= now then
       local born = tell(s, KEYS[5], field, rec, ARGV[12], ARGV[6] .. sub(row, 3, 6) .. ARGV[7])
-      take(q, field, rec, events, bytes)
+      bytes = take(q, field, rec, events, bytes)
       free(s, rec, born, now, tonumber(ARGV[2]))
-      events, bytes = events - 1, bytes - (#rec - struct.unpack('>I2', rec, 3))
+      events = events - 1
       expired = expired + 1
     else
       again_at(expires)

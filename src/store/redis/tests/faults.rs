@@ -393,11 +393,11 @@ fn second_node(posted: &Enqueued) -> Arc<str> {
 }
 
 #[tokio::test]
-async fn a_script_flush_is_survived() {
+async fn a_server_that_forgets_the_scripts_learns_them_again() {
     let server = redis::Server::start(&redis::Settings::default()).unwrap();
     let node = Node::open(server.url(), |_| {}).await;
     add(node.store(), "box").await;
-    server.query::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+    server.query::<()>(&["FUNCTION", "FLUSH"]).unwrap();
     node.push("box").await.unwrap();
 }
 
@@ -425,5 +425,5 @@ async fn a_server_that_is_not_fit_is_refused_with_the_way_out() {
         "appendonly",
     )
     .await;
-    refuse(fit().line("rename-command EVALSHA \"\""), "EVALSHA").await;
+    refuse(fit().line("rename-command FCALL \"\""), "FCALL").await;
 }

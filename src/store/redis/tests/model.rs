@@ -89,7 +89,7 @@ impl Servers {
             Self::Cluster(cluster) => cluster.servers(),
         };
         for server in servers {
-            server.query::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+            server.query::<()>(&["FUNCTION", "FLUSH"]).unwrap();
         }
     }
 }

@@ -18,7 +18,7 @@ if byte(a, 4) >= 64 then
     if state then
       -- Written again, so that the wait for replicas covers the first time.
       call('HSET', s, idempotent, kept)
-      if sub(kept, 8, 23) ~= sub(a, 43) then return '\2' .. ordinal .. field end
+      if sub(kept, 8, 23) ~= sub(a, 43, 58) then return '\2' .. ordinal .. field end
       return '\3' .. ordinal .. field .. state .. sub(p, 32, 37) .. sub(p, 62)
     end
   end
@@ -28,5 +28,5 @@ if clen > 0 then
   collapse = 'c' .. sub(rest, collapsed_at + 1, collapsed_at + clen)
   old = call('HGET', q, collapse)
   if old then old_rec = call('HGET', q, old) end
-  if old_rec then less, freed = 1, #old_rec - unpack('>I2', old_rec, 3) end
+  if old_rec then less, freed = 1, call('HSTRLEN', q, data_of(old, old_rec)) end
 end

@@ -4,4 +4,4 @@ local lane = byte(a, 2)
 local number = p48(math.max(u48(p, 2) + 1, floor))
 local seq = p48(math.max(u48(p, lane) + 1, floor))
 local field = sub(a, 1, 1) .. number
-p = '\1' .. number .. sub(p, 8, lane - 1) .. seq .. sub(p, lane + 6)
+local numbers = number .. sub(p, 8, lane - 1) .. seq .. sub(p, lane + 6, 31)

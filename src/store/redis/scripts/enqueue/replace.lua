@@ -5,8 +5,8 @@ if old_rec then
     ended, ending = '\2', '\6\0\0' .. sub(rest, 1, 6) .. '\0\0\0\0\0\0'
   end
   local born = tell(s, KEYS[7], old, old_rec, ending, sub(a, 39, 40) .. ordinal .. sub(a, 41, 41) .. device)
-  take(q, old, old_rec, events, bytes)
+  bytes = take(q, old, old_rec, events, bytes)
   free(s, old_rec, born, now, kept_ms)
-  events, bytes = events - 1, bytes - freed
+  events = events - 1
   replaced = ended .. born
 end

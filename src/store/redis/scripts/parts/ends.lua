@@ -2,7 +2,7 @@
 -- Writes how an event ended (or that it waits again), and the receipt of it.
 local function tell(s, o, field, rec, ending, prefix)
   local born = sub(field, 1, 1) .. sub(rec, 13, 18)
-  call('HSET', s, born, sub(rec, 1, (unpack('>I2', rec, 3))) .. ending)
+  call('HSET', s, born, rec .. ending)
   call('RPUSH', o, prefix .. born .. sub(rec, 25, 30) .. ending)
   return born
 end
