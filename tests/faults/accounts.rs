@@ -39,8 +39,8 @@ pub fn counted(redis: &impl Redis) -> (u64, u64) {
             let is_event = |field: &&Vec<u8>| field.len() == 7 && matches!(field[0], b'f' | b'r');
             events += found.iter().flatten().filter(is_event).count() as u64;
         }
-        for key in keys(&mut connection, "unpoll:c{*") {
-            let queued: Option<i64> = redis::cmd("HGET").arg(key).arg("q").query(&mut connection).unwrap();
+        for key in keys(&mut connection, "unpoll:n{*") {
+            let queued: Option<i64> = redis::cmd("GET").arg(key).query(&mut connection).unwrap();
             counters += u64::try_from(queued.unwrap_or(0)).expect("nothing waits less than nothing");
         }
     }

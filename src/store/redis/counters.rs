@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join, stream};
+use futures_util::{StreamExt, future::try_join3, stream};
 
 use super::{
     Shared,
@@ -24,8 +24,8 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 /// Buckets read at once.
 const TOGETHER: usize = 128;
 
-/// What is counted in each bucket, by the field of its hash.
-const FIELDS: [&str; 4] = ["q", "d", "l", "k"];
+/// Which devices are counted in each bucket, by the field of its hash.
+const FIELDS: [&str; 3] = ["d", "l", "k"];
 
 /// The counts of every bucket.
 pub(super) struct Counters {
@@ -96,31 +96,23 @@ impl Shared {
     /// Reads the counts of one bucket. An event that left its queue is counted until its receipt leaves the outbox: those that are still there
     /// are taken off.
     pub(super) async fn count(&self, bucket: u16) -> Result<(), StoreError> {
-        let (counters, outbox) = (self.keys.bucket('c', bucket), self.keys.bucket('o', bucket));
-        let counted = |_| {
-            let mut cmd = redis::cmd("HMGET");
-            cmd.arg(&counters).arg(&FIELDS);
-            cmd
-        };
-        let left = |_| {
-            let mut cmd = redis::cmd("LLEN");
-            cmd.arg(&outbox);
-            cmd
-        };
         let route = Route::read(Slot::of_bucket(bucket));
-        let (counted, left) = try_join(self.shards.ask(route, counted), self.shards.ask(route, left)).await?;
-        let mut counts = reply::Reply::new(counted, "counters")?;
-        let left = reply::int(&left).and_then(|left| u64::try_from(left).ok()).unwrap_or(0);
-        for (place, left) in self
-            .counters
-            .buckets
-            .get(usize::from(bucket))
-            .into_iter()
-            .flatten()
-            .zip([left, 0, 0, 0])
-        {
-            let count = reply::int(&counts.next()?).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
-            place.store(count.saturating_sub(left), Ordering::Relaxed);
+        let ask = |name: &'static str, kind, fields: &'static [&'static str]| {
+            let key = self.keys.bucket(kind, bucket);
+            self.shards.ask(route, move |_| {
+                let mut cmd = redis::cmd(name);
+                cmd.arg(&key).arg(fields);
+                cmd
+            })
+        };
+        let (queued, left, devices) = try_join3(ask("GET", 'n', &[]), ask("LLEN", 'o', &[]), ask("HMGET", 'c', &FIELDS)).await?;
+        let count = |value: &redis::Value| reply::int(value).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        let mut devices = reply::Reply::new(devices, "counters")?;
+        if let Some([place, rest @ ..]) = self.counters.buckets.get(usize::from(bucket)) {
+            place.store(count(&queued).saturating_sub(count(&left)), Ordering::Relaxed);
+            for place in rest {
+                place.store(count(&devices.next()?), Ordering::Relaxed);
+            }
         }
         Ok(())
     }

@@ -14,6 +14,9 @@ use crate::{
     store::{Arrival, DeviceKey, Enqueued, EnqueuedKind, NewEvent, QueuedEvent, StoreError, codes},
 };
 
+/// What the script answers, and has changed nothing, when it needs the row of the device: at its first event.
+const ORDINAL_UNKNOWN: u8 = 6;
+
 impl Shared {
     pub(super) async fn enqueue_one(&self, new: NewEvent) -> Result<Enqueued, StoreError> {
         let device = DeviceKey {
@@ -29,9 +32,8 @@ impl Shared {
         let mut keys = vec![
             self.keys.device('p', &device),
             self.keys.device('q', &device),
-            self.keys.bucket('c', bucket),
+            self.keys.bucket('n', bucket),
             self.keys.bucket('z', bucket),
-            self.keys.device('d', &device),
         ];
         let script = if idempotency.is_some() || event.collapse_key.is_some() {
             keys.extend([self.keys.device('s', &device), self.keys.bucket('o', bucket)]);
@@ -42,7 +44,7 @@ impl Shared {
         let now = self.clock.now();
         let id_length = u8::try_from(device.device.as_str().len()).unwrap_or(u8::MAX);
         let name_length = u8::try_from(keys::member(&device).len()).unwrap_or(u8::MAX);
-        let make = |floor: u64| {
+        let make = |keys: &[String], floor: u64| {
             let fixed = [
                 &keys::field(queue, 0)[..1],
                 &[seat::lane_at(codes::urgency_code(event.urgency))],
@@ -58,7 +60,7 @@ impl Shared {
                 idempotency.as_ref().map_or(&[][..], |idempotency| &idempotency.body),
                 &record.rest,
             ];
-            let mut cmd = script.call(&keys);
+            let mut cmd = script.call(keys);
             cmd.arg(fixed.concat()).arg(event.json.0.as_bytes());
             cmd
         };
@@ -69,7 +71,11 @@ impl Shared {
         };
         // Asked before it is written: the level may rise meanwhile.
         let durability = self.durability();
-        let answer = self.shards.ask(route, make).await?;
+        let mut answer = self.shards.ask(route, |floor| make(&keys, floor)).await?;
+        if Packed::new(&answer, "the answer to enqueue")?.byte()? == ORDINAL_UNKNOWN {
+            keys.push(self.keys.device('d', &device));
+            answer = self.shards.ask(route, |floor| make(&keys, floor)).await?;
+        }
         let mut packed = Packed::new(&answer, "the answer to enqueue")?;
         match packed.byte()? {
             0 => Err(StoreError::UnknownDevice),

@@ -164,7 +164,7 @@ impl Shared {
         let keys: Vec<String> = keys
             .into_iter()
             .chain(['i', 'l'].map(|kind| self.keys.tenant_bucket(kind, bucket, device.tenant)))
-            .chain(['c', 'z', 'w'].map(|kind| self.keys.bucket(kind, bucket)))
+            .chain(['c', 'z', 'w', 'n'].map(|kind| self.keys.bucket(kind, bucket)))
             .collect();
         let tokens = row.tokens.as_ref().filter(|tokens| !tokens.is_empty()).map(json).transpose()?;
         let reported = row.reported.as_ref().map(json).transpose()?;

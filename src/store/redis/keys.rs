@@ -10,6 +10,7 @@
 //! | `i{b}T`, `l{b}T` | hash, sorted set | device of an ordinal; devices in order of their ids |
 //! | `o{b}`, `u{b}` | list | outboxes: receipts that no log has yet; what the feed of presence is still to tell |
 //! | `c{b}` | hash | counters |
+//! | `n{b}` | string | events that wait, and ended ones whose receipts are still in the outbox |
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
 //! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
 //! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes, secrets of TLS tickets |

@@ -67,11 +67,19 @@ impl Log {
         }
     }
 
-    /// The counter of positions in an outbox, and the one of events whose rows are there still.
-    fn counters(self) -> (&'static str, &'static str) {
+    /// The counter of positions in an outbox.
+    fn counter(self) -> &'static str {
         match self {
-            Self::Receipts => ("t", "q"),
-            Self::Feed => ("u", ""),
+            Self::Receipts => "t",
+            Self::Feed => "u",
+        }
+    }
+
+    /// The counter of events whose rows are there still.
+    fn events(self) -> Option<char> {
+        match self {
+            Self::Receipts => Some('n'),
+            Self::Feed => None,
         }
     }
 
@@ -197,8 +205,8 @@ impl Shared {
     /// Empties one outbox.
     async fn empty(&self, outbox: Outbox) -> Result<usize, StoreError> {
         let (log, bucket) = outbox;
-        let keys = [self.keys.bucket(log.outbox(), bucket), self.keys.bucket('c', bucket)];
-        let (positions, events) = log.counters();
+        let kinds = [Some(log.outbox()), Some('c'), log.events()];
+        let keys: Vec<String> = kinds.into_iter().flatten().map(|kind| self.keys.bucket(kind, bucket)).collect();
         let slot = Slot::of_bucket(bucket);
         let mut before = self.outboxes.emptied.lock().get(&outbox).and_then(|done| done.moved);
         let mut moved = 0;
@@ -217,7 +225,7 @@ impl Shared {
                     Some(moved) => cmd.arg(moved.base).arg(moved.rows),
                     None => cmd.arg("").arg("0"),
                 };
-                cmd.arg(positions).arg(events);
+                cmd.arg(log.counter());
                 cmd
             };
             let mut reply = Reply::new(self.shards.ask(Route::durable(slot), make).await?, "an outbox")?;

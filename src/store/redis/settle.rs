@@ -48,7 +48,7 @@ impl Shared {
                 self.keys.device('s', device),
                 self.keys.bucket('o', bucket),
                 self.keys.bucket('w', bucket),
-                self.keys.bucket('c', bucket),
+                self.keys.bucket('n', bucket),
             ];
             let ending_given_up = Ending::encode(given_up, settle.at, settle.epoch, told)?;
             let member = keys::member(device);
@@ -92,7 +92,7 @@ impl Shared {
                 let keys = [
                     self.keys.device('s', device),
                     self.keys.bucket('o', bucket),
-                    self.keys.bucket('c', bucket),
+                    self.keys.bucket('n', bucket),
                 ];
                 let make = |_| {
                     let mut cmd = script::LATE.call(&keys);

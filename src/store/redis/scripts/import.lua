@@ -1,4 +1,5 @@
--- Import a device: KEYS device, seat, queue, states, tokens, reported, ordinals, ids, counters, due, again.
+-- Import a device: KEYS device, seat, queue, states, tokens, reported, ordinals, ids, counters, due, again, events that
+-- wait.
 -- ARGV: 1 row, 2 seat record, 3 tokens ('': none), 4 what it reported ('': nothing), 5 ordinal (4 bytes), 6 id, 7 whether it is there
 -- (0: it was removed), 8 cohort field, 9 member, 10 housekeeping looks at, 11 again at (0: never), 12 events that wait, 13 fields and
 -- values of the queue together; then these, and then those of the states.
@@ -20,6 +21,6 @@ if ARGV[4] ~= '' then call('SET', KEYS[6], ARGV[4]) end
 call('ZADD', KEYS[8], 0, ARGV[6])
 call('HINCRBY', KEYS[9], 'd', 1)
 if ARGV[8] ~= '' then call('HINCRBY', KEYS[9], ARGV[8], 1) end
-if ARGV[12] ~= '0' then call('HINCRBY', KEYS[9], 'q', ARGV[12]) end
+if ARGV[12] ~= '0' then call('INCRBY', KEYS[12], ARGV[12]) end
 if ARGV[11] ~= '0' then call('ZADD', KEYS[11], ARGV[11], ARGV[9]) end
 return 0

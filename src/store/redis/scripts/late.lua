@@ -1,4 +1,4 @@
--- What a device says of an event that ended before: KEYS states, outbox, counters.
+-- What a device says of an event that ended before: KEYS states, outbox, events that wait.
 -- ARGV: 1 outcome (d delivered, p processed, x any other), 2 field where it was born, 3 ending, 4 prefix of the receipt.
 local s, kind, ending = KEYS[1], ARGV[1], ARGV[3]
 local row = call('HGET', s, ARGV[2])
@@ -31,7 +31,7 @@ if changed then
   call('HSET', s, ARGV[2], sub(row, 1, hlen) .. known)
   if receipt then
     -- It left the queue before, and leaving the outbox will count it as one that leaves.
-    call('HINCRBY', KEYS[3], 'q', '1')
+    call('INCR', KEYS[3])
     call('RPUSH', KEYS[2], ARGV[4] .. ARGV[2] .. sub(row, 25, 30) .. known)
   end
 end

@@ -1,4 +1,4 @@
--- Put off: an event waits again. KEYS seat, queue, states, outbox, again, counters.
+-- Put off: an event waits again. KEYS seat, queue, states, outbox, again, events that wait.
 -- ARGV: 1 field, 2 field where it was born, 3 ending, 4 ending after too many attempts, 5 attempts at most, 6 due again, 7 at the next
 -- session, 8 now, 9 keys are kept for, 10 prefix of the receipt, 11 member.
 local q, s = KEYS[2], KEYS[3]
@@ -29,7 +29,7 @@ if later then flags = flags + 16 end
 -- The ending names where it waits.
 tell(s, KEYS[4], field, rec, sub(ARGV[3], 1, 15) .. sub(field, 2) .. sub(ARGV[3], 16), ARGV[10])
 -- Leaving the outbox will count it as one that leaves the queue.
-call('HINCRBY', KEYS[6], 'q', '1')
+call('INCR', KEYS[6])
 call('HSET', q, field, sub(rec, 1, 1) .. char(flags) .. sub(rec, 3, 18) .. p48(tonumber(ARGV[6])) .. sub(rec, 25))
 call('ZADD', KEYS[5], 'LT', ARGV[6], ARGV[11])
 if later then

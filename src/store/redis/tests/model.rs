@@ -89,7 +89,10 @@ impl Servers {
             Self::Cluster(cluster) => cluster.servers(),
         };
         for server in servers {
-            server.query::<()>(&["FUNCTION", "FLUSH"]).unwrap();
+            // Replicas follow their primaries.
+            if server.query::<String>(&["INFO", "replication"]).unwrap().contains("role:master") {
+                server.query::<()>(&["FUNCTION", "FLUSH"]).unwrap();
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ if old_rec then
   if u48(old_rec, 31) <= u48(rest, 1) then
     ended, ending = '\2', '\6\0\0' .. sub(rest, 1, 6) .. '\0\0\0\0\0\0'
   end
-  local born = tell(s, KEYS[7], old, old_rec, ending, sub(a, 39, 40) .. ordinal .. sub(a, 41, 41) .. device)
+  local born = tell(s, KEYS[6], old, old_rec, ending, sub(a, 39, 40) .. ordinal .. sub(a, 41, 41) .. device)
   bytes = take(q, old, old_rec, events, bytes)
   free(s, old_rec, born, now, kept_ms)
   events = events - 1

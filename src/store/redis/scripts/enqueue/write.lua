@@ -19,5 +19,5 @@ if numbers_only then
 else
   call('SET', KEYS[1], '\1' .. numbers .. sub(p, 32))
 end
-call('HINCRBY', KEYS[3], 'q', '1')
+call('INCR', KEYS[3])
 return '\5' .. ordinal .. number .. seq .. replaced .. sub(p, 32, 37) .. sub(p, 62)
