@@ -16,7 +16,15 @@ const DRAINED_MAX: usize = 1024 * 1024;
 ///
 /// # Errors
 /// `BodyTooLarge` above `limit` bytes, `BodyTooSlow`, `BodyBroken`.
-pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refusal> {
+pub async fn read(body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    read_counted(body, limit, |_| Ok(())).await
+}
+
+/// As [`read`]; `count` hears of the bytes of each piece before the next is read, and may refuse the rest.
+///
+/// # Errors
+/// What `count` says, too.
+pub async fn read_counted(mut body: Body, limit: usize, mut count: impl FnMut(usize) -> Result<(), Refusal>) -> Result<Bytes, Refusal> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return too_large(body, 0, limit).await;
@@ -24,6 +32,7 @@ pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refusal> {
     let Some(first) = next(&mut body).await? else {
         return Ok(Bytes::new());
     };
+    count(first.len())?;
     // The usual body comes in one piece: no copy.
     if body.is_end_stream() && first.len() <= limit {
         return Ok(first);
@@ -36,6 +45,7 @@ pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refusal> {
         }
         all.extend_from_slice(&bytes);
         piece = next(&mut body).await?;
+        count(piece.as_ref().map_or(0, Bytes::len))?;
     }
     Ok(all.freeze())
 }
@@ -112,5 +122,21 @@ mod tests {
         let body = http_body_util::StreamBody::new(drip.boxed());
         let refused = read(Body::new(Patient::new(body, Duration::from_secs(10))), 1000).await;
         assert_eq!(refused, Err(Refusal::BodyTooSlow { received: 3, least: 1024 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_worked_on_between_its_pieces_has_its_whole_time_for_the_next() {
+        let steady = stream::unfold(0, |count| async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            (count < 4).then_some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), count + 1))
+        });
+        let body = http_body_util::StreamBody::new(steady.boxed());
+        let mut body = Body::new(Patient::new(body, Duration::from_secs(10)));
+        let mut pieces = 0;
+        while next(&mut body).await.unwrap().is_some() {
+            pieces += 1;
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        assert_eq!(pieces, 4);
     }
 }

@@ -40,7 +40,12 @@ impl Lines {
         }
     }
 
-    /// The next line that is not empty. `None`: that was the last one.
+    /// Whether a part of a line is here, or was skipped, whose end did not come.
+    pub fn is_unfinished(&self) -> bool {
+        self.skipping || !self.buffer.trim_ascii().is_empty()
+    }
+
+    /// The next line that is not empty. `None`: that was the last one. Nothing is lost when the future is dropped.
     ///
     /// # Errors
     /// `BodyTooSlow`, `BodyBroken`: what came before stands.
@@ -65,7 +70,7 @@ impl Lines {
     /// The next line within the buffer.
     fn buffered(&mut self) -> Option<Line> {
         let unsearched = self.buffer.get(self.searched..).unwrap_or_default();
-        let (mut line, complete) = match unsearched.iter().position(|byte| *byte == b'\n') {
+        let (mut line, complete) = match memchr::memchr(b'\n', unsearched) {
             Some(at) => {
                 let mut line = self.buffer.split_to(self.searched + at + 1);
                 line.truncate(line.len() - 1);

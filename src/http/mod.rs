@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use body::read;
+pub use body::{read, read_counted};
 pub use gate::{Keys, key_hash, mount, mount_beside, mount_for_browsers};
 pub use headers::{MediaType, single};
 pub use lines::{Line, Lines};

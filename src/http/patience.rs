@@ -23,11 +23,15 @@ pub(super) struct TooSlow {
     pub received: u64,
 }
 
-/// A body that fails with [`TooSlow`] when it is not complete within `allowed` and a second for every KiB.
+/// A body that fails with [`TooSlow`] when it is waited for longer than `allowed` and a second for every KiB. While nobody waits,
+/// because what came is worked on, its clock stands still.
 pub(super) struct Patient<B> {
     body: B,
     allowed: Duration,
-    began: Option<Instant>,
+    /// How long it was waited for, up to the last piece that came.
+    waited: Duration,
+    /// Since when it is waited for now.
+    waits_since: Option<Instant>,
     received: u64,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -38,7 +42,8 @@ impl<B> Patient<B> {
         Self {
             body,
             allowed,
-            began: None,
+            waited: Duration::ZERO,
+            waits_since: None,
             received: 0,
             timer: None,
         }
@@ -55,14 +60,18 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            if let Some(since) = this.waits_since.take() {
+                this.waited += since.elapsed();
+            }
             if let Some(Ok(frame)) = &frame {
                 this.received += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         // Only a body that is waited for costs a timer: most are there with their head.
-        let began = *this.began.get_or_insert_with(Instant::now);
-        let deadline = began + this.allowed + Duration::from_secs(this.received / LEAST_BYTES_A_SECOND);
+        let since = *this.waits_since.get_or_insert_with(Instant::now);
+        let allowed = this.allowed + Duration::from_secs(this.received / LEAST_BYTES_A_SECOND);
+        let deadline = since + allowed.saturating_sub(this.waited);
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);

@@ -36,7 +36,11 @@ fn extensions(refusal: &Refusal) -> Vec<(&'static str, Value)> {
             vec![("field", field.as_str().into())]
         }
         Refusal::InvalidParameter { name, .. } => vec![("parameter", name.as_str().into())],
-        Refusal::BodyTooLarge { limit } | Refusal::DataTooLarge { limit, .. } | Refusal::TooManyStreams { limit, .. } => {
+        Refusal::BodyTooLarge { limit }
+        | Refusal::DataTooLarge { limit, .. }
+        | Refusal::ItemTooLarge { limit }
+        | Refusal::TooManyEvents { limit }
+        | Refusal::TooManyStreams { limit, .. } => {
             vec![("limit", (*limit).into())]
         }
         Refusal::TtlOutOfRange { max, .. } => vec![("field", "ttl".into()), ("limit", (*max).into())],

@@ -73,6 +73,11 @@ impl<'a> Fields<'a> {
         Ok(Self { path, members })
     }
 
+    /// Whether it has that member.
+    pub fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(known, _)| known == name)
+    }
+
     /// Takes a member out.
     pub fn take(&mut self, name: &'static str) -> Option<Field<'a>> {
         let at = self.members.iter().position(|(known, _)| known == name)?;
@@ -166,8 +171,12 @@ impl<'a> Field<'a> {
         if !self.raw.starts_with('[') {
             return Err(self.wrong_type("an array"));
         }
+        let all = Items {
+            max: usize::MAX,
+            too_many: &mut false,
+        };
         let items = serde_json::Deserializer::from_str(self.raw)
-            .deserialize_seq(Items)
+            .deserialize_seq(all)
             .map_err(|error| bad_json(&error))?;
         if items.len() > max {
             return Err(self.invalid(format!("it has {} items; at most {max} are allowed", items.len())));
@@ -207,6 +216,28 @@ impl<'a> Field<'a> {
 /// `BadJson` with line and column.
 pub fn json(text: &str) -> Result<&RawValue, Refusal> {
     serde_json::from_str(text).map_err(|error| bad_json(&error))
+}
+
+/// The items of the JSON array that a body is, each with its text as it was sent.
+///
+/// # Errors
+/// `BadJson` with line and column; `InvalidField` when it is no array; `TooManyEvents` above `max` items.
+pub fn items(text: &str, max: usize) -> Result<Vec<&str>, Refusal> {
+    if !text.trim_start().starts_with('[') {
+        json(text)?;
+        return Err(wrong_type(BODY, "an array", text.trim_start()));
+    }
+    let mut too_many = false;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let items = deserializer.deserialize_seq(Items {
+        max,
+        too_many: &mut too_many,
+    });
+    let items = items.and_then(|items| deserializer.end().map(|()| items));
+    match items {
+        Err(_) if too_many => Err(Refusal::TooManyEvents { limit: max }),
+        items => items.map_err(|error| bad_json(&error)),
+    }
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -272,9 +303,13 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-struct Items;
+/// Reads items up to a number; that there were more is noted, and ends the reading.
+struct Items<'a> {
+    max: usize,
+    too_many: &'a mut bool,
+}
 
-impl<'de> Visitor<'de> for Items {
+impl<'de> Visitor<'de> for Items<'_> {
     type Value = Vec<&'de str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -284,6 +319,10 @@ impl<'de> Visitor<'de> for Items {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut items = Vec::new();
         while let Some(raw) = seq.next_element::<&RawValue>()? {
+            if items.len() == self.max {
+                *self.too_many = true;
+                return Err(A::Error::custom("too many items"));
+            }
             items.push(raw.get());
         }
         Ok(items)
