@@ -6,9 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use loadtest::session::Managed;
+use loadtest::{redis, session::Managed};
 use serde_json::{Value, json};
-use support::{Acks, Backend, Device, Event, Kill, Options, Resumption, Service, wait_for, wait_for_presence};
+use support::{Acks, Backend, Device, Event, Kill, Options, Resumption, Service, Settings, wait_for, wait_for_presence};
 
 fn service() -> (Service, Backend) {
     let service = Service::start();
@@ -381,4 +381,67 @@ fn limits_are_published_and_the_operations_side_answers() {
             .all(|line| line.starts_with("unpoll_") || line.starts_with("process_"))
     );
     assert!(!metrics.body.contains("device="), "no label holds a device");
+}
+
+/// The embedded engine, and Redis, which ends after its service.
+fn engines() -> [(Service, Option<redis::Server>); 2] {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let on_redis = Settings::default()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    [(Service::start(), None), (Service::start_with(on_redis), Some(redis))]
+}
+
+#[test]
+fn many_events_of_one_request_reach_each_device_in_their_order_on_either_engine() {
+    const DEVICES: usize = 5;
+    for (service, _redis) in engines() {
+        let backend = service.backend();
+        let name = |n: usize| format!("box-{}", n % DEVICES);
+        (0..DEVICES).for_each(|n| backend.add_device(&name(n), "secret"));
+        let devices: Vec<Device> = (0..DEVICES).map(|n| Device::online(&service, &name(n), "secret")).collect();
+        let lines: Vec<String> = (0..400)
+            .map(|n| match n % 20 {
+                19 => "nonsense".to_owned(),
+                7 => json!({
+                    "specversion": "1.0", "id": n.to_string(), "source": "/s", "type": "t", "subject": name(n), "data": n,
+                })
+                .to_string(),
+                _ => json!({ "target": { "device": name(n) }, "data": n }).to_string(),
+            })
+            .collect();
+        let kind = [("content-type", "application/x-ndjson"), ("idempotency-key", "all")];
+        let post = || {
+            backend
+                .request("POST", "/v1/events?results=all", &kind, lines.join("\n").as_bytes())
+                .expect(200)
+        };
+        let told: Vec<Value> = post().body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(
+            (&told[400]["summary"]["accepted"], &told[400]["summary"]["refused"]),
+            (&json!(380), &json!(20))
+        );
+        for n in (0..400).filter(|n| n % 20 != 19) {
+            let event = devices[n % DEVICES].expect_event();
+            assert_eq!((json!(event.id), event.data()), (told[n]["id"].clone(), json!(n)));
+        }
+        devices.iter().for_each(Device::acknowledge);
+        // Sent again as a whole, it changes nothing.
+        let again: Vec<Value> = post().body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&again[400]["summary"]["repeated"], &again[0]["id"]), (&json!(380), &told[0]["id"]));
+
+        let batch: Vec<Value> = (0..20)
+            .map(|n| json!({ "specversion": "1.0", "id": format!("b{n}"), "source": "/s", "type": "t", "pushdevice": "box-0", "data": n }))
+            .collect();
+        let kind = [("content-type", "application/cloudevents-batch+json")];
+        let told = backend
+            .request("POST", "/v1/events", &kind, json!(batch).to_string().as_bytes())
+            .expect(200)
+            .json();
+        assert_eq!(told["accepted"], 20, "{told}");
+        for n in 0..20 {
+            assert_eq!(devices[0].expect_event().data(), json!(n));
+        }
+        drop(devices);
+    }
 }

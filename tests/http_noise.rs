@@ -13,8 +13,8 @@ use std::{
 };
 
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
-use serde_json::json;
-use support::{Backend, SOON, Service};
+use serde_json::{Value, json};
+use support::{Backend, SOON, Service, Settings};
 
 /// Correct requests, to be spoiled.
 fn requests(key: &str) -> Vec<Vec<u8>> {
@@ -39,6 +39,14 @@ fn requests(key: &str) -> Vec<Vec<u8>> {
             "{}",
         ),
         chunked.into_bytes(),
+        with_body(
+            "POST /v1/events HTTP/1.1\r\nContent-Type: application/x-ndjson\r\nIdempotency-Key: k\r\n",
+            &format!("{native}\n\n{cloud}\r\nnonsense\n{native}"),
+        ),
+        with_body(
+            "POST /v1/events?results=all HTTP/1.1\r\nContent-Type: application/cloudevents-batch+json\r\n",
+            &format!("[{cloud},{{}},{cloud}]"),
+        ),
         with_body("GET /v1/devices?limit=10&cursor=abc HTTP/1.1\r\n", ""),
         with_body(
             "PUT /v1/devices/box%2e1 HTTP/1.1\r\nContent-Type: application/json\r\n",
@@ -187,4 +195,67 @@ fn spoiled_requests_are_answered_or_closed_and_store_nothing_by_half() {
     assert_eq!(stored(&backend) as f64, accepted_in_all);
     assert!(accepted_in_all >= accepted.load(Ordering::Relaxed) as f64);
     backend.post(&json!({ "type": "t", "target": { "device": "box" } })).expect(202);
+}
+
+/// Sends a request with many events on a socket of its own, says whether more will come, and reads the answer.
+fn answered(backend: &Backend, framing: &str, body: &[u8], ends: bool) -> (u16, Value) {
+    let mut stream = TcpStream::connect(backend.address).unwrap();
+    let (key, kind) = (&backend.key, "application/x-ndjson");
+    let head = format!("POST /v1/events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n");
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    if ends {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    let (head, body) = loop {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Ok(body) = serde_json::from_str::<Value>(body)
+        {
+            break (head.to_owned(), body);
+        }
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "no answer to {framing}: {text:?}");
+        answer.extend_from_slice(&piece[..read]);
+    };
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+#[test]
+fn of_a_body_that_stops_what_came_whole_is_stored_and_the_rest_is_named() {
+    let service = Service::start_with(Settings::default().set("UNPOLL_HTTP_BODY_SECS", "1"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let event = r#"{"type":"t","target":{"device":"box"}}"#;
+    let begun = format!("{event}\nnonsense\n{event}\n{event}");
+    let chunked = |piece: &str, next: &str| format!("{:x}\r\n{piece}\r\n{next}", piece.len());
+    let cases = [
+        // Of the promised length a part comes, and then nothing; or the end of the connection.
+        ("Content-Length: 5000", begun.clone(), false, "body-too-slow"),
+        ("Content-Length: 5000", begun.clone(), true, "body-broken"),
+        ("Transfer-Encoding: chunked", chunked(&begun, "zz\r\n"), false, "body-broken"),
+        ("Transfer-Encoding: chunked", chunked(&begun, ""), true, "body-broken"),
+        ("Transfer-Encoding: chunked", chunked(&begun, "5\r\n"), false, "body-too-slow"),
+    ];
+    for (at, (framing, body, ends, slug)) in cases.into_iter().enumerate() {
+        let (status, told) = answered(&backend, framing, body.as_bytes(), ends);
+        let kind = |problem: &Value| problem["type"].as_str().unwrap_or_default().to_owned();
+        assert_eq!((status, kind(&told["problem"])), (200, format!("/problems/{slug}")), "{told}");
+        assert_eq!((&told["accepted"], &told["refused"]), (&json!(2), &json!(2)), "{told}");
+        assert_eq!(kind(&told["failed"][1]["problem"]), format!("/problems/{slug}"), "{told}");
+        assert_eq!(stored(&backend), 2 * (at + 1));
+        // Nothing came whole: the request is refused.
+        if framing.starts_with("Content") {
+            let (status, told) = answered(&backend, framing, b"", ends);
+            assert_eq!(
+                (status, kind(&told)),
+                (if ends { 400 } else { 408 }, format!("/problems/{slug}")),
+                "{told}"
+            );
+        }
+    }
+    // A length that is too short cuts the last line; what follows is no request.
+    let (status, told) = answered(&backend, &format!("Content-Length: {}", event.len() + 11), begun.as_bytes(), true);
+    assert_eq!((status, &told["accepted"], &told["refused"]), (200, &json!(1), &json!(2)), "{told}");
 }

@@ -7,6 +7,8 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{Read as _, Write as _},
+    net::TcpStream,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,8 +17,9 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
-use support::{Backend, Device, Event, Kill, Pushed, Resumption, Service, wait_for};
+use loadtest::redis;
+use serde_json::{Value, json};
+use support::{Backend, Device, Event, Kill, Pushed, Resumption, Service, Settings, wait_for};
 
 /// What `tests/all` runs; `tests/long` sets more.
 const KILLS: usize = 20;
@@ -90,6 +93,73 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
     }
     // An event may be applied whose answer the kill swallowed; then it was stored, and its poster retried with its key.
     println!("{} accepted, {} applied, {kills} kills", accepted.len(), applied.len());
+}
+
+#[test]
+fn what_was_told_of_a_request_with_many_events_is_there_after_a_kill_in_the_middle_of_it() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let on_redis = Settings::default()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    for mut service in [Service::start(), Service::start_with(on_redis)] {
+        let backend = service.backend();
+        (0..DEVICES).for_each(|device| backend.add_device(&format!("box-{device}"), "secret"));
+        let mut socket = TcpStream::connect(backend.address).unwrap();
+        let head = format!(
+            "POST /v1/events?results=all HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\nContent-Type: application/x-ndjson\r\n\
+             Transfer-Encoding: chunked\r\n\r\n",
+            backend.key
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut sending = socket.try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            for number in 0.. {
+                let event = json!({ "target": { "device": format!("box-{}", number % DEVICES) }, "type": "load", "data": number });
+                let line = format!("{event}\n");
+                // Until the kill.
+                if sending.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        let (mut answer, mut piece) = (Vec::new(), [0; 16 * 1024]);
+        let ids = |answer: &[u8]| String::from_utf8_lossy(answer).matches(r#""status":202"#).count();
+        while ids(&answer) < 300 {
+            let read = socket.read(&mut piece).unwrap();
+            assert!(read > 0, "it ended early: {}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        service.kill();
+        // What was told last may be in the socket still.
+        while let Ok(read @ 1..) = socket.read(&mut piece) {
+            answer.extend_from_slice(&piece[..read]);
+        }
+        drop(socket);
+        sender.join().unwrap();
+        service.run();
+        let answer = String::from_utf8(answer).unwrap();
+        let told = answer.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let told: BTreeSet<String> = told.filter_map(|item| Some(item.get("id")?.as_str()?.to_owned())).collect();
+        assert!(told.len() >= 300, "{} ids", told.len());
+        let mut stored = BTreeSet::new();
+        for device in 0..DEVICES {
+            let mut path = format!("/v1/devices/box-{device}/deliveries?limit=1000");
+            loop {
+                let page = backend.get(&path).expect(200).json();
+                stored.extend(
+                    page["items"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|item| item["event"].as_str().unwrap().to_owned()),
+                );
+                let Some(next) = page["next"].as_str() else { break };
+                path = format!("/v1/devices/box-{device}/deliveries?limit=1000&cursor={next}");
+            }
+        }
+        let lost: Vec<_> = told.difference(&stored).collect();
+        assert!(lost.is_empty(), "{} of {} are not there: {lost:?}", lost.len(), told.len());
+    }
 }
 
 /// Posts without pause; on failure retries the same event with the same key, as the backend guide says.

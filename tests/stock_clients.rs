@@ -386,20 +386,23 @@ fn the_cloudevents_sdk_for_javascript_posts() {
     posts(|| with_argument(Command::new("node"), node_program("post.mjs")));
 }
 
-/// Structured and binary, each with its extension attributes; the device gets what was posted.
+/// In every form, each with its extension attributes; the device gets what was posted, and a batch and lines in their order.
 fn posts(command: impl Fn() -> Command) {
     let service = Service::start();
     let backend = service.backend();
     backend.add_device("box", "secret");
     let device = support::Device::online(&service, "box", "secret");
-    for mode in ["structured", "binary"] {
-        let event = json!({
-            "attributes": {
-                "id": mode, "source": "/sdk", "type": "com.example.test", "subject": "Жалюзи",
-                "pushdevice": "box", "pushttl": "600", "pushurgency": "high", "traceparent": "00-1-2-01",
-            },
-            "data": { "title": "Жалюзи & 電視", "text": "x\u{e9}".repeat(3_500) },
-        });
+    for (mode, count) in [("structured", 1), ("binary", 1), ("batch", 3), ("ndjson", 3)] {
+        let event = |n: usize| {
+            json!({
+                "attributes": {
+                    "id": format!("{mode}-{n}"), "source": "/sdk", "type": "com.example.test", "subject": "Жалюзи",
+                    "pushdevice": "box", "pushttl": "600", "pushurgency": "high", "traceparent": "00-1-2-01",
+                },
+                "data": { "title": "Жалюзи & 電視", "text": "x\u{e9}".repeat(3_500) },
+            })
+        };
+        let events: Vec<Value> = (0..count).map(event).collect();
         let mut child = command()
             .args([&format!("http://{}", service.http), mode])
             .env("UNPOLL_KEY", service.admin_key())
@@ -408,19 +411,29 @@ fn posts(command: impl Fn() -> Command) {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tests/all installs what it needs");
-        child.stdin.take().unwrap().write_all(event.to_string().as_bytes()).unwrap();
+        let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+        child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{mode}: {output:?}");
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let pushed = device.expect_event();
-        assert_eq!(json!(pushed.id), answer["id"]);
-        assert!(pushed.lane.starts_with("high."), "{pushed:?}");
-        let got = pushed.cloud_event();
-        for name in ["id", "source", "type", "subject", "traceparent"] {
-            assert_eq!(got[name], event["attributes"][name], "{mode}: {name}");
+        if count > 1 {
+            assert_eq!(
+                (&answer["accepted"], &answer["refused"]),
+                (&json!(count), &json!(0)),
+                "{mode}: {answer}"
+            );
         }
-        assert_eq!(got["data"], event["data"], "{mode}");
-        delivered(&backend, &[pushed.id]);
+        for event in events {
+            let pushed = device.expect_event();
+            assert!(count > 1 || json!(pushed.id) == answer["id"], "{mode}: {answer}");
+            assert!(pushed.lane.starts_with("high."), "{pushed:?}");
+            let got = pushed.cloud_event();
+            for name in ["id", "source", "type", "subject", "traceparent"] {
+                assert_eq!(got[name], event["attributes"][name], "{mode}: {name}");
+            }
+            assert_eq!(got["data"], event["data"], "{mode}");
+            delivered(&backend, &[pushed.id]);
+        }
     }
 }
 

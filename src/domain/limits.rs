@@ -10,6 +10,11 @@ pub struct Limits {
     pub event_data_max_bytes: usize,
     /// The largest body of a request with one event, in bytes. Default: 262144.
     pub request_max_bytes: usize,
+    /// Events of a CloudEvents batch. Default: 1000. NDJSON has no such limit.
+    pub batch_max_events: usize,
+    /// The largest body of a CloudEvents batch, in bytes. Default: 4194304. A line of NDJSON, and an event of a batch, may have
+    /// `request_max_bytes`.
+    pub batch_max_bytes: usize,
     /// Events that may wait for one device. Default: 2000. More are refused with 429 `queue-full`.
     pub queue_max_events: u32,
     /// Bytes of events that may wait for one device. Default: 4194304.
@@ -85,6 +90,8 @@ impl Default for Limits {
         Self {
             event_data_max_bytes: 64 * 1024,
             request_max_bytes: 256 * 1024,
+            batch_max_events: 1_000,
+            batch_max_bytes: 4 * 1024 * 1024,
             queue_max_events: 2_000,
             queue_max_bytes: 4 * 1024 * 1024,
             ttl_default_secs: 86_400,

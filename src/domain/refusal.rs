@@ -101,9 +101,29 @@ pub enum Refusal {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// One of many events in a request is too large.
+    #[error("the event has more than {limit} bytes; send less, or a link to the data")]
+    ItemTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A batch has too many events.
+    #[error("the batch has more than {limit} events; send several, or all of them as application/x-ndjson, which has no such limit")]
+    TooManyEvents {
+        /// How many may be in it.
+        limit: usize,
+    },
+    /// The client does not read the answer that is sent while its request is still read.
+    #[error(
+        "the answer was not read for {} s, so the request is not read on; read while you send, or ask for results=summary", .within.as_secs()
+    )]
+    AnswerUnread {
+        /// How long it was left unread.
+        within: Duration,
+    },
     /// A content type that the path does not take.
     #[error(
-        "the content type {0:?} is not taken here; use application/json, application/cloudevents+json, or a binary CloudEvent with ce- headers"
+        "the content type {0:?} is not taken here; use application/json, application/cloudevents+json, a binary CloudEvent with ce- headers, or for many events application/cloudevents-batch+json or application/x-ndjson"
     )]
     UnsupportedMediaType(String),
     /// A device that was never added.
@@ -244,7 +264,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 41] = [
+    pub const SLUGS: [&'static str; 44] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -259,6 +279,9 @@ impl Refusal {
         "body-too-slow",
         "body-broken",
         "data-too-large",
+        "item-too-large",
+        "too-many-events",
+        "answer-unread",
         "unsupported-media-type",
         "unknown-device",
         "removed-device",
@@ -305,6 +328,9 @@ impl Refusal {
             Self::BodyTooSlow { .. } => (408, "body-too-slow", "The body did not arrive in time"),
             Self::BodyBroken(_) => (400, "body-broken", "The body did not arrive whole"),
             Self::DataTooLarge { .. } => (413, "data-too-large", "The data is too large"),
+            Self::ItemTooLarge { .. } => (413, "item-too-large", "One of the events is too large"),
+            Self::TooManyEvents { .. } => (413, "too-many-events", "The batch has too many events"),
+            Self::AnswerUnread { .. } => (408, "answer-unread", "The answer was not read"),
             Self::UnsupportedMediaType(_) => (415, "unsupported-media-type", "The content type is not taken"),
             Self::UnknownDevice(_) => (404, "unknown-device", "The device is not known"),
             Self::RemovedDevice(_) => (410, "removed-device", "The device was removed"),

@@ -1,4 +1,4 @@
-//! CloudEvents 1.0: structured mode (JSON event format) and binary mode (HTTP protocol binding).
+//! CloudEvents 1.0: structured mode (JSON event format, also an event of a batch) and binary mode (HTTP protocol binding).
 
 use axum::http::HeaderMap;
 
@@ -22,9 +22,8 @@ pub(super) fn is_binary(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name.as_str().starts_with(PREFIX))
 }
 
-/// Structured mode: the body is the event.
-pub(super) fn structured<'a>(body: &'a [u8], limits: &Limits) -> Result<Draft<'a>, Refusal> {
-    let mut fields = Fields::parse(body)?;
+/// Structured mode: the object is the event.
+pub(super) fn structured<'a>(mut fields: Fields<'a>, limits: &Limits) -> Result<Draft<'a>, Refusal> {
     let payload = Payload::of(fields.take("data"), fields.take("data_base64"), limits)?;
     let members = fields.rest().map(|(path, raw)| Field { path, raw });
     // A member that is null is an attribute that is not set (JSON event format §2.2).

@@ -134,15 +134,16 @@ impl<'a> Draft<'a> {
     }
 
     /// The event to store, accepted at `now`, with its idempotency key: the header's, else `source` and `id`.
-    pub fn into_event(self, key: Option<&str>, caller: &Caller, now: Timestamp, limits: &Limits) -> Result<NewEvent, Refusal> {
+    pub fn into_event(
+        self,
+        key: Option<Cow<'_, str>>,
+        ids: &mut Ids,
+        caller: &Caller,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Result<NewEvent, Refusal> {
         let idempotency = match (key, &self.identity) {
-            (Some(key), _) if key.is_empty() || key.len() > limits.idempotency_key_max_bytes => {
-                return Err(Refusal::InvalidField {
-                    field: "Idempotency-Key".into(),
-                    why: format!("it has {} bytes; 1 to {} are allowed", key.len(), limits.idempotency_key_max_bytes),
-                });
-            }
-            (Some(key), _) => Some(hash(&["header", key])),
+            (Some(key), _) => Some(hash(&["header", &key])),
             (None, Some((source, id))) => Some(hash(&["identity", source, id])),
             (None, None) => None,
         };
@@ -154,7 +155,7 @@ impl<'a> Draft<'a> {
             key,
             body: self.meaning(ttl, urgency.as_str(), require.as_str()),
         });
-        let json = self.render(caller, now)?;
+        let json = self.render(ids, caller, now)?;
         Ok(NewEvent {
             event: Event {
                 tenant: caller.tenant,
@@ -186,7 +187,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The CloudEvent in the JSON event format. A native event gets the attributes that it left out.
-    fn render(&self, caller: &Caller, now: Timestamp) -> Result<Arc<str>, Refusal> {
+    fn render(&self, ids: &mut Ids, caller: &Caller, now: Timestamp) -> Result<Arc<str>, Refusal> {
         let size: usize = self.attributes.iter().map(|(name, raw)| name.len() + raw.len() + 4).sum();
         let data = self.payload.as_ref().map_or(0, |payload| payload.member().1.len() + 16);
         let mut json = String::with_capacity(size + data + 192);
@@ -196,9 +197,7 @@ impl<'a> Draft<'a> {
         };
         let has = |name: &str| self.attributes.iter().any(|(known, _)| known == name);
         if !has("id") {
-            let mut id = [0; 16];
-            rand::fill(&mut id).map_err(|_| Refusal::Internal("no random bytes".into()))?;
-            member("id", &format!("\"{:032x}\"", u128::from_be_bytes(id)));
+            member("id", &format!("\"{:032x}\"", ids.next()?));
         }
         if !has("source") {
             member("source", &format!("\"/unpoll/{}\"", caller.domain));
@@ -218,6 +217,25 @@ impl<'a> Draft<'a> {
         }
         json.push('}');
         Ok(json.into())
+    }
+}
+
+/// Ids for the events of one request that have none: a random number, and those behind it.
+#[derive(Debug, Default)]
+pub(super) struct Ids(Option<u128>);
+
+impl Ids {
+    fn next(&mut self) -> Result<u128, Refusal> {
+        let id = match self.0 {
+            Some(last) => last.wrapping_add(1),
+            None => {
+                let mut random = [0; 16];
+                rand::fill(&mut random).map_err(|_| Refusal::Internal("no random bytes".into()))?;
+                u128::from_be_bytes(random)
+            }
+        };
+        self.0 = Some(id);
+        Ok(id)
     }
 }
 

@@ -10,11 +10,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{IngressState, Parts, cloudevents, draft::Draft, native};
+use super::{
+    IngressState, Parts, cloudevents,
+    draft::{Draft, Ids},
+    many::{Form, Request, Told},
+    native,
+    options::Common,
+};
 use crate::{
     domain::{Caller, Refusal, Scope},
-    http::{MediaType, Parameters, json, read, single},
-    store::{DeviceKey, Enqueued, EnqueuedKind, NewEvent, Registered},
+    http::{
+        MediaType, Parameters,
+        json::{self, Fields},
+        read,
+    },
+    store::{Enqueued, EnqueuedKind, NewEvent},
 };
 
 pub(super) async fn post(
@@ -24,26 +34,48 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let parts = &*state.0;
     caller.require(Scope::Push)?;
-    if parts.draining.load(Ordering::Relaxed) {
-        return Err(Refusal::Draining {
-            retry_after: Duration::from_secs(5),
-        });
+    if let Some(refusal) = state.0.draining() {
+        return Err(refusal);
     }
     let validate_only = parameters.take_flag("validate_only")?;
+    let told = Told::take(&mut parameters)?;
     parameters.finish()?;
-    let kind = Kind::of(&headers)?;
-    let body = read(body, parts.limits.request_max_bytes).await?;
-    let new = parts.parse(&kind, &headers, &body, &caller)?;
-    if validate_only {
-        return parts.look(new).await;
+    match Kind::of(&headers)? {
+        Kind::Many(form) => {
+            let told = told.unwrap_or(Told::Summary);
+            let request = Request {
+                state,
+                caller,
+                form,
+                told,
+                validate_only,
+            };
+            request.answer(&headers, body).await
+        }
+        _ if told.is_some() => Err(Refusal::InvalidParameter {
+            name: "results".into(),
+            why: "it is for batches and NDJSON; one event has one answer".into(),
+        }),
+        kind => one(&state.0, &caller, &kind, validate_only, &headers, body).await,
     }
-    let Ok(_room) = parts.rooms.try_acquire() else {
-        return Err(Refusal::Overloaded {
-            retry_after: Duration::from_secs(1),
-        });
-    };
+}
+
+async fn one(
+    parts: &Parts,
+    caller: &Caller,
+    kind: &Kind,
+    validate_only: bool,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let body = read(body, parts.limits.request_max_bytes).await?;
+    let new = parts.parse(kind, headers, &body, caller)?;
+    if validate_only {
+        parts.look(new).await?;
+        return Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"targets":1}"#).into_response());
+    }
+    let _room = parts.admission.one(body.len())?;
     let device = new.event.device.clone();
     let enqueued = match parts.store.enqueue(vec![new]).await.pop() {
         Some(enqueued) => enqueued.map_err(|error| error.refusal(&device))?,
@@ -58,11 +90,12 @@ pub(super) async fn post(
     answer(&enqueued)
 }
 
-/// The form in which the event came.
+/// The form in which the event came, or the events.
 enum Kind {
     Native,
     Structured,
     Binary(Option<MediaType>),
+    Many(Form),
 }
 
 impl Kind {
@@ -73,14 +106,15 @@ impl Kind {
             Err(Refusal::UnsupportedMediaType(given))
         };
         let essence = given.as_ref().map_or("", |given| given.essence.as_str());
-        let is_json = given.as_ref().is_none_or(MediaType::is_json);
+        let is_lines = matches!(essence, "application/x-ndjson" | "application/jsonl");
+        let is_json = is_lines || given.as_ref().is_none_or(MediaType::is_json);
         if is_json && given.as_ref().is_some_and(|given| !given.is_utf8()) {
             return unsupported(&given);
         }
         match essence {
             "application/cloudevents+json" => Ok(Self::Structured),
-            // Batches and NDJSON would not be one event.
-            "application/x-ndjson" => unsupported(&given),
+            "application/cloudevents-batch+json" => Ok(Self::Many(Form::Batch)),
+            _ if is_lines => Ok(Self::Many(Form::Lines)),
             other if other.starts_with("application/cloudevents") => unsupported(&given),
             _ if cloudevents::is_binary(headers) => Ok(Self::Binary(given)),
             "application/json" => Ok(Self::Native),
@@ -90,40 +124,32 @@ impl Kind {
 }
 
 impl Parts {
+    /// Why nothing is taken any more, when the service stops.
+    pub(super) fn draining(&self) -> Option<Refusal> {
+        self.draining.load(Ordering::Relaxed).then_some(Refusal::Draining {
+            retry_after: Duration::from_secs(5),
+        })
+    }
+
     fn parse(&self, kind: &Kind, headers: &HeaderMap, body: &[u8], caller: &Caller) -> Result<NewEvent, Refusal> {
-        let text = |body| json::utf8(body);
         let attributes;
         let mut draft: Draft<'_> = match kind {
-            Kind::Native => native::parse(body, &self.limits)?,
-            Kind::Structured => cloudevents::structured(body, &self.limits)?,
+            Kind::Native | Kind::Many(_) => native::event(Fields::parse(body)?, &self.limits)?,
+            Kind::Structured => cloudevents::structured(Fields::parse(body)?, &self.limits)?,
             Kind::Binary(media_type) => {
                 attributes = cloudevents::attributes(headers)?;
                 let is_json = media_type.as_ref().is_none_or(MediaType::is_json);
                 let data = if is_json && !body.is_empty() {
-                    Some(json::json(text(body)?)?.get())
+                    Some(json::json(json::utf8(body)?)?.get())
                 } else {
                     None
                 };
                 cloudevents::binary(&attributes, media_type.as_ref(), data, body, &self.limits)?
             }
         };
-        draft.options.merge_headers(headers, &self.limits)?;
-        let key = single(headers, "Idempotency-Key")?;
-        draft.into_event(key, caller, self.clock.now(), &self.limits)
-    }
-
-    /// `validate_only`: everything is checked but the room in the queue, and nothing is stored.
-    async fn look(&self, new: NewEvent) -> Result<Response, Refusal> {
-        let key = DeviceKey {
-            tenant: new.event.tenant,
-            device: new.event.device,
-        };
-        match self.store.device(&key).await {
-            Ok(Registered::Present(_)) => Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"targets":1}"#).into_response()),
-            Ok(Registered::Removed(_)) => Err(Refusal::RemovedDevice(key.device)),
-            Ok(Registered::Unknown) => Err(Refusal::UnknownDevice(key.device)),
-            Err(error) => Err(error.refusal(&key.device)),
-        }
+        let common = Common::of(headers, &self.limits)?;
+        draft.options.merge(&common)?;
+        draft.into_event(common.key(), &mut Ids::default(), caller, self.clock.now(), &self.limits)
     }
 }
 

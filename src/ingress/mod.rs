@@ -1,26 +1,32 @@
 //! Events in: `POST /v1/events`. Parses once, checks everything, and answers once the event is durable.
 //!
-//! One event for one device, as native JSON (`native`) or as a CloudEvent, structured or binary (`cloudevents`). Both become
-//! a `draft::Draft`, and that becomes the stored event with its idempotency key. Whatever is refused has stored nothing.
+//! An event is native JSON (`native`) or a CloudEvent, structured or binary (`cloudevents`). Both become a `draft::Draft`, and that
+//! becomes the stored event with its idempotency key. Whatever is refused has stored nothing. `many` takes several in one request, as
+//! a batch or as NDJSON.
 //!
 //! What is deliberately absent: looking for the device's session. The store answers who holds the seat in the step that stores the
 //! event, and the dispatcher follows the store.
 
+mod admission;
 mod cloudevents;
 mod draft;
 mod events;
+mod many;
 mod native;
 mod options;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use axum::{Router, routing::post};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
+use self::admission::Admission;
 use crate::{
-    domain::{Clock, Durability, Limits},
+    domain::{Clock, Durability, Limits, Refusal},
     store::Store,
 };
 
@@ -28,13 +34,20 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Requests that may wait for the store at once; one more is answered 429 `overloaded`. Each holds at most one event. Default: 1024.
+    /// Events that may wait for the store at once; one more is answered 429 `overloaded`. A quarter is left for requests with one
+    /// event: a batch, or NDJSON, is read more slowly when there is no room for it. Default: 1024.
     pub in_flight_max: usize,
+    /// Bytes that requests may hold meanwhile; more is answered 429 `overloaded`. A request of NDJSON counts with 2 MiB, the others
+    /// with what they have. Default: 134217728.
+    pub in_flight_max_bytes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { in_flight_max: 1_024 }
+        Self {
+            in_flight_max: 1_024,
+            in_flight_max_bytes: 128 * 1024 * 1024,
+        }
     }
 }
 
@@ -42,10 +55,12 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct IngressMetrics {
     accepted: [(Durability, IntCounter); 4],
+    refused: Arc<HashMap<&'static str, IntCounter>>,
 }
 
 impl IngressMetrics {
-    /// Registers `unpoll_events_accepted_total{durability}`; repeats of an idempotency key are not counted.
+    /// Registers `unpoll_events_accepted_total{durability}`; repeats of an idempotency key are not counted. And
+    /// `unpoll_events_refused_total{slug}`, for the events of batches and NDJSON; a request that is refused counts elsewhere.
     ///
     /// # Errors
     /// When it is registered already.
@@ -57,15 +72,30 @@ impl IngressMetrics {
             ),
             &["durability"],
         )?;
+        let refused = IntCounterVec::new(
+            Opts::new(
+                "unpoll_events_refused_total",
+                "Events of batches and NDJSON that were refused one by one, by problem.",
+            ),
+            &["slug"],
+        )?;
         registry.register(Box::new(accepted.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
         let all = [Durability::Disk, Durability::Replicated, Durability::Primary, Durability::None];
         Ok(Self {
             accepted: all.map(|durability| (durability, accepted.with_label_values(&[durability.as_str()]))),
+            refused: Arc::new(Refusal::SLUGS.map(|slug| (slug, refused.with_label_values(&[slug]))).into()),
         })
     }
 
     fn accepted(&self, durability: Durability) {
         for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == durability) {
+            counter.inc();
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        if let Some(counter) = self.refused.get(refusal.face().slug) {
             counter.inc();
         }
     }
@@ -85,7 +115,7 @@ struct Parts {
     draining: Arc<AtomicBool>,
     metrics: IngressMetrics,
     replaced: CountReplaced,
-    rooms: Semaphore,
+    admission: Admission,
 }
 
 impl IngressState {
@@ -107,7 +137,7 @@ impl IngressState {
             draining,
             metrics,
             replaced,
-            rooms: Semaphore::new(config.in_flight_max),
+            admission: Admission::new(&config),
         }))
     }
 }

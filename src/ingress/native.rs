@@ -16,8 +16,7 @@ const TARGETS: [&str; 6] = ["device", "devices", "user", "topic", "filter", "all
 /// The CloudEvents attributes that a native event may name, in the order in which the device reads them.
 const ATTRIBUTES: [&str; 5] = ["id", "source", "type", "time", "datacontenttype"];
 
-pub(super) fn parse<'a>(body: &'a [u8], limits: &Limits) -> Result<Draft<'a>, Refusal> {
-    let mut fields = Fields::parse(body)?;
+pub(super) fn event<'a>(mut fields: Fields<'a>, limits: &Limits) -> Result<Draft<'a>, Refusal> {
     let target = fields.take("target");
     let options = Options {
         ttl: fields.take("ttl").map(|field| options::ttl(&field, limits)).transpose()?,

@@ -1,6 +1,6 @@
 //! How an event is to be delivered: the same options in native fields, CloudEvents extensions and headers.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 
@@ -26,18 +26,56 @@ pub(super) fn not_available(field: &str) -> Refusal {
     }
 }
 
-impl Options {
-    /// Takes `TTL` and `Urgency` from the headers (RFC 8030 §5.2, §5.3).
-    pub fn merge_headers(&mut self, headers: &HeaderMap, limits: &Limits) -> Result<(), Refusal> {
-        if let Some(text) = single(headers, "TTL")? {
-            let ttl = ttl_of_text("TTL", text, limits)?;
-            let in_body = self.ttl.map(|ttl| ttl.as_secs().to_string());
-            merge("TTL", text, &mut self.ttl, ttl, in_body)?;
+/// What the headers say of all events of a request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    ttl: Option<(Duration, String)>,
+    urgency: Option<(Urgency, String)>,
+    key: Option<String>,
+}
+
+impl Common {
+    /// `TTL` and `Urgency` (RFC 8030 §5.2, §5.3), and `Idempotency-Key`.
+    pub fn of(headers: &HeaderMap, limits: &Limits) -> Result<Self, Refusal> {
+        let ttl = |text: &str| Ok((ttl_of_text("TTL", text, limits)?, text.to_owned()));
+        let urgency = |text: &str| Ok((urgency_of("Urgency", text)?, text.to_owned()));
+        let key = single(headers, "Idempotency-Key")?;
+        if let Some(key) = key
+            && (key.is_empty() || key.len() > limits.idempotency_key_max_bytes)
+        {
+            return Err(Refusal::InvalidField {
+                field: "Idempotency-Key".into(),
+                why: format!("it has {} bytes; 1 to {} are allowed", key.len(), limits.idempotency_key_max_bytes),
+            });
         }
-        if let Some(text) = single(headers, "Urgency")? {
-            let urgency = urgency_of("Urgency", text)?;
+        Ok(Self {
+            ttl: single(headers, "TTL")?.map(ttl).transpose()?,
+            urgency: single(headers, "Urgency")?.map(urgency).transpose()?,
+            key: key.map(str::to_owned),
+        })
+    }
+
+    /// The key of a request with one event.
+    pub fn key(&self) -> Option<Cow<'_, str>> {
+        self.key.as_deref().map(Cow::Borrowed)
+    }
+
+    /// The key of one of many: that event posted alone with this key is the same event.
+    pub fn key_of(&self, index: usize) -> Option<Cow<'_, str>> {
+        self.key.as_deref().map(|key| format!("{key}#{index}").into())
+    }
+}
+
+impl Options {
+    /// Takes from the headers what the event does not say.
+    pub fn merge(&mut self, common: &Common) -> Result<(), Refusal> {
+        if let Some((ttl, text)) = &common.ttl {
+            let in_body = self.ttl.map(|ttl| ttl.as_secs().to_string());
+            merge("TTL", text, &mut self.ttl, *ttl, in_body)?;
+        }
+        if let Some((urgency, text)) = &common.urgency {
             let in_body = self.urgency.map(|urgency| urgency.to_string());
-            merge("Urgency", text, &mut self.urgency, urgency, in_body)?;
+            merge("Urgency", text, &mut self.urgency, *urgency, in_body)?;
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, TestCaseError, TestRunner},
 };
+use serde_json::Value;
 
 use crate::scene::Scene;
 
@@ -85,6 +86,9 @@ fn damaged_requests_are_answered_and_nothing_else_is_stored() {
         if answer.status == 202 {
             accepted.borrow_mut().insert(answer.json()["id"].as_str().unwrap().to_owned());
         }
+        if damage.kind == 1 {
+            accepted.borrow_mut().extend(runtime.block_on(among_others(&scene, &body))?);
+        }
         let answer = runtime.block_on(scene.request("admin", "PUT", "/v1/devices/other", &[], body));
         prop_assert!(matches!(answer.status, 200 | 400 | 413), "{:?}", answer);
         Ok(())
@@ -103,4 +107,25 @@ fn damaged_requests_are_answered_and_nothing_else_is_stored() {
     for event in waiting {
         assert!(accepted.contains(&event.id.to_string()), "stored without a 202");
     }
+}
+
+/// The same as a line among others, whose neighbours are taken whatever it is, and as an event of a batch. The ids that were told.
+async fn among_others(scene: &Scene, body: &[u8]) -> Result<Vec<String>, TestCaseError> {
+    let path = "/v1/events?results=all";
+    let neighbour = r#"{"target":{"device":"other"},"ttl":0,"type":"t"}"#.as_bytes();
+    let lines = [neighbour, body, neighbour].join(&b'\n');
+    let kind = [("content-type", "application/x-ndjson")];
+    let told = scene.request("push", "POST", path, &kind, lines).await;
+    prop_assert_eq!(told.status, 200);
+    let read = |body: &str| -> Vec<Value> { body.lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
+    let mut items = read(&told.body);
+    prop_assert!(items.len() >= 3, "{:?}", told);
+    prop_assert_eq!(&items[0]["status"], 202);
+    prop_assert_eq!(&items[items.len() - 2]["status"], 202);
+    let kind = [("content-type", "application/cloudevents-batch+json")];
+    let told = scene.request("push", "POST", path, &kind, [b"[", body, b"]"].concat()).await;
+    prop_assert!(matches!(told.status, 200 | 400 | 413), "{:?}", told);
+    items.extend(read(&told.body));
+    let accepted = items.iter().filter(|item| item["status"] == 202);
+    Ok(accepted.map(|item| item["id"].as_str().unwrap().to_owned()).collect())
 }

@@ -7,5 +7,6 @@ mod devices;
 mod events;
 mod fuzz;
 mod keys;
+mod many;
 mod scene;
 mod what_became;

@@ -12,6 +12,7 @@ use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Request},
+    response::Response,
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -79,6 +80,17 @@ impl Answer {
 
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// An answer that is still being sent.
+pub struct Open(Body);
+
+impl Open {
+    /// The next piece; `None`: that was all.
+    pub async fn piece(&mut self) -> Option<String> {
+        let frame = self.0.frame().await?.unwrap();
+        Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
     }
 }
 
@@ -167,6 +179,16 @@ impl Scene {
 
     /// One request with the key of that scope (`none`: without a key), or a made key.
     pub async fn request(&self, key: &str, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let (head, body) = self.respond(key, method, path, headers, body.into()).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    async fn respond(&self, key: &str, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         if key != "none" {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -174,14 +196,14 @@ impl Scene {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: String::from_utf8(body.to_vec()).unwrap(),
-        }
+        self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap()
+    }
+
+    /// A POST whose answer is read piece by piece.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)], body: Body) -> Open {
+        let response = self.respond("push", "POST", path, headers, body).await;
+        assert_eq!(response.status(), 200);
+        Open(response.into_body())
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -1,0 +1,81 @@
+//! What became of one event of many.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    domain::{DeliveryState, DeviceId, Durability, EventId, Refusal},
+    http::problem,
+    store::{Enqueued, EnqueuedKind, StoreError},
+};
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is stored, now or, as a repeat, before.
+    Stored {
+        id: EventId,
+        state: DeliveryState,
+        durability: Durability,
+        is_repeat: bool,
+    },
+    /// It would have been stored.
+    Valid,
+    /// It was not stored, unless the refusal says that it may have been.
+    Refused(Refusal),
+}
+
+impl Outcome {
+    /// What the store's answer means. `away` keeps what is said of a store that is not available: one line of the log is enough
+    /// for a group.
+    pub fn of(answer: Result<Enqueued, StoreError>, device: &DeviceId, away: &mut Option<Refusal>) -> Self {
+        match answer {
+            Ok(enqueued) => Self::Stored {
+                id: enqueued.id,
+                state: enqueued.state,
+                durability: enqueued.durability,
+                is_repeat: enqueued.kind == EnqueuedKind::Repeat,
+            },
+            Err(error @ StoreError::Unavailable(_)) => {
+                let refusal = away.get_or_insert_with(|| error.refusal(device));
+                Self::Refused(refusal.clone())
+            }
+            Err(error) => Self::Refused(error.refusal(device)),
+        }
+    }
+
+    /// Adds it as a line: `{"index":0,"status":202,"id":…,"state":…,"durability":…}`, or with `problem` instead of what is stored.
+    pub fn write(&self, index: usize, into: &mut String) {
+        // Writing to a String does not fail.
+        let _ = match self {
+            Self::Stored {
+                id,
+                state,
+                durability,
+                is_repeat,
+            } => {
+                let status = if *is_repeat { 200 } else { 202 };
+                let durability = durability.as_str();
+                writeln!(
+                    into,
+                    r#"{{"index":{index},"status":{status},"id":"{id}","state":"{state}","durability":"{durability}"}}"#
+                )
+            }
+            Self::Valid => writeln!(into, r#"{{"index":{index},"status":200,"targets":1}}"#),
+            Self::Refused(refusal) => writeln!(into, "{}", refused(index, refusal)),
+        };
+    }
+}
+
+/// A refused event in an answer: `{"index","status","problem"}`, with `retry_after` in seconds where the problem has one.
+pub(super) fn refused(index: usize, refusal: &Refusal) -> Value {
+    let mut members = Map::new();
+    members.insert("index".into(), index.into());
+    members.insert("status".into(), refusal.face().status.into());
+    if let Some(wait) = refusal.retry_after() {
+        members.insert("retry_after".into(), wait.as_secs().max(1).into());
+    }
+    members.insert("problem".into(), problem(refusal).into());
+    Value::Object(members)
+}
