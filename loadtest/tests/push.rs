@@ -78,7 +78,7 @@ async fn device(mut socket: TcpStream, number: u64, devices: Devices) {
 async fn backend(mut socket: TcpStream, fault: Fault, numbers: Arc<AtomicU64>, devices: Devices) {
     let mut read = Vec::new();
     loop {
-        let (method, body) = loop {
+        let (head, body) = loop {
             let text = String::from_utf8_lossy(&read).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
                 assert!(head.contains("authorization: Bearer the-key"), "{head}");
@@ -88,34 +88,47 @@ async fn backend(mut socket: TcpStream, fault: Fault, numbers: Arc<AtomicU64>, d
                     .map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
                 if body.len() >= length {
                     read.drain(..head.len() + 4 + length);
-                    break (head.split(' ').next().unwrap().to_owned(), body[..length].to_owned());
+                    break (head.to_owned(), body[..length].to_owned());
                 }
             }
             if socket.read_buf(&mut read).await.unwrap() == 0 {
                 return;
             }
         };
-        let (status, answer) = if method == "GET" {
+        let (status, answer) = if head.starts_with("GET") {
             (200, "{\"state\":\"delivered\"}".to_owned())
         } else {
-            let number = numbers.fetch_add(1, Relaxed) + 1;
-            let event: Value = serde_json::from_str(&body).unwrap();
-            let json = event["data"].to_string();
-            let send = |seq: u64| {
-                let message = format!(
-                    "<message><event xmlns='urn:unpoll:event:1' id='e{number}' lane='n' seq='{seq}'><json xmlns='urn:xmpp:json:0'>{json}\
-                     </json></event></message><r xmlns='urn:xmpp:sm:3'/>"
-                );
-                devices.lock().unwrap()[event["target"]["device"].as_str().unwrap()]
-                    .send(message)
-                    .unwrap();
+            let deliver = |text: &str| {
+                let number = numbers.fetch_add(1, Relaxed) + 1;
+                let event: Value = serde_json::from_str(text).unwrap();
+                let json = event["data"].to_string();
+                let send = |seq: u64| {
+                    let message = format!(
+                        "<message><event xmlns='urn:unpoll:event:1' id='e{number}' lane='n' seq='{seq}'><json xmlns='urn:xmpp:json:0'>{json}\
+                         </json></event></message><r xmlns='urn:xmpp:sm:3'/>"
+                    );
+                    devices.lock().unwrap()[event["target"]["device"].as_str().unwrap()]
+                        .send(message)
+                        .unwrap();
+                };
+                match (fault, number % 50) {
+                    (Fault::Loses, 0) => {}
+                    (Fault::Repeats, 0) => [number, number].into_iter().for_each(send),
+                    _ => send(number),
+                }
+                format!("{{\"id\":\"e{number}\"}}")
             };
-            match (fault, number % 50) {
-                (Fault::Loses, 0) => {}
-                (Fault::Repeats, 0) => [number, number].into_iter().for_each(send),
-                _ => send(number),
+            if head.contains("application/x-ndjson") {
+                let ids: Vec<String> = body.lines().map(deliver).collect();
+                let counts = format!("{{\"accepted\":{},\"refused\":0}}", ids.len());
+                if head.contains("results=all") {
+                    (200, format!("{}\n{{\"summary\":{counts}}}\n", ids.join("\n")))
+                } else {
+                    (200, counts)
+                }
+            } else {
+                (202, deliver(&body))
             }
-            (202, format!("{{\"id\":\"e{number}\"}}"))
         };
         let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
         socket.write_all(answer.as_bytes()).await.unwrap();
@@ -135,7 +148,7 @@ async fn listen<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStrea
     address
 }
 
-async fn check(fault: Fault, passes: bool) -> Value {
+async fn check(fault: Fault, passes: bool, more: &[&str]) -> Value {
     let (devices, numbers): (Devices, Arc<AtomicU64>) = Default::default();
     let known = devices.clone();
     let xmpp = listen(move |socket, number| device(socket, number, known.clone())).await;
@@ -155,7 +168,7 @@ async fn check(fault: Fault, passes: bool) -> Value {
         "--pid",
         &std::process::id().to_string(),
     ]);
-    run.arg("--key-file").arg(key).arg("--password-file").arg(password);
+    run.args(more).arg("--key-file").arg(key).arg("--password-file").arg(password);
     let done = run.output().await.unwrap();
     assert_eq!(done.status.success(), passes, "{done:?}");
     serde_json::from_slice(&done.stdout).unwrap()
@@ -163,7 +176,7 @@ async fn check(fault: Fault, passes: bool) -> Value {
 
 #[tokio::test]
 async fn a_faultless_server_passes_and_every_event_is_accounted_for() {
-    let report = check(Fault::None, true).await;
+    let report = check(Fault::None, true, &[]).await;
     assert!(report["accepted"].as_u64().unwrap() > 50, "{report}");
     assert_eq!(
         (&report["received"], &report["lost"], &report["repeats"]),
@@ -178,14 +191,29 @@ async fn a_faultless_server_passes_and_every_event_is_accounted_for() {
 
 #[tokio::test]
 async fn lost_events_are_counted_and_fail_the_run() {
-    let report = check(Fault::Loses, false).await;
+    let report = check(Fault::Loses, false, &[]).await;
     let (accepted, lost) = (report["accepted"].as_u64().unwrap(), report["lost"].as_u64().unwrap());
     assert!(accepted > 50 && lost == accepted / 50, "{report}");
 }
 
 #[tokio::test]
 async fn repeats_are_counted_and_dropped_by_their_number() {
-    let report = check(Fault::Repeats, true).await;
+    let report = check(Fault::Repeats, true, &[]).await;
     let (accepted, repeats) = (report["accepted"].as_u64().unwrap(), report["repeats"].as_u64().unwrap());
     assert!(accepted > 50 && repeats == accepted / 50, "{report}");
+}
+
+#[tokio::test]
+async fn events_of_one_request_are_accounted_for_one_by_one() {
+    let several = ["--form", "ndjson", "--per-request", "7"];
+    let report = check(Fault::None, true, &several).await;
+    let accepted = report["accepted"].as_u64().unwrap();
+    assert!(accepted > 50 && accepted.is_multiple_of(7), "{report}");
+    assert_eq!(
+        (&report["received"], &report["settled"]),
+        (&report["accepted"], &report["settled_asked"])
+    );
+    let report = check(Fault::Loses, false, &several).await;
+    let (accepted, lost) = (report["accepted"].as_u64().unwrap(), report["lost"].as_u64().unwrap());
+    assert!(lost == accepted / 50, "{report}");
 }

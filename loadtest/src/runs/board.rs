@@ -11,6 +11,7 @@ use std::{
 
 use loadtest::{Answer, Error, event::Pushed, report::Times};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 /// What posters and devices of this process share: one clock.
@@ -137,6 +138,39 @@ impl Board {
         false
     }
 
+    /// The events of one request were answered: as a summary, or line by line. True when all were accepted.
+    pub fn answered_together(&self, numbers: std::ops::Range<u64>, answer: Result<Answer, Error>, took: Duration) -> bool {
+        let mut tally = self.tally();
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                *tally.failed.entry(error.to_string()).or_default() += 1;
+                return false;
+            }
+        };
+        let lines = String::from_utf8_lossy(&answer.body).into_owned();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines: Vec<Value> = lines.collect();
+        let whole = lines.last().map(|last| last.get("summary").unwrap_or(last));
+        let count = |name: &str| whole.and_then(|whole| whole.get(name)).and_then(Value::as_u64).unwrap_or(0);
+        let accepted = count("accepted");
+        if answer.status != 200 || accepted != numbers.end - numbers.start {
+            *tally.refused.entry(answer.status).or_default() += 1;
+            tally.refusal.get_or_insert_with(|| answer.text().chars().take(500).collect());
+            return false;
+        }
+        for number in numbers {
+            tally.accepted.insert(number);
+        }
+        tally.accepted_count += accepted;
+        if tally.measured {
+            tally.post.add(took);
+        }
+        let ids = lines.iter().filter_map(|line| line.get("id")?.as_str());
+        tally.ids.extend(ids.step_by(97).map(str::to_owned));
+        true
+    }
+
     /// A device applied an event.
     pub fn arrived(&self, event: &Pushed) {
         let now = self.start.elapsed();
@@ -171,12 +205,31 @@ pub fn marker(json: &str) -> Option<(usize, u64, u64)> {
 
 /// A native event whose data has `bytes` bytes of JSON, if the marker leaves room for that.
 pub fn body(into: &mut String, device: &str, marker: &str, bytes: usize) {
+    into.clear();
+    native(into, device, marker, bytes);
+}
+
+/// Adds one.
+pub fn native(into: &mut String, device: &str, marker: &str, bytes: usize) {
+    into.extend(["{\"target\":{\"device\":\"", device, "\"},\"type\":\"load.push\",\"data\":"]);
+    data(into, marker, bytes);
+}
+
+/// Adds the same as a CloudEvent, with the number as its id.
+pub fn cloud(into: &mut String, number: u64, device: &str, marker: &str, bytes: usize) {
+    let id = number.to_string();
+    into.extend([
+        "{\"specversion\":\"1.0\",\"id\":\"",
+        &id,
+        "\",\"source\":\"/load\",\"type\":\"load.push\",\"pushdevice\":\"",
+    ]);
+    into.extend([device, "\",\"data\":"]);
+    data(into, marker, bytes);
+}
+
+fn data(into: &mut String, marker: &str, bytes: usize) {
     let data = format!("{{\"m\":\"{marker}\",\"p\":\"");
     let pad = bytes.saturating_sub(data.len() + 2);
-    into.clear();
-    into.push_str("{\"target\":{\"device\":\"");
-    into.push_str(device);
-    into.push_str("\"},\"type\":\"load.push\",\"data\":");
     into.push_str(&data);
     into.extend(std::iter::repeat_n('x', pad));
     into.push_str("\"}}");
@@ -192,6 +245,13 @@ mod tests {
         body(&mut request, "load-7", "~3.99.123456789~", 300);
         let event: serde_json::Value = serde_json::from_str(&request).unwrap();
         assert_eq!(event["data"].to_string().len(), 300);
+        let mut batch = String::from("[");
+        cloud(&mut batch, 99, "load-7", "~3.99.123456789~", 300);
+        let batch: serde_json::Value = serde_json::from_str(&(batch + "]")).unwrap();
+        assert_eq!(
+            (&batch[0]["data"], &batch[0]["pushdevice"], &batch[0]["id"]),
+            (&event["data"], &"load-7".into(), &"99".into())
+        );
         assert_eq!(marker(&event.to_string()), Some((3, 99, 123_456_789)));
         assert_eq!(marker("{}"), None);
     }

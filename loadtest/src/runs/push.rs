@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
-    board::{Board, Slot, body},
+    board::{Board, Slot, cloud, native},
     target::{Place, Protection, Target},
 };
 
@@ -35,6 +35,18 @@ enum Wait {
     Device,
     /// The answer only.
     Answer,
+}
+
+/// In which form events are posted.
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    /// One native event a request.
+    Single,
+    /// A CloudEvents batch: each event has an id, which is its key, too.
+    Batch,
+    /// Native events, one a line.
+    Ndjson,
 }
 
 #[derive(Args)]
@@ -63,6 +75,12 @@ pub struct Arguments {
     /// What a poster waits for.
     #[arg(long, value_enum, default_value_t = Wait::Device)]
     wait: Wait,
+    /// In which form events are posted.
+    #[arg(long, value_enum, default_value_t = Form::Single)]
+    form: Form,
+    /// Events of one request, where the form takes several.
+    #[arg(long, default_value_t = 100)]
+    per_request: u64,
 }
 
 #[derive(Serialize)]
@@ -102,6 +120,8 @@ struct Asked {
     warmup: u64,
     bytes: usize,
     wait: Wait,
+    form: Form,
+    per_request: u64,
     pinned: bool,
 }
 
@@ -148,15 +168,15 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     let mut posters = JoinSet::new();
     for index in 0..arguments.posters {
         let (poster, board, prefix) = (target.poster()?, board.clone(), target.recipe.prefix.clone());
-        posters.spawn(post(
-            index,
-            poster,
-            board,
+        let load = Load {
             prefix,
-            arguments.devices,
-            arguments.bytes,
-            arguments.wait,
-        ));
+            devices: arguments.devices,
+            bytes: arguments.bytes,
+            wait: arguments.wait,
+            form: arguments.form,
+            per_request: arguments.per_request(),
+        };
+        posters.spawn(post(index, poster, board, load));
     }
     tokio::time::sleep(Duration::from_secs(arguments.warmup)).await;
     board.tally().measured = true;
@@ -188,6 +208,8 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
             warmup: arguments.warmup,
             bytes: arguments.bytes,
             wait: arguments.wait,
+            form: arguments.form,
+            per_request: arguments.per_request(),
             pinned: arguments.place.pin,
         },
         seconds,
@@ -225,24 +247,89 @@ pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     Ok(report.passed)
 }
 
-async fn post(index: usize, mut poster: Poster, board: Arc<Board>, prefix: String, devices: u64, bytes: usize, wait: Wait) {
-    let mut request = String::with_capacity(bytes + 200);
+/// What a poster posts.
+struct Load {
+    prefix: String,
+    devices: u64,
+    bytes: usize,
+    wait: Wait,
+    form: Form,
+    per_request: u64,
+}
+
+impl Arguments {
+    fn per_request(&self) -> u64 {
+        if self.form == Form::Single { 1 } else { self.per_request.max(1) }
+    }
+}
+
+impl Load {
+    /// The request with these events, all posted now.
+    fn write(&self, into: &mut String, index: usize, numbers: std::ops::Range<u64>, posted: Duration) {
+        into.clear();
+        let is_batch = self.form == Form::Batch;
+        into.push_str(if is_batch { "[" } else { "" });
+        for number in numbers.clone() {
+            let device = format!("{}{}", self.prefix, number % self.devices);
+            let marker = format!("~{index}.{number}.{}~", posted.as_nanos());
+            if number > numbers.start {
+                into.push(if is_batch { ',' } else { '\n' });
+            }
+            if is_batch {
+                cloud(into, number, &device, &marker, self.bytes);
+            } else {
+                native(into, &device, &marker, self.bytes);
+            }
+        }
+        into.push_str(if is_batch { "]" } else { "" });
+    }
+
+    /// Sends it. Now and then the ids of the events are asked for, too.
+    async fn send(&self, poster: &mut Poster, request: &str, with_ids: bool) -> Result<loadtest::Answer, Error> {
+        let (path, kind) = match (self.form, with_ids) {
+            (Form::Single, _) => ("/v1/events", "application/json"),
+            (Form::Batch, false) => ("/v1/events", "application/cloudevents-batch+json"),
+            (Form::Batch, true) => ("/v1/events?results=all", "application/cloudevents-batch+json"),
+            (Form::Ndjson, false) => ("/v1/events", "application/x-ndjson"),
+            (Form::Ndjson, true) => ("/v1/events?results=all", "application/x-ndjson"),
+        };
+        poster.request("POST", path, &[("content-type", kind)], request.as_bytes()).await
+    }
+}
+
+/// Of so many requests of a poster one asks for the ids of its events.
+const IDS_EVERY: u64 = 50;
+
+async fn post(index: usize, mut poster: Poster, board: Arc<Board>, load: Load) {
+    let mut request = String::with_capacity((load.bytes + 200) * usize::try_from(load.per_request).unwrap_or(1));
+    let mut requests = 0;
     while !board.stop.load(Relaxed) {
-        let number = board.next.fetch_add(1, Relaxed);
+        let first = board.next.fetch_add(load.per_request, Relaxed);
+        let numbers = first..first + load.per_request;
         if let Some(slot) = board.slots.get(index) {
-            slot.expects.store(number, Relaxed);
+            slot.expects.store(first, Relaxed);
         }
         let posted = board.start.elapsed();
-        let device = format!("{prefix}{}", number % devices);
-        body(&mut request, &device, &format!("~{index}.{number}.{}~", posted.as_nanos()), bytes);
-        let answer = poster.post("/v1/events", request.as_bytes()).await;
+        load.write(&mut request, index, numbers.clone(), posted);
+        let answer = load.send(&mut poster, &request, requests % IDS_EVERY == 0).await;
+        requests += 1;
         let took = board.start.elapsed().saturating_sub(posted);
-        let accepted = board.answered(number, answer, took);
+        let accepted = match load.form {
+            Form::Single => board.answered(first, answer, took),
+            Form::Batch | Form::Ndjson => board.answered_together(numbers.clone(), answer, took),
+        };
         if !accepted {
             // A server that refuses is not hammered.
             tokio::time::sleep(Duration::from_millis(10)).await;
-        } else if matches!(wait, Wait::Device) && !arrived(&board, index, number).await {
-            board.tally().late += 1;
+            continue;
+        }
+        for number in numbers.filter(|_| matches!(load.wait, Wait::Device)) {
+            if let Some(slot) = board.slots.get(index) {
+                slot.expects.store(number, Relaxed);
+            }
+            if !arrived(&board, index, number).await {
+                board.tally().late += 1;
+            }
         }
     }
 }
@@ -306,10 +393,12 @@ impl Report {
         }
         let asked = &self.asked;
         println!(
-            "asked     {} devices, {:?}, {} posters, {} s after {} s, {} bytes of data, waits for {:?}{}",
+            "asked     {} devices, {:?}, {} posters, {:?} with {} events a request, {} s after {} s, {} bytes of data, waits for {:?}{}",
             asked.devices,
             asked.transport,
             asked.posters,
+            asked.form,
+            asked.per_request,
             asked.seconds,
             asked.warmup,
             asked.bytes,
