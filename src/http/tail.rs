@@ -67,6 +67,15 @@ impl<R: Positioned> Tail<R> {
         self.newest.lock().behind
     }
 
+    /// The log has lost rows behind its end: what is kept goes, and a stream that is not at `position` yet reads by itself, and sees it.
+    pub fn skip_to(&self, position: u64) {
+        *self.newest.lock() = Newest {
+            behind: position,
+            rows: VecDeque::new(),
+        };
+        self.end.send_replace(position);
+    }
+
     /// Adds rows, in order.
     pub fn push(&self, rows: Vec<R>) {
         let Some(end) = rows.last().map(R::position) else { return };
@@ -115,5 +124,8 @@ mod tests {
         assert_eq!(positions(12, 5), None);
         assert_eq!(positions(1 << 32, 1), Some(vec![(1 << 32) + 1]));
         assert_eq!(tail.end(), (1 << 32) + kept);
+        let far = 1 << 33;
+        tail.skip_to(far);
+        assert_eq!((positions((1 << 32) + kept, 5), positions(far, 5)), (None, Some(vec![])));
     }
 }

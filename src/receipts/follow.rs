@@ -81,6 +81,15 @@ impl Follower {
     async fn look(&self, tenant: TenantId, tail: &Tail<Row>) -> Result<(), StoreError> {
         loop {
             let receipts = self.store.receipts(tenant, tail.end(), ROWS).await?;
+            if receipts.is_empty() {
+                return Ok(());
+            }
+            let behind_all = self.store.receipt_bounds(tenant).await?.oldest.saturating_sub(1);
+            if tail.end() < behind_all {
+                // Some were dropped before they were read.
+                tail.skip_to(behind_all);
+                continue;
+            }
             let generation = self.store.generation();
             let more = receipts.len() >= ROWS;
             let rows = receipts.into_iter().map(|receipt| Row::of(receipt, generation));

@@ -502,7 +502,7 @@ pub trait Mailbox: Send + Sync + 'static {
 }
 
 /// A change of a delivery's state, as backends will read it. Written in the step that made the change.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Position in the tenant's log of receipts; rises.
     pub position: u64,
@@ -513,23 +513,29 @@ pub struct Receipt {
     /// The new state.
     pub state: DeliveryState,
     /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// When.
     pub at: Timestamp,
     /// The seat that reported it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_epoch: Option<Epoch>,
     /// From acceptance to that state, in milliseconds.
     pub latency_ms: u64,
     /// Which delivery of the event it tells of, from 1.
+    #[serde(default = "first")]
     pub attempt: u32,
     /// The event that replaced it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<EventId>,
     /// What the device says of it, without its JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+}
+
+/// The number of the first delivery.
+fn first() -> u32 {
+    1
 }
 
 /// What happened: receipts, and minutes of the ledger.
