@@ -192,7 +192,7 @@ fn sees_each_receipt_once(engine: &str, nodes: Vec<Service>) {
         assert_eq!(&whole.expect(), told);
     }
     println!(
-        "{} accepted, each receipt seen once by cursor, {cut} cuts, 2 kills, {engine}",
+        "\n{} accepted, each receipt seen once by cursor, {cut} cuts, 2 kills, {engine}",
         accepted.len()
     );
 }
