@@ -56,6 +56,7 @@ pub struct App {
     inputs: Inputs,
     others: Option<Joined>,
     presence: presence::Routes,
+    receipt_stream: receipts::Stream,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
@@ -224,6 +225,12 @@ impl App {
                 stop: end_waits.clone(),
             },
         );
+        let receipt_stream = receipts::Stream::new(
+            config.receipts.clone(),
+            parts.clone(),
+            receipts::ReceiptMetrics::register(prometheus)?,
+            end_waits.clone(),
+        );
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -253,6 +260,7 @@ impl App {
             )
             .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
             .merge(presence.router())
+            .merge(receipt_stream.router())
             .merge(ledger::routes(ledger.clone()));
         let door = poll::Door::new(
             config.poll.clone(),
@@ -333,6 +341,7 @@ impl App {
             },
             others,
             presence,
+            receipt_stream,
             ledger,
             metrics,
             keeper,
@@ -371,6 +380,7 @@ impl App {
         self.ledger.start(&books);
         self.dispatcher.start(&delivery, self.inputs);
         self.presence.start(&watch);
+        self.receipt_stream.start(&watch);
         if let Some(others) = self.others {
             node::carry(&watch, &others.store, &others.cluster, others.indirect, others.published);
             others.tasks.start(&watch);

@@ -52,6 +52,8 @@ pub struct Config {
     pub ingress: crate::ingress::Config,
     /// `[presence]`: who is told of connects and disconnects.
     pub presence: crate::presence::Config,
+    /// `[receipts]`: who is told what became of events.
+    pub receipts: crate::receipts::Config,
     /// `[registry]`: how devices are added.
     pub registry: crate::registry::Config,
     /// `[dispatch]`: the way from the store to the sessions.
@@ -82,6 +84,7 @@ impl Default for Config {
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
             presence: crate::presence::Config::default(),
+            receipts: crate::receipts::Config::default(),
             registry: crate::registry::Config::default(),
             dispatch: crate::dispatch::Config::default(),
             ledger: crate::ledger::Config::default(),

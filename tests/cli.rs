@@ -279,3 +279,60 @@ fn a_command_without_a_server_fails_with_one_clear_line() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:9"), "{output:?}");
 }
+
+/// Takes back a new event for `box`; gives its id.
+fn cancelled_event(service: &Service) -> String {
+    let backend = service.backend();
+    let event = backend.push("box", &json!(1));
+    backend.delete(&format!("/v1/events/{event}")).expect(200);
+    event
+}
+
+#[test]
+fn receipts_are_watched_over_a_restart_and_of_one_event_to_its_end() {
+    let mut service = Service::start();
+    service.backend().add_device("box", "secret");
+    let watch = |service: &Service, arguments: &[&str]| {
+        let mut command = service.command();
+        command.arg("watch").args(arguments);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs")
+    };
+    let is_watched = |service: &Service| {
+        wait_for("a stream", SOON, || {
+            (service.metric("unpoll_receipt_streams") == Some(1.0)).then_some(())
+        });
+    };
+    let mut all = watch(&service, &["--json", "--count", "4"]);
+    let lines = BufReader::new(all.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    is_watched(&service);
+    let mut events = vec![cancelled_event(&service), cancelled_event(&service)];
+    let mut told: Vec<Value> = lines.by_ref().take(2).collect();
+    service.kill();
+    service.run();
+    events.extend([cancelled_event(&service), cancelled_event(&service)]);
+    told.extend(lines);
+    assert_eq!(all.wait().unwrap().code(), Some(0));
+    let ids: Vec<&str> = told.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(ids, events, "each once");
+    assert!(told.iter().all(|line| line["state"] == "cancelled" && line["cursor"].is_string()));
+
+    let event = service.backend().push("box", &json!(1));
+    let one = watch(&service, &["--event", &event]);
+    is_watched(&service);
+    cancelled_event(&service);
+    service.backend().delete(&format!("/v1/events/{event}")).expect(200);
+    let lines = done(one.wait_with_output().unwrap());
+    let states: Vec<&str> = lines.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert!(states == ["queued", "cancelled"] || states == ["cancelled"], "{lines}");
+    assert!(lines.lines().all(|line| line.contains(&event)), "{lines}");
+    // It has ended, so there is nothing to wait for.
+    assert!(done(run(service.command().args(["watch", "--event", &event]))).contains("cancelled"));
+    let unknown = run(service.command().args(["watch", "--event", "nothing"]));
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert_eq!(run(service.command().args(["watch", "--count", "0"])).status.code(), Some(2));
+}

@@ -10,11 +10,12 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use support::{Service, Settings, TestDir, unpoll};
+use support::{SOON, Service, Settings, TestDir, unpoll, wait_for};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -101,8 +102,8 @@ fn the_programs_in_the_guides_are_those_that_the_tests_run() {
         }
     }
     assert_eq!(
-        shown, 9,
-        "four devices, one that polls, two posting programs, provisioning and the clock"
+        shown, 10,
+        "four devices, one that polls, two posting programs, one that reads receipts, provisioning and the clock"
     );
 }
 
@@ -139,6 +140,50 @@ fn the_commands_of_the_guides_work() {
             .unwrap();
         assert!(output.status.success(), "{guide}: {script}\n{output:?}");
     }
+}
+
+#[test]
+fn the_program_that_reads_receipts_goes_on_where_it_was() {
+    let mut service = Service::start();
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let file = service.dir().join("cursor");
+    let start = |service: &Service| {
+        let mut child = Command::new("python3")
+            .arg(root().join("tests/clients/receipts.py"))
+            .args([format!("http://{}", service.http), file.display().to_string()])
+            .env("UNPOLL_KEY", service.admin_key())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines.map(|line| line.unwrap().split(' ').nth(2).unwrap().to_owned()))
+    };
+    let end = || {
+        let event = backend.push("box", &serde_json::json!(1));
+        backend.delete(&format!("/v1/events/{event}")).expect(200);
+        event
+    };
+    let events = [end(), end()];
+    let (mut program, mut told) = start(&service);
+    assert_eq!([told.next().unwrap(), told.next().unwrap()], events);
+    // The stream is cut, and it comes back by itself.
+    service.kill();
+    service.run();
+    let third = end();
+    assert_eq!(told.next(), Some(third));
+    // It goes on where its file says.
+    wait_for("the cursor of the third", SOON, || {
+        std::fs::read_to_string(&file).unwrap().starts_with("3.").then_some(())
+    });
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let fourth = end();
+    let (mut program, mut told) = start(&service);
+    assert_eq!(told.next(), Some(fourth));
+    program.kill().unwrap();
+    program.wait().unwrap();
 }
 
 /// The README's two commands are there; `tests/all` runs the demo itself.

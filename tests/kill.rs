@@ -17,12 +17,14 @@ use std::{
     time::Duration,
 };
 
-use loadtest::redis;
+use loadtest::{dice::Dice, redis};
 use serde_json::{Value, json};
-use support::{Backend, Device, Event, Kill, Pushed, Resumption, Service, Settings, wait_for};
+use support::{Backend, Device, Event, Kill, Listening, Pushed, Resumption, Service, Settings, Told, wait_for};
 
 /// What `tests/all` runs; `tests/long` sets more.
 const KILLS: usize = 20;
+const RECEIPTS: usize = 2_000;
+const CUTS: usize = 20;
 const DEVICES: usize = 6;
 const POSTERS: usize = 4;
 const URGENCIES: [&str; 3] = ["low", "normal", "high"];
@@ -160,6 +162,150 @@ fn what_was_told_of_a_request_with_many_events_is_there_after_a_kill_in_the_midd
         let lost: Vec<_> = told.difference(&stored).collect();
         assert!(lost.is_empty(), "{} of {} are not there: {lost:?}", lost.len(), told.len());
     }
+}
+
+#[test]
+fn a_consumer_of_receipts_that_is_cut_again_and_again_sees_each_once() {
+    sees_each_receipt_once("embedded", vec![Service::start()]);
+}
+
+#[test]
+fn a_consumer_that_is_cut_and_goes_on_at_any_node_sees_each_receipt_once() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let settings = Settings::default()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    let nodes = (0..2).map(|_| Service::start_with(settings.clone())).collect();
+    sees_each_receipt_once("Redis, two nodes", nodes);
+}
+
+/// Events are posted and delivered, two times a node is killed, and a consumer of receipts that remembers nothing but its last id is cut at
+/// random.
+fn sees_each_receipt_once(engine: &str, nodes: Vec<Service>) {
+    let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |number| number.parse().expect("a number"));
+    let (wanted, cuts) = (number("RECEIPTS", RECEIPTS), number("CUTS", CUTS));
+    let key = nodes[0].admin_key();
+    let backends: Vec<Backend> = nodes
+        .iter()
+        .map(|node| Backend {
+            address: node.http,
+            key: key.clone(),
+        })
+        .collect();
+    for device in 0..DEVICES {
+        backends[0].add_device(&format!("box-{device}"), "secret");
+    }
+    let nodes: Vec<_> = nodes.into_iter().map(|node| Arc::new(RwLock::new(node))).collect();
+    let (posting, stop) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let accepted: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
+    let (answers, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let consumer = {
+        let (backends, stop, seen) = (backends.clone(), stop.clone(), seen.clone());
+        // More often than is asked for, because how often is chance.
+        let most = (wanted * 3 / cuts / 2) as u64;
+        thread::spawn(move || consume(&backends, most, &stop, &seen))
+    };
+    let posters: Vec<_> = (0..POSTERS)
+        .map(|poster| {
+            let backend = backends[poster % backends.len()].clone();
+            let (posting, accepted, answers) = (posting.clone(), accepted.clone(), answers.clone());
+            thread::spawn(move || post(poster, &backend, &posting, &accepted, &answers))
+        })
+        .collect();
+    let devices: Vec<_> = (0..DEVICES)
+        .map(|device| {
+            let (node, stop) = (nodes[device % nodes.len()].clone(), stop.clone());
+            thread::spawn(move || follow_the_guide(&format!("box-{device}"), &node, &stop))
+        })
+        .collect();
+
+    let posted = |count: usize| {
+        wait_for("the load goes on", Duration::from_secs(900), || {
+            (answers.load(Ordering::SeqCst) >= count).then_some(())
+        });
+    };
+    for kill in 0..2 {
+        posted(wanted * (kill + 1) / 3);
+        let mut running = nodes[kill % nodes.len()].write().unwrap();
+        running.kill();
+        running.run();
+    }
+    posted(wanted);
+    posting.store(false, Ordering::SeqCst);
+    posters.into_iter().for_each(|poster| poster.join().unwrap());
+    let accepted = accepted.lock().unwrap().clone();
+    wait_for("a receipt of every event", Duration::from_secs(120), || {
+        (seen.lock().unwrap().len() >= accepted.len()).then_some(())
+    });
+    stop.store(true, Ordering::SeqCst);
+    let cut = consumer.join().unwrap();
+    devices.into_iter().for_each(|device| drop(device.join().unwrap()));
+
+    let seen = seen.lock().unwrap();
+    assert!(cut >= cuts, "{cut}");
+    assert!(
+        seen.is_sorted_by(|one, other| one.id < other.id),
+        "a cursor came twice, or out of order"
+    );
+    let text = |told: &Told, name: &str| told.data[name].as_str().unwrap().to_owned();
+    let events: BTreeMap<String, String> = seen.iter().map(|told| (text(told, "event"), text(told, "device"))).collect();
+    assert_eq!(events, accepted);
+    assert_eq!(seen.len(), accepted.len(), "each event has one receipt");
+    assert!(
+        seen.iter()
+            .all(|told| told.data["state"] == "delivered" && told.data["session_epoch"].is_u64())
+    );
+    // Whoever reads them at once reads the same, under the same cursors.
+    let mut whole = Listening::receipts(&backends[0], "?from=oldest", None);
+    for told in seen.iter() {
+        assert_eq!(&whole.expect(), told);
+    }
+    println!(
+        "\n{} accepted, each receipt seen once by cursor, {cut} cuts, 2 kills, {engine}",
+        accepted.len()
+    );
+}
+
+/// Reads receipts, at any of the nodes, until it is cut at random, and goes on behind the last one. Answers how often it was cut.
+fn consume(backends: &[Backend], most: u64, stop: &AtomicBool, seen: &Mutex<Vec<Told>>) -> usize {
+    let mut dice = Dice::new(u64::from(std::process::id()));
+    let (mut cuts, mut last) = (0, None::<String>);
+    while !stop.load(Ordering::SeqCst) {
+        let backend = &backends[dice.below(backends.len() as u64) as usize];
+        let path = if last.is_some() {
+            "/v1/receipts"
+        } else {
+            "/v1/receipts?from=oldest"
+        };
+        let mut stream = match Listening::try_at(backend, path, last.as_deref()) {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(answer)) => {
+                assert!(matches!(answer.status, 429 | 503), "{answer:?}");
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            // Killed.
+            Err(_) => {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
+        let mut left = 1 + dice.below(most);
+        while left > 0 {
+            let Some(told) = stream.next(Duration::from_millis(500)) else {
+                break;
+            };
+            last = Some(told.cursor.clone());
+            if told.kind == "receipt" {
+                seen.lock().unwrap().push(told);
+            } else {
+                assert_eq!(told.kind, "", "{told:?}");
+            }
+            left -= 1;
+        }
+        cuts += usize::from(left == 0);
+    }
+    cuts
 }
 
 /// Posts without pause; on failure retries the same event with the same key, as the backend guide says.

@@ -1,4 +1,5 @@
-//! `require: processed`: what the device says became of an event, from its IQ to the backend that asks.
+//! `require: processed`: what the device says became of an event, from its IQ to the backend that asks; and receipts, to the backend that
+//! listens.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -10,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Backend, Device, SOON, Service, Wire, basic, terminate, wait_for, wait_for_presence};
+use support::{Backend, Device, Listening, Poller, SOON, Service, Settings, Told, Wire, basic, terminate, wait_for, wait_for_presence};
 
 fn push(backend: &Backend, data: &Value) -> String {
     let event = json!({ "target": { "device": "box" }, "type": "test", "data": data, "require": "processed" });
@@ -108,7 +109,16 @@ fn an_acknowledgement_or_a_receipt_alone_does_not_do() {
     ));
     wire.send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>");
     wire.until("id='p'");
-    assert_eq!(backend.state(&id), "dispatched");
+    let waiting = delivery(&backend, &id);
+    assert_eq!(
+        (&waiting["state"], &waiting["waits_for"]),
+        (&json!("dispatched"), &json!("outcome"))
+    );
+    assert_eq!(waiting["session"]["transport"], "xmpps", "{waiting}");
+    assert!(
+        waiting["session"]["epoch"].is_u64() && waiting["session"]["node"].is_string(),
+        "{waiting}"
+    );
     // It goes away without a word: the next session gets it again.
     wire.send("</stream:stream>");
     let mut wire = online(&service);
@@ -237,4 +247,172 @@ fn a_device_that_polls_says_it_at_the_poll_door() {
         let refused = refused.expect(400);
         assert!(refused.json().to_string().contains(field), "{body}: {}", refused.json());
     }
+}
+
+fn push_to(backend: &Backend, device: &str, require: &str) -> String {
+    let event = json!({ "target": { "device": device }, "type": "test", "data": 1, "require": require });
+    backend.post(&event).expect(202).json()["id"].as_str().unwrap().to_owned()
+}
+
+/// What a receipt tells: event, device, state, outcome.
+fn told(stream: &mut Listening) -> (String, String, String, Value) {
+    let told = stream.expect();
+    assert_eq!(told.kind, "receipt", "{told:?}");
+    let text = |name: &str| told.data[name].as_str().unwrap().to_owned();
+    (text("event"), text("device"), text("state"), told.data["outcome"].clone())
+}
+
+fn expected(event: &str, device: &str, state: &str, outcome: Value) -> (String, String, String, Value) {
+    (event.to_owned(), device.to_owned(), state.to_owned(), outcome)
+}
+
+#[test]
+fn each_requirement_has_its_receipt_at_each_door() {
+    let (service, backend) = scene();
+    backend.add_device("tv", "secret");
+    let mut stream = Listening::receipts(&backend, "", None);
+    let early = push_to(&backend, "box", "acknowledged");
+    let waiting = delivery(&backend, &early);
+    assert_eq!((&waiting["waits_for"], &waiting["session"]), (&json!("device"), &Value::Null));
+    let device = Device::online(&service, "box", "secret");
+    device.expect_event();
+    device.acknowledge();
+    assert_eq!(told(&mut stream), expected(&early, "box", "delivered", Value::Null));
+    assert_eq!(delivery(&backend, &early)["waits_for"], Value::Null);
+    let outcome = |event: &str, said: &str| {
+        let iq = format!("<iq type='set' id='o' to='localhost'><outcome xmlns='urn:unpoll:event:1' event='{event}' {said}/></iq>");
+        device.answer_to(&iq)
+    };
+
+    let event = push_to(&backend, "box", "acknowledged");
+    device.expect_event();
+    device.acknowledge();
+    assert_eq!(told(&mut stream), expected(&event, "box", "delivered", Value::Null));
+    // What it says afterwards may move it once.
+    outcome(&event, "status='done'");
+    assert_eq!(told(&mut stream), expected(&event, "box", "processed", json!("done")));
+
+    let event = push_to(&backend, "box", "received");
+    let pushed = device.expect_event();
+    device.received(&pushed);
+    assert_eq!(told(&mut stream), expected(&event, "box", "delivered", Value::Null));
+
+    let event = push_to(&backend, "box", "processed");
+    device.expect_event();
+    device.acknowledge();
+    outcome(&event, "status='rejected' code='unreadable'");
+    // The acknowledgement alone made none.
+    assert_eq!(told(&mut stream), expected(&event, "box", "rejected", json!("rejected")));
+
+    let poller = Poller::new(&service, "tv", "secret");
+    for require in ["acknowledged", "received"] {
+        let event = push_to(&backend, "tv", require);
+        poller.acknowledge(&[&event]);
+        assert_eq!(told(&mut stream), expected(&event, "tv", "delivered", Value::Null));
+    }
+    let event = push_to(&backend, "tv", "processed");
+    poller.acknowledge(&[&event]);
+    let outcome = json!({ "id": event, "status": "failed", "code": "disk-full" });
+    poller.acks(&json!({ "outcomes": [outcome] })).expect(200);
+    assert_eq!(told(&mut stream), expected(&event, "tv", "failed", json!("failed")));
+}
+
+/// Receipts of events that are taken back at once.
+fn make_receipts(backend: &Backend, stream: &mut Listening, count: usize) -> Vec<Told> {
+    let one = |_| {
+        let event = backend.push("box", &json!(1));
+        backend.delete(&format!("/v1/events/{event}")).expect(200);
+        let told = stream.expect();
+        assert_eq!((&told.data["event"], &told.data["state"]), (&json!(event), &json!("cancelled")));
+        told
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn receipts_are_filtered_and_resumed_a_gap_is_told_of_and_streams_have_a_bound() {
+    let mut service = Service::start_with(
+        Settings::default()
+            .set("UNPOLL_LIMITS_RECEIPTS_MAX", "5")
+            .set("UNPOLL_DISPATCH_SWEEP_SECS", "1")
+            .set("UNPOLL_RECEIPTS_STREAMS_MAX_PER_TENANT", "2"),
+    );
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let open = |query: &str, last: Option<&str>| {
+        let path = format!("/v1/receipts{query}");
+        wait_for("room", SOON, || Listening::try_at(&backend, &path, last).unwrap().ok())
+    };
+    let mut slow = open("", None);
+    let told = make_receipts(&backend, &mut slow, 10);
+    // One that wants none of them is told how far it is, so that it need not read them again.
+    let mut filtered = open("?state=failed,expired&device=box", Some(&told[6].cursor));
+    assert_eq!(filtered.cursor, told[6].cursor);
+    let place = filtered.expect();
+    assert_eq!((place.kind.as_str(), place.cursor), ("", told[9].cursor.clone()));
+    drop(filtered);
+    let event = told[8].data["event"].as_str().unwrap();
+    let query = format!("?event={event}&state=cancelled&last_event_id={}", told[6].cursor);
+    assert_eq!(open(&query, None).expect(), told[8]);
+    // The header is the newer one.
+    assert_eq!(open(&query, Some(&told[7].cursor)).expect(), told[8]);
+    // Once the sweeper was there, five are left.
+    let mut gap = wait_for("the gap", SOON, || {
+        let mut stream = open("", Some(&told[0].cursor));
+        let first = stream.expect();
+        // All that is too much goes in one round, but that one may have come half way.
+        (first.kind == "gap" && first.cursor == told[4].cursor).then_some((first, stream))
+    });
+    let missing = json!({ "after": told[0].cursor, "from": told[1].cursor, "to": told[4].cursor, "reason": "dropped" });
+    assert_eq!((&gap.0.data, &gap.0.cursor), (&missing, &told[4].cursor));
+    assert_eq!(gap.1.expect(), told[5]);
+    drop(gap);
+    assert_eq!(open("?from=oldest", None).expect(), told[5]);
+    // A cursor of another store, and one that this store lost.
+    let (position, generation) = told[9].cursor.split_once('.').unwrap();
+    let other = format!("{position}.1");
+    let mut stream = open("", Some(&other));
+    let first = stream.expect();
+    assert_eq!(
+        first.data,
+        json!({ "after": other, "from": null, "to": null, "reason": "other-store" })
+    );
+    assert_eq!(stream.expect(), told[5], "all that is kept");
+    drop(stream);
+    let ahead = format!("90.{generation}");
+    let mut stream = open("", Some(&ahead));
+    let first = stream.expect();
+    assert_eq!((&first.data["reason"], &first.cursor), (&json!("lost"), &told[9].cursor));
+    let more = make_receipts(&backend, &mut slow, 1);
+    assert_eq!(stream.expect(), more[0], "nothing is skipped");
+
+    let full = Listening::try_at(&backend, "/v1/receipts", None).unwrap().err().unwrap();
+    assert_eq!((full.status, full.slug()), (429, "too-many-consumers".to_owned()));
+    assert!(full.header("retry-after").is_some());
+    drop(stream);
+
+    for query in [
+        "from=x",
+        "state=lost",
+        "event=x",
+        "device=*",
+        "last_event_id=7",
+        "last_event_id=07.1",
+        "colour=red",
+    ] {
+        assert_eq!(
+            backend.get(&format!("/v1/receipts?{query}")).expect(400).slug(),
+            "invalid-parameter",
+            "{query}"
+        );
+    }
+    let headers = [("last-event-id", "x")];
+    assert_eq!(
+        backend.request("GET", "/v1/receipts", &headers, b"").expect(400).slug(),
+        "invalid-field"
+    );
+    assert_eq!(service.metric("unpoll_receipt_gaps_total{reason=\"lost\"}"), Some(1.0));
+    assert_eq!(service.metric("unpoll_receipt_gaps_total{reason=\"other-store\"}"), Some(1.0));
+    assert_eq!(service.stop(), Some(0));
+    assert!(slow.ends(), "a stop ends it");
 }

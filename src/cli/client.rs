@@ -156,6 +156,12 @@ impl Client {
         Err(Failure::Failed(problem(status, &body)))
     }
 
+    /// The answer to a GET whose body is read piece by piece, for up to a day; any status is an answer.
+    pub async fn open(&self, path: &str) -> Result<reqwest::Response, reqwest::Error> {
+        let url = format!("{}{}", self.base.as_str().trim_end_matches('/'), path);
+        self.http.get(url).bearer_auth(&self.key).timeout(TRANSFER_TIMEOUT).send().await
+    }
+
     fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, Failure> {
         let url = self
             .base

@@ -17,6 +17,7 @@ pub mod reference_device;
 mod report;
 mod secret;
 mod serve;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Command {
     Key(key::Arguments),
     /// Sends one event to a device.
     Push(push::Arguments),
+    /// Prints receipts as they come: what became of events, a line each.
+    Watch(watch::Arguments),
     /// Is a device: prints each event as one JSON line, acknowledges it, and resumes after a cut.
     Listen(listen::Arguments),
     /// Writes everything that a server keeps as lines of JSON, while it serves: a backup, or the way to another server. It holds secrets.
@@ -95,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Device(arguments) => block_on(device::run(arguments)),
         Command::Key(arguments) => block_on(key::run(arguments)),
         Command::Push(arguments) => block_on(push::run(arguments)),
+        Command::Watch(arguments) => block_on(watch::run(arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Export(arguments) => block_on(export::run(arguments)),
         Command::Import(arguments) => block_on(import::run(arguments)),

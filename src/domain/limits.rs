@@ -35,7 +35,7 @@ pub struct Limits {
     pub state_kept_secs: u64,
     /// How long a receipt is kept, in seconds. Default: 604800 (7 days).
     pub receipts_kept_secs: u64,
-    /// How many receipts are kept. Default: 10000000.
+    /// How many of them a tenant keeps, about 100 bytes each. Default: 10000000.
     pub receipts_max: u64,
     /// How long a connect or disconnect stays in the feed of presence, in seconds. Default: 86400 (1 day).
     pub presence_changes_kept_secs: u64,

@@ -176,6 +176,17 @@ impl Told {
         })
     }
 
+    /// The same without its JSON, as a receipt tells it.
+    pub fn in_words(&self) -> Self {
+        Self {
+            status: self.status,
+            retry: self.retry,
+            code: self.code.clone(),
+            text: self.text.clone(),
+            data: None,
+        }
+    }
+
     /// What it means for the delivery.
     pub fn outcome(&self) -> Outcome {
         match (self.status, self.retry) {

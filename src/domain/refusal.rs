@@ -228,6 +228,16 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// As many streams of receipts are open as may be.
+    #[error("{limit} streams of receipts are open {of} already; retry in {} s, or at another node", .retry_after.as_secs())]
+    TooManyConsumers {
+        /// How many may.
+        limit: usize,
+        /// Which bound it is.
+        of: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The service stops.
     #[error("the service is stopping; retry in {} s", .retry_after.as_secs())]
     Draining {
@@ -264,7 +274,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 44] = [
+    pub const SLUGS: [&'static str; 45] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -303,6 +313,7 @@ impl Refusal {
         "unavailable",
         "too-many-viewers",
         "too-many-streams",
+        "too-many-consumers",
         "draining",
         "upgrade-required",
         "bad-handshake",
@@ -352,6 +363,7 @@ impl Refusal {
             Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
             Self::TooManyViewers { .. } => (503, "too-many-viewers", "Too many viewers watch the page"),
             Self::TooManyStreams { .. } => (503, "too-many-streams", "Too many streams are open"),
+            Self::TooManyConsumers { .. } => (429, "too-many-consumers", "Too many streams of receipts are open"),
             Self::Draining { .. } => (503, "draining", "The service is stopping"),
             Self::UpgradeRequired => (426, "upgrade-required", "This is a WebSocket"),
             Self::BadHandshake(_) => (400, "bad-handshake", "The WebSocket handshake is not valid"),
@@ -372,6 +384,7 @@ impl Refusal {
             | Self::Unavailable { retry_after }
             | Self::TooManyViewers { retry_after, .. }
             | Self::TooManyStreams { retry_after, .. }
+            | Self::TooManyConsumers { retry_after, .. }
             | Self::Draining { retry_after } => Some(*retry_after),
             _ => None,
         }

@@ -18,6 +18,8 @@ mod patience;
 mod problem;
 mod segment;
 mod serve;
+pub mod sse;
+mod tail;
 pub mod text;
 mod upgrade;
 mod wire;
@@ -36,6 +38,7 @@ pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
 pub use serve::{Tls, serve};
+pub use tail::{Positioned, Tail};
 pub use upgrade::{Peer, Raw, Upgrade};
 pub use wire::Wire;
 

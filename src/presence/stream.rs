@@ -1,14 +1,8 @@
 //! `GET /v1/presence/stream`: the feed as server-sent events.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, header},
-    response::{IntoResponse, Response},
-};
+use axum::{Extension, extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::{
@@ -16,31 +10,24 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{
-    follow::{Row, Tail},
-    routes::Routes,
-};
+use super::{follow::Row, routes::Routes};
 use crate::{
     domain::{Caller, Refusal, Scope, TenantId},
-    http::{Parameters, single},
+    http::{
+        Parameters, Tail, single,
+        sse::{self, AGAIN_AFTER, QUIET, RETRY},
+    },
     store::StoreError,
 };
 
-/// When a client that lost its stream, or found no room, is to try again.
-const RETRY: Duration = Duration::from_secs(2);
-/// How long a stream says nothing.
-const QUIET: Duration = Duration::from_secs(15);
 /// Rows written at once.
 const ROWS: usize = 256;
-/// When a store that did not answer is asked again.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// One client. It is asked for more only when the socket has room; one that does not read is cut off by the socket's clock
-/// (`[http] write_secs`).
+/// One client.
 struct Listener {
     routes: Routes,
     tenant: TenantId,
-    tail: Arc<Tail>,
+    tail: Arc<Tail<Row>>,
     news: watch::Receiver<u64>,
     /// All up to here was written.
     position: u64,
@@ -92,17 +79,10 @@ pub(super) async fn stream_of_tenant(
     let listener = Listener::new(routes, caller.tenant, cursor, room)
         .await
         .map_err(StoreError::refusal_of_all)?;
-    let stream = stream::unfold(listener, |mut listener| async move {
+    Ok(sse::event_stream(stream::unfold(listener, |mut listener| async move {
         let text = listener.next().await?;
-        Some((Ok::<_, Infallible>(text), listener))
-    });
-    let headers = [
-        (header::CONTENT_TYPE.as_str(), "text/event-stream"),
-        (header::CACHE_CONTROL.as_str(), "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff"),
-        ("x-accel-buffering", "no"), // a proxy before it must not collect
-    ];
-    Ok((headers, Body::from_stream(stream)).into_response())
+        Some((text, listener))
+    })))
 }
 
 /// What is said of a gap: the cursor that was asked for, and the position from which the stream goes on.
@@ -164,7 +144,7 @@ impl Listener {
                 Some(_) => tokio::select! {
                     // An error cannot be: this stream has the tail.
                     _ = self.news.changed() => {}
-                    () = sleep_until(self.quiet_until) => return Bytes::from_static(b":\n\n"),
+                    () = sleep_until(self.quiet_until) => return sse::comment(),
                 },
                 None => match self.read().await {
                     Ok(Some(text)) => return text,
@@ -172,7 +152,7 @@ impl Listener {
                     Err(error) => {
                         tracing::debug!("a stream of presence waits for the store: {error}");
                         if Instant::now() >= self.quiet_until {
-                            return Bytes::from_static(b":\n\n");
+                            return sse::comment();
                         }
                         sleep(AGAIN_AFTER).await;
                     }

@@ -12,11 +12,11 @@ use super::{
 use crate::{
     domain::{Caller, DeliveryState, DeviceId, EventId, Outcome, Refusal, Scope},
     http::{Paged, Parameters, Segment},
-    store::{Delivery, DeviceKey, Registered, Settle, Settled},
+    store::{Delivery, DeviceKey, Registered, SeatView, Settle, Settled, StoreError},
 };
 
 /// Who posts events may learn what became of them.
-const READERS: [Scope; 2] = [Scope::Read, Scope::Push];
+pub(super) const READERS: [Scope; 2] = [Scope::Read, Scope::Push];
 
 /// `GET /v1/events/{id}`
 pub(super) async fn event(
@@ -103,7 +103,10 @@ pub(super) async fn deliveries(
         && after.is_none_or(|after| after < delivery.device);
     let found = fits.then_some(delivery).into_iter().collect();
     let page = page.page(found, |delivery: &Delivery| delivery.device.to_string());
-    Ok(Json(page.map(|delivery| DeliveryView::new(delivery, now_in))))
+    let seat = state.0.seat_of(&caller, &page.items).await?;
+    Ok(Json(
+        page.map(|delivery| DeliveryView::new(delivery, now_in).waiting(seat.as_ref())),
+    ))
 }
 
 /// `GET /v1/devices/{id}/deliveries`: why did it not get it? Newest first.
@@ -131,9 +134,10 @@ pub(super) async fn timeline(
     let found = parts.store.deliveries(&key, before, page.limit + 1).await.map_err(refuse)?;
     let dispatched = parts.dispatched(key, &found).await;
     let page = page.page(found, |delivery| delivery.id.to_string());
+    let seat = parts.seat_of(&caller, &page.items).await?;
     Ok(Json(page.map(|delivery| {
         let now_in = parts.state(&delivery, &dispatched);
-        DeliveryView::new(delivery, now_in)
+        DeliveryView::new(delivery, now_in).waiting(seat.as_ref())
     })))
 }
 
@@ -154,6 +158,23 @@ impl Parts {
             HashSet::new()
         } else {
             (self.dispatched)(key, ids).await
+        }
+    }
+
+    /// The seat of the device whose deliveries those are. `None`: none of them waits.
+    async fn seat_of(&self, caller: &Caller, deliveries: &[Delivery]) -> Result<Option<SeatView>, Refusal> {
+        let Some(waiting) = deliveries.iter().find(|delivery| delivery.state == DeliveryState::Queued) else {
+            return Ok(None);
+        };
+        let key = DeviceKey {
+            tenant: caller.tenant,
+            device: waiting.device.clone(),
+        };
+        match self.store.seat(&key).await {
+            Ok(seat) => Ok(Some(seat)),
+            // It was removed a moment ago.
+            Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => Ok(None),
+            Err(error) => Err(error.refusal(&key.device)),
         }
     }
 

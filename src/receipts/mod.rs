@@ -3,7 +3,14 @@
 //! What is deliberately absent: any state of its own. The store has the states; `dispatched` (written to a live session) is
 //! known to the session alone, and asked of it at each request.
 
+mod config;
+mod cursor;
 mod events;
+mod follow;
+mod metrics;
+mod rooms;
+mod row;
+mod stream;
 mod view;
 
 use std::{collections::HashSet, sync::Arc};
@@ -15,6 +22,10 @@ use crate::{
     domain::{Clock, EventId, Limits},
     store::{DeviceKey, Store},
 };
+
+pub use config::Config;
+pub use metrics::ReceiptMetrics;
+pub use stream::Stream;
 
 /// Which of those events are written to the live session of their device, wherever it is, and not acknowledged yet.
 pub type Dispatched = Arc<dyn Fn(DeviceKey, Vec<EventId>) -> BoxFuture<'static, HashSet<EventId>> + Send + Sync>;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     domain::{DeliveryState, Epoch, EventId, Reason, Require, Seq, Timestamp, Urgency},
-    store::Delivery,
+    store::{Delivery, SeatView, Transport},
 };
 
 /// An event with the counts of its deliveries.
@@ -62,9 +62,65 @@ pub(super) struct DeliveryView {
     /// When it came into that state, as far as the store knows: its end, else its acceptance.
     at: Timestamp,
     session_epoch: Option<Epoch>,
+    /// What is still to happen, while it waits.
+    waits_for: Option<WaitsFor>,
+    /// The session that it was written to, and not acknowledged yet.
+    session: Option<SessionView>,
+    #[serde(skip)]
+    require: Require,
+}
+
+/// Why a delivery has not come to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WaitsFor {
+    /// The device has no session.
+    Device,
+    /// Its session has not been given it: it waits out a pause, the session is not ready, or has enough to acknowledge already.
+    Session,
+    /// The device has it: the acknowledgement of its XMPP library.
+    Acknowledgement,
+    /// The device has it: the receipt of its application.
+    Receipt,
+    /// The device has it: what it says that became of it.
+    Outcome,
+}
+
+/// Who has the seat of the device.
+#[derive(Serialize)]
+struct SessionView {
+    epoch: Epoch,
+    node: String,
+    transport: Transport,
+    connected_at: Timestamp,
 }
 
 impl DeliveryView {
+    /// The same with what it waits for, if it does.
+    pub fn waiting(mut self, seat: Option<&SeatView>) -> Self {
+        let Some(seat) = seat else { return self };
+        let holder = seat.seat.as_ref();
+        self.waits_for = match (self.state, holder) {
+            (DeliveryState::Queued, None) => Some(WaitsFor::Device),
+            (DeliveryState::Queued, Some(_)) => Some(WaitsFor::Session),
+            (DeliveryState::Dispatched, _) => Some(match self.require {
+                Require::Acknowledged => WaitsFor::Acknowledgement,
+                Require::Received => WaitsFor::Receipt,
+                Require::Processed => WaitsFor::Outcome,
+            }),
+            _ => None,
+        };
+        if let (DeliveryState::Dispatched, Some(holder)) = (self.state, holder) {
+            self.session = Some(SessionView {
+                epoch: holder.epoch,
+                node: holder.node.to_string(),
+                transport: holder.transport,
+                connected_at: holder.connected_at,
+            });
+        }
+        self
+    }
+
     pub fn new(delivery: Delivery, state: DeliveryState) -> Self {
         let told = delivery.told.as_deref();
         Self {
@@ -88,6 +144,9 @@ impl DeliveryView {
                 _ => delivery.accepted_at,
             }),
             session_epoch: delivery.session_epoch,
+            waits_for: None,
+            session: None,
+            require: delivery.require,
         }
     }
 }

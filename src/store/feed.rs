@@ -54,7 +54,7 @@ pub struct PresenceChange {
     pub reason: Option<Departure>,
 }
 
-/// How far the feed of a tenant goes. Both 0: nothing happened yet.
+/// How far a log of a tenant goes. Both 0: nothing happened yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FeedBounds {
     /// The oldest position that is kept.

@@ -522,13 +522,36 @@ pub struct Receipt {
     pub session_epoch: Option<Epoch>,
     /// From acceptance to that state, in milliseconds.
     pub latency_ms: u64,
+    /// Which delivery of the event it tells of, from 1.
+    #[serde(default = "first")]
+    pub attempt: u32,
+    /// The event that replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<EventId>,
+    /// What the device says of it, without its JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+/// The number of the first delivery.
+fn first() -> u32 {
+    1
 }
 
 /// What happened: receipts, and minutes of the ledger.
 #[async_trait]
 pub trait Records: Send + Sync + 'static {
-    /// Receipts of a tenant behind `after`, oldest first.
+    /// Receipts of a tenant behind `after`, oldest first. What a step wrote is here within two seconds of it. What was answered once stays
+    /// as it is, at its position, and nothing comes before it later: whoever reads on behind the last position misses none.
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError>;
+
+    /// The oldest and the newest receipt that is kept. The oldest is 1, or 0, as long as none was dropped.
+    async fn receipt_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError>;
+
+    /// Waits until this process may have written receipts. An engine that does not know waits for ever.
+    async fn receipts_written(&self) {
+        std::future::pending().await
+    }
 
     /// Adds to the ledger's row of (minute, node): every named figure is added to what is there. Minutes since 1970.
     async fn add_ledger_minute(&self, minute: u64, node: &str, figures: &[(String, f64)]) -> Result<(), StoreError>;

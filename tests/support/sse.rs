@@ -14,7 +14,10 @@ use super::{Answer, Backend, SOON};
 /// One event; its kind is "" when it has no data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
+    /// The number that its id begins with.
     pub id: u64,
+    /// The whole id.
+    pub cursor: String,
     pub kind: String,
     pub data: Value,
 }
@@ -22,28 +25,46 @@ pub struct Told {
 pub struct Listening {
     socket: TcpStream,
     told: Receiver<Told>,
-    /// The id of the last event, as a client gives it back.
+    /// The number of the last event.
     pub last: u64,
+    /// Its id, as a client gives it back.
+    pub cursor: String,
 }
 
 impl Listening {
     /// Opens a stream of presence; an answer that is none is given back.
     pub fn try_open(backend: &Backend, query: &str, last: Option<u64>) -> Result<Self, Answer> {
-        let mut socket = TcpStream::connect_timeout(&backend.address, SOON).unwrap();
+        let last = last.map(|last| last.to_string());
+        Self::try_at(backend, &format!("/v1/presence/stream{query}"), last.as_deref()).unwrap()
+    }
+
+    /// Opens a stream of receipts.
+    #[track_caller]
+    pub fn receipts(backend: &Backend, query: &str, last: Option<&str>) -> Self {
+        Self::try_at(backend, &format!("/v1/receipts{query}"), last)
+            .unwrap()
+            .unwrap_or_else(|answer| panic!("{answer:?}"))
+    }
+
+    /// Opens a stream; an answer that is none is given back. An error means that no answer came.
+    pub fn try_at(backend: &Backend, path: &str, last: Option<&str>) -> std::io::Result<Result<Self, Answer>> {
+        let mut socket = TcpStream::connect_timeout(&backend.address, SOON)?;
         let mut head = format!(
-            "GET /v1/presence/stream{query} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n",
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n",
             backend.key
         );
         if let Some(last) = last {
             head += &format!("last-event-id: {last}\r\n");
         }
         head += "\r\n";
-        socket.write_all(head.as_bytes()).unwrap();
-        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        socket.write_all(head.as_bytes())?;
+        let mut reader = BufReader::new(socket.try_clone()?);
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
-            assert!(reader.read_line(&mut line).unwrap() > 0, "no answer");
+            if reader.read_line(&mut line)? == 0 {
+                return Err(std::io::Error::other("no answer"));
+            }
             match line.trim_end() {
                 "" => break,
                 line => lines.push(line.to_ascii_lowercase()),
@@ -64,12 +85,12 @@ impl Listening {
                 .parse()
                 .unwrap();
             let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            return Err(Answer {
+            reader.read_exact(&mut body)?;
+            return Ok(Err(Answer {
                 status,
                 headers,
                 body: String::from_utf8(body).unwrap(),
-            });
+            }));
         }
         assert!(
             headers.contains(&("content-type".into(), "text/event-stream".into())),
@@ -91,9 +112,16 @@ impl Listening {
                 }
             }
         });
-        let mut open = Self { socket, told, last: 0 };
+        let mut open = Self {
+            socket,
+            told,
+            last: 0,
+            cursor: String::new(),
+        };
         // The first says where the stream begins.
-        let first = open.next(SOON).expect("a beginning");
+        let Some(first) = open.next(SOON) else {
+            return Err(std::io::Error::other("no beginning"));
+        };
         if !first.kind.is_empty() {
             // A gap is for the test to see.
             let (teller, told) = channel();
@@ -101,7 +129,7 @@ impl Listening {
             let rest = std::mem::replace(&mut open.told, told);
             std::thread::spawn(move || rest.into_iter().try_for_each(|told| teller.send(told)));
         }
-        Ok(open)
+        Ok(Ok(open))
     }
 
     #[track_caller]
@@ -113,6 +141,7 @@ impl Listening {
     pub fn next(&mut self, within: Duration) -> Option<Told> {
         let told = self.told.recv_timeout(within).ok()?;
         self.last = told.id;
+        self.cursor.clone_from(&told.cursor);
         Some(told)
     }
 
@@ -154,8 +183,10 @@ fn chunk(reader: &mut impl BufRead) -> Option<String> {
 /// `None`: a comment.
 fn read(event: &str) -> Option<Told> {
     let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let cursor = field("id")?.to_owned();
     Some(Told {
-        id: field("id")?.parse().unwrap(),
+        id: cursor.split('.').next().unwrap().parse().unwrap(),
+        cursor,
         kind: field("event").unwrap_or_default().to_owned(),
         data: field("data").map_or(Value::Null, |data| serde_json::from_str(data).unwrap()),
     })

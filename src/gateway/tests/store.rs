@@ -231,6 +231,10 @@ impl Records for MemoryStore {
         Err(nothing())
     }
 
+    async fn receipt_bounds(&self, _: TenantId) -> Result<FeedBounds, StoreError> {
+        Err(nothing())
+    }
+
     async fn add_ledger_minute(&self, _: u64, _: &str, _: &[(String, f64)]) -> Result<(), StoreError> {
         Err(nothing())
     }

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     domain::{ManualClock, Uncredited, Urgency},
-    store::{Receipt, StoreError},
+    store::{FeedBounds, Receipt, StoreError},
 };
 
 /// A store of minutes that fails as told.
@@ -44,6 +44,10 @@ enum Fault {
 impl Records for Minutes {
     async fn receipts(&self, _: TenantId, _: u64, _: usize) -> Result<Vec<Receipt>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn receipt_bounds(&self, _: TenantId) -> Result<FeedBounds, StoreError> {
+        Ok(FeedBounds::default())
     }
 
     async fn add_ledger_minute(&self, minute: u64, node: &str, figures: &[(String, f64)]) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
-    NewSeat, QueuedEvent, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
+    NewSeat, QueuedEvent, Receipt, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
 };
 use crate::domain::{
     CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
@@ -63,6 +63,19 @@ pub fn limits() -> crate::domain::Limits {
         presence_changes_max: 20,
         attempts_max: 3,
         ..crate::domain::Limits::default()
+    }
+}
+
+/// The receipts of [`TENANT`], once there are so many.
+pub async fn receipts(store: &dyn Store, count: usize) -> Vec<Receipt> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = store.receipts(TENANT, 0, 1_000).await.unwrap();
+        if found.len() >= count {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} of {count}: {found:?}", found.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -220,6 +233,7 @@ macro_rules! run_contract {
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
             what_a_device_reports_is_kept_until_it_goes,
             receipts_tell_every_end_in_order,
+            a_receipt_tells_what_the_device_says_however_long,
             ledger_minutes_add_up,
             everything_durable_survives_a_reopening,
             epochs_and_numbers_rise_over_a_reopening,

@@ -305,7 +305,8 @@ async fn what_was_moved_goes_on(store: &dyn Store, moved: &dyn Store, scene: &Sc
             Settled::Now { .. }
         ));
     }
-    let receipts = moved.receipts(TENANT, 0, 100).await.unwrap();
+    let exported = store.receipts(TENANT, 0, 100).await.unwrap().len();
+    let receipts = receipts(moved, exported + 4).await;
     assert!(receipts.is_sorted_by(|one, other| one.position < other.position));
     assert_eq!(receipts.last().map(|last| last.event.clone()), Some(scene.with_key.to_string()));
     let before = store.seat(&key("box")).await.unwrap().last_epoch;

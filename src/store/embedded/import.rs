@@ -109,8 +109,11 @@ impl Book {
                 at: receipt.at,
                 epoch: receipt.session_epoch,
                 latency_ms: receipt.latency_ms,
+                attempt: receipt.attempt,
+                replaced_by: receipt.replaced_by,
+                told: receipt.told.as_ref(),
             };
-            draft.put(Space::Log, key, row.encode());
+            draft.put(Space::Log, key, row.encode()?);
             let last = match self.positions.get(&tenant) {
                 Some(last) => *last,
                 None => last_position(draft, tenant)?,

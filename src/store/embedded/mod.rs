@@ -151,6 +151,8 @@ pub(crate) struct Shared {
     missed_arrivals: AtomicU64,
     /// The last position of each tenant's feed of presence, as of the last commit.
     tips: RwLock<HashMap<TenantId, u64>>,
+    /// How far the receipts of each tenant go.
+    receipts: records::Ends,
     /// No seat of an earlier life is left.
     lost_ended: AtomicBool,
     /// Long polls.

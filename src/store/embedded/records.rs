@@ -1,13 +1,27 @@
 //! Receipts and the ledger's minutes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
+use tokio::sync::Notify;
 
-use super::{EmbeddedStore, draft::Draft, engine::Space, keys, op::Op, rows, steps::Book, steps::position_of};
+use super::{
+    EmbeddedStore,
+    draft::Draft,
+    engine::{Engine, Space},
+    keys,
+    op::Op,
+    rows,
+    steps::Book,
+    steps::position_of,
+};
 use crate::{
     domain::TenantId,
-    store::{Receipt, Records, StoreError, figures},
+    store::{FeedBounds, Receipt, Records, StoreError, figures},
 };
 
 impl Book {
@@ -26,14 +40,58 @@ impl Book {
     }
 }
 
+/// How far the receipts of each tenant go, as of the last commit: rows of one that is under way may be seen one by one, and it may yet
+/// fail.
+#[derive(Default)]
+pub(super) struct Ends {
+    newest: RwLock<HashMap<TenantId, u64>>,
+    written: Notify,
+}
+
+impl Ends {
+    pub(super) fn of(engine: &Engine, tenants: impl Iterator<Item = u16>) -> Result<Self, StoreError> {
+        let ends = Self::default();
+        ends.newest.write().extend(tenants.map(|tenant| (TenantId(tenant), 0)));
+        ends.read_again(engine)?;
+        Ok(ends)
+    }
+
+    /// Reads the ends of all tenants from the rows.
+    pub(super) fn read_again(&self, engine: &Engine) -> Result<(), StoreError> {
+        for (tenant, newest) in self.newest.write().iter_mut() {
+            let rows = engine.range(Space::Log, &keys::receipt(*tenant, 0), &keys::receipt(*tenant, u64::MAX));
+            if let Some((key, _)) = { rows }.next_back().transpose()? {
+                *newest = position_of(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit holds that wrote receipts up to those positions.
+    pub(super) fn committed(&self, ends: impl Iterator<Item = (TenantId, u64)>) {
+        let mut ends = ends.peekable();
+        if ends.peek().is_some() {
+            self.newest.write().extend(ends);
+            self.written.notify_one();
+        }
+    }
+
+    fn newest(&self, tenant: TenantId) -> u64 {
+        self.newest.read().get(&tenant).copied().unwrap_or(0)
+    }
+}
+
 #[async_trait]
 impl Records for EmbeddedStore {
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
-        let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
+        let to = self.shared.receipts.newest(tenant);
+        let Some(from) = after.checked_add(1).filter(|from| *from <= to) else {
+            return Ok(Vec::new());
+        };
         self.shared.read(|engine| {
             let mut found = Vec::new();
             for row in engine
-                .range(Space::Log, &keys::receipt(tenant, from), &keys::receipt(tenant, u64::MAX))
+                .range(Space::Log, &keys::receipt(tenant, from), &keys::receipt(tenant, to))
                 .take(limit)
             {
                 let (key, value) = row?;
@@ -41,6 +99,24 @@ impl Records for EmbeddedStore {
             }
             Ok(found)
         })
+    }
+
+    async fn receipt_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
+        let newest = self.shared.receipts.newest(tenant);
+        if newest == 0 {
+            return Ok(FeedBounds::default());
+        }
+        self.shared.read(|engine| {
+            let first = engine
+                .range(Space::Log, &keys::receipt(tenant, 0), &keys::receipt(tenant, newest))
+                .next();
+            let oldest = first.transpose()?.map_or(Ok(newest), |(key, _)| position_of(&key))?;
+            Ok(FeedBounds { oldest, newest })
+        })
+    }
+
+    async fn receipts_written(&self) {
+        self.shared.receipts.written.notified().await;
     }
 
     async fn add_ledger_minute(&self, minute: u64, node: &str, figures: &[(String, f64)]) -> Result<(), StoreError> {

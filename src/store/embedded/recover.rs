@@ -24,9 +24,10 @@ use super::{
     journal,
     keeper::{self, Keeper},
     keys,
+    records::Ends,
     rows::{self, Identity, Totals},
     space::{self, Disk, Sizes},
-    steps::Book,
+    steps::{Book, Positions},
     writer::Writer,
 };
 use crate::{
@@ -146,6 +147,7 @@ impl EmbeddedStore {
         engine.commit(draft)?;
 
         let tips = feed::tips(&engine, tenants.keys().copied())?;
+        let receipts = Ends::of(&engine, tenants.keys().copied())?;
         let keys = api_keys(&engine)?;
         let lean = engine.is_lean();
         let shared = Arc::new(Shared {
@@ -165,6 +167,7 @@ impl EmbeddedStore {
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
             tips: RwLock::new(tips),
+            receipts,
             lost_ended: AtomicBool::new(false),
             watches: Arc::default(),
             config,
@@ -191,7 +194,7 @@ fn start(
     let book = Book {
         states: DeviceStates::new(shared.config.idle_devices_max),
         totals,
-        positions: HashMap::new(),
+        positions: Positions::default(),
         tips: HashMap::new(),
         boot,
         lost_after: None,

@@ -3,7 +3,7 @@
 use fjall::Slice;
 
 use crate::{
-    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp},
+    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp, Told},
     store::{
         Device, Receipt, StoreError,
         codec::{Decoder, Encoder, damaged},
@@ -159,10 +159,17 @@ pub(super) struct NewReceipt<'a> {
     pub(super) at: Timestamp,
     pub(super) epoch: Option<Epoch>,
     pub(super) latency_ms: u64,
+    pub(super) attempt: u32,
+    pub(super) replaced_by: Option<EventId>,
+    pub(super) told: Option<&'a Told>,
 }
 
+/// What follows the device in a receipt that is more than that of a first delivery.
+const REPLACED: u8 = 1;
+const TOLD: u8 = 2;
+
 impl NewReceipt<'_> {
-    pub(super) fn encode(&self) -> Slice {
+    pub(super) fn encode(&self) -> Result<Slice, StoreError> {
         let mut into = Encoder::with_capacity(64);
         into.byte(VERSION)
             .number(self.at.0)
@@ -172,7 +179,18 @@ impl NewReceipt<'_> {
             .number(self.epoch.map_or(0, |epoch| epoch.0))
             .number(self.latency_ms)
             .text(self.device);
-        into.finish().into()
+        if self.attempt != 1 || self.replaced_by.is_some() || self.told.is_some() {
+            let flags = self.replaced_by.map_or(0, |_| REPLACED) | self.told.map_or(0, |_| TOLD);
+            into.byte(flags).number(u64::from(self.attempt));
+            if let Some(event) = &self.replaced_by {
+                into.raw(&event.0);
+            }
+            if let Some(told) = self.told {
+                let json = serde_json::to_string(&told.in_words()).map_err(|error| StoreError::Corrupt(error.to_string().into()))?;
+                into.text(&json);
+            }
+        }
+        Ok(into.finish().into())
     }
 }
 
@@ -187,7 +205,7 @@ pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, Sto
     let mut from = Decoder::new(bytes, "a receipt");
     from.version(VERSION)?;
     let at = Timestamp(from.number()?);
-    Ok(Receipt {
+    let mut receipt = Receipt {
         position,
         at,
         event: EventId(from.array()?).to_string(),
@@ -196,7 +214,23 @@ pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, Sto
         session_epoch: Some(Epoch(from.number()?)).filter(|epoch| epoch.0 > 0),
         latency_ms: from.number()?,
         device: from.text()?.to_owned(),
-    })
+        attempt: 1,
+        replaced_by: None,
+        told: None,
+    };
+    if !from.rest().is_empty() {
+        let flags = from.byte()?;
+        receipt.attempt = from.number32()?;
+        receipt.replaced_by = if flags & REPLACED == 0 {
+            None
+        } else {
+            Some(EventId(from.array()?))
+        };
+        if flags & TOLD != 0 {
+            receipt.told = Some(serde_json::from_str(from.text()?).map_err(|_| damaged("a receipt"))?);
+        }
+    }
+    Ok(receipt)
 }
 
 /// Totals of the store, written with every commit under a rising number.
@@ -325,6 +359,46 @@ mod tests {
         };
         assert_eq!(decode_device(id, &head.tombstone()).unwrap(), None);
         assert_eq!(DeviceHead::decode(&head.tombstone()).unwrap(), head);
+    }
+
+    #[test]
+    fn a_receipt_comes_back_and_a_plain_one_is_short() {
+        let told = Told {
+            status: crate::domain::Status::Failed,
+            retry: None,
+            code: Some("disk-full".into()),
+            text: Some("no room".into()),
+            data: Some(serde_json::json!({"free": 0})),
+        };
+        let plain = NewReceipt {
+            event: EventId([3; 20]),
+            device: "tsn-1",
+            state: DeliveryState::Delivered,
+            reason: None,
+            at: Timestamp(7),
+            epoch: Some(Epoch(9)),
+            latency_ms: 2,
+            attempt: 1,
+            replaced_by: None,
+            told: None,
+        };
+        let rich = NewReceipt {
+            attempt: 3,
+            replaced_by: Some(EventId([4; 20])),
+            told: Some(&told),
+            ..plain
+        };
+        let bytes = plain.encode().unwrap();
+        assert_eq!(bytes.len(), 32);
+        let back = decode_receipt(5, &bytes).unwrap();
+        assert_eq!((back.attempt, back.replaced_by, &back.told), (1, None, &None));
+        let back = decode_receipt(5, &rich.encode().unwrap()).unwrap();
+        assert_eq!((back.attempt, back.replaced_by), (3, Some(EventId([4; 20]))));
+        assert_eq!(back.told, Some(told.in_words()), "its JSON stays with the delivery");
+        assert_eq!(
+            (back.position, back.device.as_str(), back.session_epoch),
+            (5, "tsn-1", Some(Epoch(9)))
+        );
     }
 
     #[test]

@@ -19,13 +19,42 @@ use crate::{
 /// Seats to set (or, with `None`, to clear) once the commit holds.
 pub(super) type SeatChanges = Vec<(DeviceKey, Option<Arc<Held>>)>;
 
+/// The last position of each tenant's receipts, as this commit leaves it.
+#[derive(Default)]
+pub(super) struct Positions {
+    last: HashMap<TenantId, u64>,
+    /// Those that this commit changed.
+    new: HashMap<TenantId, u64>,
+}
+
+impl Positions {
+    pub(super) fn get(&self, tenant: &TenantId) -> Option<&u64> {
+        self.last.get(tenant)
+    }
+
+    pub(super) fn insert(&mut self, tenant: TenantId, position: u64) {
+        self.last.insert(tenant, position);
+        self.new.insert(tenant, position);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.last.clear();
+        self.new.clear();
+    }
+
+    /// What the commit that now holds changed.
+    pub(super) fn committed(&mut self) -> impl Iterator<Item = (TenantId, u64)> {
+        self.new.drain()
+    }
+}
+
 /// What steps know besides the rows.
 pub(super) struct Book {
     pub(super) shared: Arc<Shared>,
     pub(super) states: DeviceStates,
     pub(super) totals: Totals,
     /// The last position of each tenant's receipts.
-    pub(super) positions: HashMap<TenantId, u64>,
+    pub(super) positions: Positions,
     /// The last position of each tenant's feed of presence that this commit wrote.
     pub(super) tips: HashMap<TenantId, u64>,
     /// Which life of the store this is: epochs and positions of the feed begin with it.
@@ -311,12 +340,7 @@ impl Book {
     }
 
     /// An end after the end: what the device says later is kept, and changes no state but `delivered`, once.
-    fn settle_again(
-        draft: &mut Draft<'_>,
-        positions: &mut HashMap<TenantId, u64>,
-        place: Place,
-        settle: &Settle,
-    ) -> Result<Settled, StoreError> {
+    fn settle_again(draft: &mut Draft<'_>, positions: &mut Positions, place: Place, settle: &Settle) -> Result<Settled, StoreError> {
         let Some(row) = draft.get(Space::Ends, &place.end_key())? else {
             return Ok(Settled::Unknown);
         };
@@ -391,7 +415,7 @@ fn state_of(draft: &Draft<'_>, place: Place) -> Result<Option<(DeliveryState, bo
 fn end(
     draft: &mut Draft<'_>,
     totals: &mut Totals,
-    positions: &mut HashMap<TenantId, u64>,
+    positions: &mut Positions,
     shared: &Shared,
     place: Place,
     id: EventId,
@@ -429,7 +453,7 @@ fn end(
 /// Writes the receipt of a change of state.
 pub(super) fn receive(
     draft: &mut Draft<'_>,
-    positions: &mut HashMap<TenantId, u64>,
+    positions: &mut Positions,
     place: Place,
     id: EventId,
     facts: &Facts<'_>,
@@ -448,8 +472,11 @@ pub(super) fn receive(
         at: ending.at,
         epoch: ending.epoch,
         latency_ms: u64::try_from(ending.at.since(facts.accepted_at).as_millis()).unwrap_or(u64::MAX),
+        attempt: facts.attempt,
+        replaced_by: ending.replaced_by,
+        told: ending.told.as_deref(),
     };
-    draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode());
+    draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode()?);
     Ok(())
 }
 

@@ -150,6 +150,7 @@ impl Writer {
             if !book.tips.is_empty() {
                 shared.tips.write().extend(book.tips.drain());
             }
+            shared.receipts.committed(book.positions.committed());
             if synced {
                 shared.synced_commit.store(book.totals.commit_no, Ordering::Relaxed);
             }
@@ -239,6 +240,11 @@ impl Writer {
                 self.book.totals = totals;
                 *shared.totals.lock() = totals;
                 shared.lean.store(engine.is_lean(), Ordering::Relaxed);
+                // A commit that failed may be there all the same.
+                match shared.receipts.read_again(&engine) {
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(error = %error, "the ends of the receipts cannot be read: {error}"),
+                }
                 *place = Some(engine);
                 if lean && let Err(error) = journal::reserve(&shared.setup.path, shared.sizes.ballast) {
                     tracing::warn!(error = %error, "no room could be kept for acknowledgements: {error}");

@@ -15,7 +15,7 @@ use super::{
     losses,
     mover::Log,
     records::read_entry,
-    reply::{self, Reply, p48, u48},
+    reply::{p48, u48},
     shards::Route,
 };
 use crate::{
@@ -90,16 +90,7 @@ impl Shared {
     }
 
     async fn bounds_of_feed(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        let moved = self.keys.tenant(tenant, Log::Feed.moved());
-        let make = |_| {
-            let mut cmd = redis::cmd("HMGET");
-            cmd.arg(&moved).arg("first").arg("last");
-            cmd
-        };
-        let found = self.shards.ask(Route::read(Slot::of(&keys::tenant_tag(tenant))), make).await?;
-        let mut found = Reply::new(found, "the ends of the feed of presence")?;
-        let mut position = || Ok::<_, StoreError>(reply::int(&found.next()?).and_then(|position| u64::try_from(position).ok()));
-        let (first, last) = (position()?, position()?);
+        let (first, last) = self.ends_of(tenant, Log::Feed).await?;
         let Some(newest) = last else { return Ok(FeedBounds::default()) };
         let oldest = match first {
             Some(first) => first,

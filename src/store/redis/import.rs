@@ -119,10 +119,14 @@ impl Shared {
         let Some(first) = receipts.first() else { return Ok(Taken::Present) };
         let tenant = TenantId(first.tenant);
         let keys = [self.keys.tenant(tenant, "log"), self.keys.tenant(tenant, "moved")];
+        let rows: Vec<(u64, Vec<u8>)> = receipts
+            .iter()
+            .map(|receipt| Ok((receipt.position, receipt_record(receipt)?)))
+            .collect::<Result<_, StoreError>>()?;
         let make = |_| {
             let mut cmd = script::IMPORT_LOG.call(&keys);
-            for receipt in receipts {
-                cmd.arg(receipt.position).arg(receipt_record(receipt));
+            for (position, row) in &rows {
+                cmd.arg(position).arg(row);
             }
             cmd
         };

@@ -1,10 +1,12 @@
 //! The records that rows of an import become.
 
+use std::sync::Arc;
+
 use super::{
     Shared,
     device::{Head, Row as DeviceRecord},
     keys,
-    record::{AT_NEXT_SESSION, BY_SESSION, IDEMPOTENT, LATE, REPLACED, TOLD, VERSION, WAITS},
+    record::{AT_NEXT_SESSION, BY_SESSION, IDEMPOTENT, LATE, NewReceipt, REPLACED, TOLD, VERSION, WAITS},
     reply::p48,
     shared::json,
 };
@@ -147,17 +149,21 @@ fn ending_of(delivery: &DeliveryRow, replaced_by: Option<(Queue, u64)>, number: 
     Ok(bytes)
 }
 
-/// A receipt as its log keeps it (`record::read_outbox`).
-pub(super) fn receipt_record(receipt: &ReceiptRow) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(48);
-    bytes.extend(p48(receipt.at.0));
-    bytes.extend(receipt.event.0);
-    bytes.push(state_code(receipt.state));
-    bytes.push(reason_code(receipt.reason));
-    bytes.extend(p48(receipt.session_epoch.map_or(0, |epoch| epoch.0)));
-    bytes.extend(p48(receipt.latency_ms));
-    bytes.extend_from_slice(receipt.device.as_str().as_bytes());
-    bytes
+/// A receipt as its log keeps it.
+pub(super) fn receipt_record(row: &ReceiptRow) -> Result<Vec<u8>, StoreError> {
+    let receipt = NewReceipt {
+        event: row.event,
+        device: row.device.as_str().as_bytes(),
+        state: row.state,
+        reason: row.reason,
+        at: row.at,
+        epoch: row.session_epoch,
+        latency_ms: row.latency_ms,
+        attempt: row.attempt,
+        replaced_by: row.replaced_by,
+        told: row.told.clone().map(Arc::new),
+    };
+    receipt.encode()
 }
 
 fn device_record(row: &DeviceRow) -> Result<Vec<u8>, StoreError> {

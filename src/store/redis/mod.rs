@@ -53,6 +53,7 @@ mod url;
 mod tests;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -60,6 +61,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -73,7 +75,7 @@ pub use metrics::RedisMetrics;
 pub use url::InvalidUrl;
 
 use super::{Addressed, Arrival, DeviceKey, Peer, StoreError, Watches};
-use crate::domain::{CorrectedClock, Epoch, EventIdKey, Generation, Limits};
+use crate::domain::{CorrectedClock, Epoch, EventIdKey, Generation, Limits, TenantId};
 use counters::Counters;
 use keys::Keys;
 use nodes::Nodes;
@@ -189,6 +191,8 @@ pub(crate) struct Shared {
     missed_arrivals: AtomicU64,
     watches: Arc<Watches>,
     outboxes: mover::Outboxes,
+    /// Up to where the receipts of each tenant are as durable as is promised.
+    seen: Mutex<HashMap<TenantId, u64>>,
     held: held::Held,
     rows: rows::Rows,
     metrics: RedisMetrics,
@@ -264,6 +268,7 @@ impl RedisStore {
             missed_arrivals: AtomicU64::new(0),
             watches: Arc::default(),
             outboxes: mover::Outboxes::default(),
+            seen: Mutex::default(),
             held: held::Held::default(),
             rows: rows::Rows::new(config.rows_max),
             config,

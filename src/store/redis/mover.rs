@@ -139,6 +139,9 @@ impl Default for Mover {
     }
 }
 
+/// In the place of a length: it is longer, and follows in two bytes.
+pub(super) const LONG: u8 = 255;
+
 /// Rows of one tenant out of one outbox, as [`script::APPEND`] takes them.
 #[derive(Default)]
 pub(super) struct Rows {
@@ -148,9 +151,15 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn push(&mut self, position: u64, row: &[u8]) -> Result<(), StoreError> {
-        let length = u8::try_from(row.len()).map_err(|_| damaged("a receipt"))?;
+        let long = u16::try_from(row.len()).map_err(|_| damaged("a receipt"))?;
         self.positions.extend_from_slice(&p48(position));
-        self.rows.push(length);
+        match u8::try_from(long) {
+            Ok(length) if length < LONG => self.rows.push(length),
+            _ => {
+                self.rows.push(LONG);
+                self.rows.extend_from_slice(&long.to_be_bytes());
+            }
+        }
         self.rows.extend_from_slice(row);
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::TenantId,
-    store::{Receipt, Records, StoreError, codec::damaged, figures},
+    store::{FeedBounds, Receipt, Records, StoreError, codec::damaged, figures},
 };
 
 /// Hours read at once.
@@ -37,12 +37,19 @@ pub(super) fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError
     let fields = reply::hash(entry.next()?, "a log of receipts")?;
     let (_, rows) = fields.into_iter().next().ok_or_else(|| damaged("a log of receipts"))?;
     let (mut found, mut left) = (Vec::new(), rows.as_slice());
-    while let Some((length, rest)) = left.split_first() {
-        let (row, rest) = rest
-            .split_at_checked(usize::from(*length))
-            .ok_or_else(|| damaged("a log of receipts"))?;
-        found.push((0, row.to_vec()));
-        left = rest;
+    let row = |left: &mut &[u8]| -> Option<Vec<u8>> {
+        let (length, mut rest) = left.split_first()?;
+        let mut length = usize::from(*length);
+        if length == usize::from(mover::LONG) {
+            let (long, behind) = rest.split_first_chunk()?;
+            (length, rest) = (usize::from(u16::from_be_bytes(*long)), behind);
+        }
+        let (row, rest) = rest.split_at_checked(length)?;
+        *left = rest;
+        Some(row.to_vec())
+    };
+    while !left.is_empty() {
+        found.push((0, row(&mut left).ok_or_else(|| damaged("a log of receipts"))?));
     }
     for ((position, _), behind) in found.iter_mut().rev().zip(0..) {
         *position = last.checked_sub(behind).ok_or_else(|| damaged("a log of receipts"))?;
@@ -89,6 +96,47 @@ impl Shared {
         Ok(found)
     }
 
+    /// The positions of the oldest and the newest row that is kept, as far as they are known: `first` is not where none was dropped yet.
+    pub(super) async fn ends_of(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
+        let moved = self.keys.tenant(tenant, log.moved());
+        let make = |_| {
+            let mut cmd = redis::cmd("HMGET");
+            cmd.arg(&moved).arg("first").arg("last");
+            cmd
+        };
+        let found = self.shards.ask(Route::read(Slot::of(&keys::tenant_tag(tenant))), make).await?;
+        let mut found = Reply::new(found, "the ends of a log")?;
+        let mut position = || Ok::<_, StoreError>(reply::int(&found.next()?).and_then(|position| u64::try_from(position).ok()));
+        Ok((position()?, position()?))
+    }
+
+    /// How far the receipts of a tenant go, of which nothing is lost with a server that promises not to. A row that no replica has may be
+    /// lost with its primary, and is then moved again, perhaps to another position; whoever has seen it would take that one for another.
+    async fn bounds_of_receipts(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
+        let (first, last) = self.ends_of(tenant, Log::Receipts).await?;
+        let Some(mut newest) = last else { return Ok(FeedBounds::default()) };
+        let known = self.seen.lock().get(&tenant).copied().unwrap_or(0);
+        if self.shards.replicated() && newest > known {
+            let moved = self.keys.tenant(tenant, Log::Receipts.moved());
+            let make = |_| {
+                // A write that changes nothing: the wait for replicas behind it covers all that was written before.
+                let mut cmd = redis::cmd("HINCRBY");
+                cmd.arg(&moved).arg("last").arg(0);
+                cmd
+            };
+            let found = self.shards.ask(Route::durable(Slot::of(&keys::tenant_tag(tenant))), make).await?;
+            let confirmed = reply::int(&found).and_then(|last| u64::try_from(last).ok());
+            newest = confirmed.ok_or_else(|| damaged("the ends of a log"))?;
+            let mut seen = self.seen.lock();
+            let seen = seen.entry(tenant).or_default();
+            *seen = newest.max(*seen);
+        }
+        Ok(FeedBounds {
+            oldest: first.unwrap_or(1).min(newest),
+            newest,
+        })
+    }
+
     pub(super) async fn hour(&self, hour: u64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let key = self.keys.hour(hour);
         let make = |_| {
@@ -106,11 +154,19 @@ impl Shared {
 #[async_trait]
 impl Records for RedisStore {
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
-        mover::round(self).await?;
+        let newest = self.shared.bounds_of_receipts(tenant).await?.newest;
+        if newest <= after {
+            return Ok(Vec::new());
+        }
         let rows = self.shared.logged(tenant, Log::Receipts, after, limit).await?;
         rows.into_iter()
+            .take_while(|(position, _)| *position <= newest)
             .map(|(position, bytes)| record::read_receipt(position, &bytes))
             .collect()
+    }
+
+    async fn receipt_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
+        self.shared.bounds_of_receipts(tenant).await
     }
 
     async fn add_ledger_minute(&self, minute: u64, node: &str, new: &[(String, f64)]) -> Result<(), StoreError> {

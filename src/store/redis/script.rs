@@ -41,7 +41,7 @@ macro_rules! scripts {
 
 // With `allow-oom` it goes on when Redis has no memory left for new events: what ends makes room.
 scripts! {
-    ["base" "seat" "queue" "ends" "find" "due" "order"]
+    ["base" "seat" "queue" "ends" "find" "due" "order" "row"]
     PROBE "'no-writes', 'allow-oom'" ["probe"],
     ENQUEUE "" ["enqueue/open" "enqueue/number" "enqueue/write"],
     ENQUEUE_KEYED "" ["enqueue/open" "enqueue/keyed" "enqueue/number" "enqueue/replace" "enqueue/write"],

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, Reason, Reported, Scope, TenantId, Timestamp, UserId,
+        Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, Reason, Reported, Scope, TenantId, Timestamp, Told, UserId,
     },
     store::{Device, DeviceKey, Receipt, StoreError, codec::damaged},
 };
@@ -125,6 +125,23 @@ pub struct ReceiptRow {
     pub session_epoch: Option<Epoch>,
     /// From acceptance to that state, in milliseconds.
     pub latency_ms: u64,
+    /// Which delivery of the event it tells of.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub attempt: u32,
+    /// The event that replaced it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text_or_none")]
+    pub replaced_by: Option<EventId>,
+    /// What the device says of it, without its JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+fn first() -> u32 {
+    1
+}
+
+fn is_first(attempt: &u32) -> bool {
+    *attempt == first()
 }
 
 impl ReceiptRow {
@@ -151,6 +168,9 @@ impl ReceiptRow {
             at: receipt.at,
             session_epoch: receipt.session_epoch,
             latency_ms: receipt.latency_ms,
+            attempt: receipt.attempt,
+            replaced_by: receipt.replaced_by,
+            told: receipt.told.clone(),
         })
     }
 }

@@ -6,7 +6,8 @@ local count, rows, skipped = #ARGV[3] / 6, ARGV[4], 0
 if u48(ARGV[3], 1) <= before then
   local at = 1
   while skipped < count and u48(ARGV[3], 6 * skipped + 1) <= before do
-    at = at + 1 + byte(rows, at)
+    local _, size = measure(rows, at)
+    at = at + size
     skipped = skipped + 1
   end
   rows = sub(rows, at)

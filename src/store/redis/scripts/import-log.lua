@@ -13,7 +13,9 @@ for index = 1, #ARGV, 2 do
   local position = tonumber(ARGV[index])
   if position > top then
     if position ~= at + 1 then write() end
-    rows[#rows + 1] = char(#ARGV[index + 1]) .. ARGV[index + 1]
+    local row = ARGV[index + 1]
+    local length = #row < 255 and char(#row) or '\255' .. pack('>I2', #row)
+    rows[#rows + 1] = length .. row
     at, top = position, position
   end
 end

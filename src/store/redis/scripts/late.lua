@@ -30,6 +30,8 @@ if changed then
   known = sub(known, 1, 2) .. char(flags) .. sub(known, 4)
   call('HSET', s, ARGV[2], sub(row, 1, hlen) .. known)
   if receipt then
+    local attempt = sub(row, 11, 12)
+    if attempt ~= '\0\1' then known = sub(known, 1, 2) .. char(flags + 32) .. sub(known, 4, 15) .. attempt .. sub(known, 16) end
     -- It left the queue before, and leaving the outbox will count it as one that leaves.
     call('INCR', KEYS[3])
     call('RPUSH', KEYS[2], ARGV[4] .. ARGV[2] .. sub(row, 25, 30) .. known)

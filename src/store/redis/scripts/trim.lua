@@ -8,21 +8,22 @@ local dropped, done = 0, false
 for _, entry in ipairs(call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[3])) do
   local rows, at, count = entry[2][2], 1, 0
   while at <= #rows do
-    at = at + 1 + byte(rows, at)
-    count = count + 1
+    local _, size = measure(rows, at)
+    at, count = at + size, count + 1
   end
   local position = tonumber(string.match(entry[1], '^%d+')) - count
   at = 1
   while at <= #rows do
     position = position + 1
+    local head, size = measure(rows, at)
     if position >= first then
-      if left <= 1 or (u48(rows, at + 1) >= old and left <= most) then
+      if left <= 1 or (u48(rows, at + head) >= old and left <= most) then
         done = true
         break
       end
       left, first, dropped = left - 1, position + 1, dropped + 1
     end
-    at = at + 1 + byte(rows, at)
+    at = at + size
   end
   if done then break end
 end

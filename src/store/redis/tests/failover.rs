@@ -11,6 +11,7 @@ use crate::{
     store::{
         Mailbox, Records,
         contract::{TENANT, add, key},
+        redis::mover,
     },
 };
 
@@ -52,7 +53,7 @@ async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_ev
     let until_answered = Instant::now() + Duration::from_secs(90);
     loop {
         let seats = join_all(devices.iter().map(async |device| node.store().seat(&key(device)).await.err())).await;
-        let receipts = node.store().receipts(TENANT, 0, 1).await.err();
+        let receipts = mover::round(node.store()).await.err();
         let refused: Vec<_> = seats.into_iter().chain([receipts]).flatten().collect();
         if refused.is_empty() {
             break;
@@ -65,6 +66,7 @@ async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_ev
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    mover::round(node.store()).await.unwrap();
     let mut told = std::collections::HashMap::new();
     for receipt in node.store().receipts(TENANT, 0, usize::MAX >> 1).await.unwrap() {
         *told.entry(receipt.event).or_insert(0) += 1;
@@ -97,7 +99,10 @@ async fn what_was_moved_before_a_server_died_is_not_moved_again() {
         let ended = store.settle(vec![settle_of(store, "box", pushed.id, Epoch(1))]).await.remove(0);
         ended.is_ok()
     };
-    let receipts = async || store.receipts(TENANT, 0, 1_000).await.unwrap();
+    let receipts = async || {
+        mover::round(store).await.unwrap();
+        store.receipts(TENANT, 0, 1_000).await.unwrap()
+    };
     // As it is between the two steps of a move: the log has a receipt, and the outbox has it still.
     loop {
         assert!(end_one().await);
@@ -113,7 +118,7 @@ async fn what_was_moved_before_a_server_died_is_not_moved_again() {
     server.query::<()>(&["RENAME", &kept, &outbox]).unwrap();
     server.query::<i64>(&["HINCRBY", &counters, "t", &format!("-{rows}")]).unwrap();
     server.restart().unwrap();
-    until("an answer", async || store.receipts(TENANT, 0, 1).await.is_ok()).await;
+    until("an answer", async || mover::round(store).await.is_ok()).await;
     store.shared.touch(bucket);
     assert_eq!(receipts().await, before);
     // What comes now is moved.

@@ -15,6 +15,7 @@ use prometheus::Registry;
 use super::super::{
     Config, Opened, RedisMetrics, RedisStore,
     keys::{BUCKETS, SHARED, Slot, tenant_tag},
+    mover,
     shards::Route,
 };
 use crate::{
@@ -242,6 +243,7 @@ impl World for TwoNodes {
         let shared = &self.nodes[0].store.shared;
         // Receipts that other nodes, and those that died, left in their outboxes.
         (0..BUCKETS).for_each(|bucket| shared.touch(bucket));
+        mover::round(&self.nodes[0].store).await.unwrap();
         shared.count_all().await.unwrap();
     }
 }

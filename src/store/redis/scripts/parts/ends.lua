@@ -1,8 +1,10 @@
 
--- Writes how an event ended (or that it waits again), and the receipt of it.
+-- Writes how an event ended (or that it waits again), and the receipt of it, which names any attempt but the first.
 local function tell(s, o, field, rec, ending, prefix)
   local born = sub(field, 1, 1) .. sub(rec, 13, 18)
   call('HSET', s, born, rec .. ending)
+  local attempt = sub(rec, 11, 12)
+  if attempt ~= '\0\1' then ending = sub(ending, 1, 2) .. char(byte(ending, 3) + 32) .. sub(ending, 4, 15) .. attempt .. sub(ending, 16) end
   call('RPUSH', o, prefix .. born .. sub(rec, 25, 30) .. ending)
   return born
 end

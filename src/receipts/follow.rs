@@ -1,0 +1,102 @@
+//! The receipts of each tenant that somebody listens to, followed once for all of this node's streams.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::row::Row;
+use crate::{
+    domain::TenantId,
+    http::Tail,
+    store::{Store, StoreError},
+};
+
+/// How often the store is asked for news that it does not tell of by itself.
+const EVERY: Duration = Duration::from_millis(200);
+/// The pause between two looks, however much is written: what comes meanwhile is read at once.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Rows of one look.
+const ROWS: usize = 1_000;
+/// Rows that are kept for all streams of a tenant.
+const KEPT: usize = 4_096;
+
+/// Follows receipts. Clones share everything.
+#[derive(Clone)]
+pub(super) struct Follower {
+    store: Arc<dyn Store>,
+    tails: Arc<Mutex<HashMap<TenantId, Arc<Tail<Row>>>>>,
+}
+
+impl Follower {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            tails: Arc::default(),
+        }
+    }
+
+    /// The end of a tenant's receipts, followed as long as somebody has it.
+    pub(super) async fn tail(&self, tenant: TenantId) -> Result<Arc<Tail<Row>>, StoreError> {
+        if let Some(tail) = self.tails.lock().get(&tenant) {
+            return Ok(tail.clone());
+        }
+        let end = self.store.receipt_bounds(tenant).await?.newest;
+        // Another stream may have come first.
+        Ok(self
+            .tails
+            .lock()
+            .entry(tenant)
+            .or_insert_with(|| Arc::new(Tail::new(end, KEPT)))
+            .clone())
+    }
+
+    /// Asks the store for news until the stop.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let wait = async || {
+            tokio::time::sleep(PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = self.store.receipts_written() => {}
+            }
+        };
+        while stop.run_until_cancelled(wait()).await.is_some() {
+            let tails: Vec<(TenantId, Arc<Tail<Row>>)> = {
+                let mut tails = self.tails.lock();
+                tails.retain(|_, tail| Arc::strong_count(tail) > 1);
+                tails.iter().map(|(tenant, tail)| (*tenant, tail.clone())).collect()
+            };
+            for (tenant, tail) in tails {
+                // What cannot be read now is read at the next look.
+                if let Err(error) = self.look(tenant, &tail).await {
+                    match error {
+                        StoreError::Unavailable(why) => tracing::debug!("streams of receipts wait: {why}"),
+                        other => tracing::error!(error = %other, "receipts cannot be read: {other}"),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look(&self, tenant: TenantId, tail: &Tail<Row>) -> Result<(), StoreError> {
+        loop {
+            let receipts = self.store.receipts(tenant, tail.end(), ROWS).await?;
+            if receipts.is_empty() {
+                return Ok(());
+            }
+            let behind_all = self.store.receipt_bounds(tenant).await?.oldest.saturating_sub(1);
+            if tail.end() < behind_all {
+                // Some were dropped before they were read.
+                tail.skip_to(behind_all);
+                continue;
+            }
+            let generation = self.store.generation();
+            let more = receipts.len() >= ROWS;
+            let rows = receipts.into_iter().map(|receipt| Row::of(receipt, generation));
+            tail.push(rows.collect::<Result<_, _>>()?);
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
