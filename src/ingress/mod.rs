@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Clock, Durability, Limits},
-    store::Store,
+    domain::{Clock, DeliveryState, Durability, Limits},
+    store::{Enqueued, Store},
 };
 
 /// How many requests are admitted.
@@ -42,10 +42,12 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct IngressMetrics {
     accepted: [(Durability, IntCounter); 4],
+    scheduled: IntCounter,
 }
 
 impl IngressMetrics {
-    /// Registers `unpoll_events_accepted_total{durability}`; repeats of an idempotency key are not counted.
+    /// Registers `unpoll_events_accepted_total{durability}` and `unpoll_events_scheduled_total`; repeats of an idempotency key are not
+    /// counted.
     ///
     /// # Errors
     /// When it is registered already.
@@ -58,15 +60,24 @@ impl IngressMetrics {
             &["durability"],
         )?;
         registry.register(Box::new(accepted.clone()))?;
+        let scheduled = IntCounter::new(
+            "unpoll_events_scheduled_total",
+            "Events that were accepted for later, by deliver_at. They are among the accepted ones, too.",
+        )?;
+        registry.register(Box::new(scheduled.clone()))?;
         let all = [Durability::Disk, Durability::Replicated, Durability::Primary, Durability::None];
         Ok(Self {
             accepted: all.map(|durability| (durability, accepted.with_label_values(&[durability.as_str()]))),
+            scheduled,
         })
     }
 
-    fn accepted(&self, durability: Durability) {
-        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == durability) {
+    fn accepted(&self, enqueued: &Enqueued) {
+        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == enqueued.durability) {
             counter.inc();
+        }
+        if enqueued.state == DeliveryState::Scheduled {
+            self.scheduled.inc();
         }
     }
 }

@@ -16,9 +16,11 @@ pub(super) struct EventView {
     id: EventId,
     state: DeliveryState,
     accepted_at: Timestamp,
+    deliver_at: Option<Timestamp>,
     expires_at: Timestamp,
     urgency: Urgency,
     collapse_key: Option<String>,
+    replaced_by: Option<EventId>,
     require: Require,
     deliveries: BTreeMap<&'static str, u64>,
 }
@@ -30,9 +32,11 @@ impl EventView {
             id: delivery.id,
             state,
             accepted_at: delivery.accepted_at,
+            deliver_at: delivery.deliver_at,
             expires_at: delivery.expires_at,
             urgency: delivery.urgency,
             collapse_key: delivery.collapse_key.as_deref().map(str::to_owned),
+            replaced_by: delivery.replaced_by,
             require: delivery.require,
             deliveries: DeliveryState::ALL.map(count).into(),
         }
@@ -53,11 +57,13 @@ pub(super) struct DeliveryView {
     text: Option<String>,
     data: Option<Value>,
     replaced_by: Option<EventId>,
+    /// 0, and no `seq`, while it is scheduled.
     attempt: u32,
     lane: String,
-    seq: Seq,
+    seq: Option<Seq>,
     urgency: Urgency,
     accepted_at: Timestamp,
+    deliver_at: Option<Timestamp>,
     expires_at: Timestamp,
     /// When it came into that state, as far as the store knows: its end, else its acceptance.
     at: Timestamp,
@@ -79,13 +85,16 @@ impl DeliveryView {
             replaced_by: delivery.replaced_by,
             attempt: delivery.attempt,
             lane: delivery.lane.to_string(),
-            seq: delivery.seq,
+            seq: Some(delivery.seq).filter(|seq| seq.0 > 0),
             urgency: delivery.urgency,
             accepted_at: delivery.accepted_at,
+            deliver_at: delivery.deliver_at,
             expires_at: delivery.expires_at,
             at: delivery.ended_at.unwrap_or(match state {
                 DeliveryState::Expired => delivery.expires_at,
-                _ => delivery.accepted_at,
+                DeliveryState::Scheduled => delivery.accepted_at,
+                // Once its time has come: then it was queued.
+                _ => delivery.deliver_at.unwrap_or(delivery.accepted_at),
             }),
             session_epoch: delivery.session_epoch,
         }
