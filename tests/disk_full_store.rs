@@ -99,6 +99,7 @@ fn new_event(n: usize, bytes: usize) -> NewEvent {
                     .unwrap()
                     .as_millis() as u64,
             ),
+            deliver_at: None,
             ttl: Duration::from_secs(86_400),
             urgency: Urgency::Normal,
             collapse_key: None,

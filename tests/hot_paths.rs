@@ -165,6 +165,7 @@ fn queued(number: u64) -> Arc<QueuedEvent> {
             tenant: TenantId(0),
             device: "box".parse().unwrap(),
             accepted_at: NOW,
+            deliver_at: None,
             ttl: Duration::from_secs(3_600),
             urgency: Urgency::Normal,
             collapse_key: None,

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use loadtest::{redis, session::Managed};
 use serde_json::{Value, json};
-use support::{Acks, Backend, Device, Event, Kill, Options, Resumption, Service, Settings, wait_for, wait_for_presence};
+use support::{
+    Acks, Answer, Backend, Device, Event, Kill, Options, Poller, Resumption, SOON, Service, Settings, wait_for, wait_for_presence,
+};
+use unpoll::domain::{SystemClock, Timestamp};
 
 fn service() -> (Service, Backend) {
     let service = Service::start();
@@ -163,6 +166,107 @@ fn an_event_waits_for_its_device_in_order_and_is_cancelled_replaced_and_expired(
     assert_eq!(late, json!({ "cancelled": 0, "delivered": 1 }));
     let page = backend.get("/v1/devices/box/deliveries").expect(200).json();
     assert_eq!(page["items"].as_array().unwrap().len(), 5, "the timeline shows all of them: {page}");
+}
+
+/// That many seconds from now, and as the interface reads it.
+fn ahead(seconds: u64) -> (Timestamp, String) {
+    let at = SystemClock::shared().now().plus(Duration::from_secs(seconds));
+    (at, at.to_string())
+}
+
+/// Events for later: nothing here depends on how long a step takes. What is looked at while it is scheduled is far ahead, and what
+/// comes must not come early.
+fn events_for_later_come_then_and_once(settings: Settings) {
+    let mut service = Service::start_with(settings);
+    let backend = service.backend();
+    for device in ["box", "polls"] {
+        backend.add_device(device, "secret");
+    }
+    let post = |key: &str, deliver_at: &str, fields: Value| {
+        let mut event = json!({ "target": { "device": "box" }, "type": "t", "ttl": 600, "deliver_at": deliver_at });
+        event.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        backend.request("POST", "/v1/events", &headers, event.to_string().as_bytes())
+    };
+    let id = |answer: Answer| answer.json()["id"].as_str().unwrap().to_owned();
+
+    // Scheduled: seen, replaced, cancelled, and asked for again.
+    let (far, far_text) = ahead(3_600);
+    let posted = post("a", &far_text, json!({ "collapse_key": "todo", "data": 1 })).expect(202);
+    assert_eq!(posted.json()["state"], "scheduled");
+    let old = id(posted);
+    let fate = backend.get(&format!("/v1/events/{old}")).expect(200).json();
+    let expires = far.plus(Duration::from_secs(600)).to_string();
+    let read = ["state", "deliver_at", "expires_at", "replaced_by"].map(|name| fate[name].clone());
+    assert_eq!(read, [json!("scheduled"), json!(far_text), json!(expires), json!(null)]);
+    assert_eq!(fate["deliveries"]["scheduled"], 1);
+    let page = backend
+        .get(&format!("/v1/events/{old}/deliveries?state=scheduled"))
+        .expect(200)
+        .json();
+    let delivery = &page["items"][0];
+    assert_eq!((&delivery["attempt"], &delivery["seq"]), (&json!(0), &json!(null)));
+    let again = post("a", &far_text, json!({ "collapse_key": "todo", "data": 1 })).expect(200);
+    assert_eq!((again.json()["state"].clone(), id(again)), (json!("scheduled"), old.clone()));
+    let (_, other) = ahead(7_200);
+    post("a", &other, json!({ "collapse_key": "todo", "data": 1 })).expect(409);
+    let new = id(post("b", &other, json!({ "collapse_key": "todo", "data": 2 })).expect(202));
+    let fate = backend.get(&format!("/v1/events/{old}")).expect(200).json();
+    assert_eq!((&fate["state"], &fate["replaced_by"]), (&json!("replaced"), &json!(new)));
+    for _ in 0..2 {
+        let cancelled = backend.delete(&format!("/v1/events/{new}")).expect(200).json();
+        assert_eq!(cancelled, json!({ "cancelled": 1, "delivered": 0 }));
+    }
+    let structured = json!({
+        "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "subject": "polls", "pushdeliverat": far_text, "data": 3,
+    });
+    let headers = [("content-type", "application/cloudevents+json")];
+    let kept = backend.request("POST", "/v1/events", &headers, structured.to_string().as_bytes());
+    assert_eq!(kept.expect(202).json()["state"], "scheduled");
+    assert_eq!(service.metric("unpoll_events_scheduled_total"), Some(3.0));
+    // A time that is over is now.
+    let now = id(post("c", "2026-01-01T00:00:00+01:00", json!({ "data": 4 })).expect(202));
+    assert_eq!(backend.state(&now), "queued");
+
+    // It comes when it is due, though the service was killed meanwhile.
+    let (due, due_text) = ahead(2);
+    let first = id(post("d", &due_text, json!({ "data": 5 })).expect(202));
+    let polled = id(post("e", &due_text, json!({ "target": { "device": "polls" }, "data": 6 })).expect(202));
+    service.kill();
+    service.run();
+    let device = Device::online(&service, "box", "secret");
+    assert_eq!(device.expect_event().id, now);
+    let event = device.expect_event();
+    assert!(SystemClock::shared().now() >= due, "it came early");
+    assert_eq!((&event.id, event.attempt), (&first, Some(1)));
+    device.acknowledge();
+    becomes(&backend, &first, "delivered");
+    let poller = Poller::new(&service, "polls", "secret");
+    let answer = wait_for("the event that is due is polled", SOON, || {
+        let answer = poller.poll("wait=5");
+        (!answer.events().is_empty()).then_some(answer)
+    });
+    assert!(SystemClock::shared().now() >= due, "it came early");
+    assert_eq!(answer.ids(), [polled], "what is scheduled is not shown");
+    let again = post("d", &due_text, json!({ "data": 5 })).expect(200);
+    assert_eq!((again.json()["state"].clone(), id(again)), (json!("delivered"), first));
+    assert_eq!(device.event(Duration::from_millis(500)), None, "once");
+}
+
+#[test]
+fn an_event_for_later_comes_then_and_once() {
+    events_for_later_come_then_and_once(Settings::default());
+}
+
+#[test]
+fn an_event_for_later_comes_then_and_once_on_redis() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let settings = Settings::default()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary")
+        .set("UNPOLL_REDIS_HEARTBEAT_MS", "300")
+        .set("UNPOLL_REDIS_NODE_LOST_SECS", "3");
+    events_for_later_come_then_and_once(settings);
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn event(n: usize, clock: &dyn Clock) -> NewEvent {
             tenant: TenantId(0),
             device: key(n).device,
             accepted_at: clock.now(),
+            deliver_at: None,
             ttl: Duration::from_secs(86_400),
             urgency: Urgency::Normal,
             collapse_key: None,

@@ -19,7 +19,7 @@ const METRICS: [(&str, MetricType, &str); 7] = [
     (
         "unpoll_oldest_queued_seconds",
         MetricType::GAUGE,
-        "How long the oldest waiting event has waited, as of the last sweep ([dispatch] sweep_secs); 0 when none waits. NaN until they are counted after a start.",
+        "How long the oldest waiting event has waited since it could be delivered, as of the last sweep ([dispatch] sweep_secs); 0 when none waits. NaN until they are counted after a start.",
     ),
     ("unpoll_devices", MetricType::GAUGE, "Devices that were added and not removed."),
     ("unpoll_store_disk_bytes", MetricType::GAUGE, "Disk in use by the store."),

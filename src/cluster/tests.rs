@@ -168,6 +168,7 @@ fn arrival(number: u64, queue: Option<Queue>, json: &str) -> Hint {
                 tenant: TenantId(3),
                 device: "box".parse().unwrap(),
                 accepted_at: Timestamp(1_800_000_000_123),
+                deliver_at: None,
                 ttl: Duration::from_secs(60),
                 urgency,
                 collapse_key: Some("score".into()),

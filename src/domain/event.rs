@@ -116,7 +116,9 @@ pub struct Event {
     pub device: DeviceId,
     /// When the ingress accepted it.
     pub accepted_at: Timestamp,
-    /// How long it is worth delivering, from acceptance. Zero: now or never.
+    /// Not to be delivered before that: it is scheduled until then. Means nothing with a TTL of zero.
+    pub deliver_at: Option<Timestamp>,
+    /// How long it is worth delivering, from the moment at which it can be. Zero: now or never.
     pub ttl: Duration,
     /// How soon it matters.
     pub urgency: Urgency,
@@ -129,8 +131,13 @@ pub struct Event {
 }
 
 impl Event {
+    /// From this moment on it can be delivered: the TTL and every latency count from here.
+    pub fn deliverable_from(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.accepted_at)
+    }
+
     /// From this moment on it is not delivered any more.
     pub fn expires_at(&self) -> Timestamp {
-        self.accepted_at.plus(self.ttl)
+        self.deliverable_from().plus(self.ttl)
     }
 }

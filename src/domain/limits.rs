@@ -23,6 +23,8 @@ pub struct Limits {
     pub ttl_default_secs: u64,
     /// The longest TTL, in seconds. Default: 2419200 (28 days).
     pub ttl_max_secs: u64,
+    /// How far ahead the `deliver_at` of an event may be, in seconds. Default: 2419200 (28 days). It waits in the queue of its device until then.
+    pub deliver_at_max_secs: u64,
     /// The longest collapse key, in bytes. Default: 64.
     pub collapse_key_max_bytes: usize,
     /// The longest idempotency key, in bytes. Default: 255.
@@ -96,6 +98,7 @@ impl Default for Limits {
             queue_max_bytes: 4 * 1024 * 1024,
             ttl_default_secs: 86_400,
             ttl_max_secs: 28 * 86_400,
+            deliver_at_max_secs: 28 * 86_400,
             collapse_key_max_bytes: 64,
             idempotency_key_max_bytes: 255,
             idempotency_kept_secs: 3_600,

@@ -125,7 +125,7 @@ impl Connection {
             state.written.push(Written {
                 id: event.id,
                 urgency: event.event.urgency,
-                accepted_at: event.event.accepted_at,
+                accepted_at: event.event.deliverable_from(),
                 expires_at: event.event.expires_at(),
             });
             state.last_written = Some(now);

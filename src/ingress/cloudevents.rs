@@ -126,7 +126,8 @@ fn event<'a>(fields: Vec<Field<'a>>, payload: Option<Payload<'a>>, limits: &Limi
             "pushcollapsekey" => options.collapse_key = Some(options::collapse_key(&field, limits)?),
             "pushrequire" => options.require = Some(options::require(&field)?),
             "pushdevice" | "pushuser" | "pushtopic" | "pushfilter" | "pushall" => targets.push(field),
-            "pushdeliverat" | "pushspread" => return Err(not_available(&field.path)),
+            "pushdeliverat" => options.deliver_at = Some(options::deliver_at(&field, "pushdeliverat")?),
+            "pushspread" => return Err(not_available(&field.path)),
             name if name.starts_with("push") => return Err(Refusal::UnknownField(name.to_owned())),
             _ => kept.push(checked(field)?),
         }

@@ -151,6 +151,12 @@ impl<'a> Draft<'a> {
         let urgency = self.options.urgency.unwrap_or_default();
         let require = self.options.require.unwrap_or_default();
         let collapse_key = self.options.collapse_key.clone();
+        let deliver_at = self
+            .options
+            .deliver_at
+            .map(|given| given.ahead(ttl, now, limits))
+            .transpose()?
+            .flatten();
         let idempotency = idempotency.map(|key| Idempotency {
             key,
             body: self.meaning(ttl, urgency.as_str(), require.as_str()),
@@ -161,6 +167,7 @@ impl<'a> Draft<'a> {
                 tenant: caller.tenant,
                 device: self.device,
                 accepted_at: now,
+                deliver_at,
                 ttl,
                 urgency,
                 collapse_key,
@@ -174,7 +181,10 @@ impl<'a> Draft<'a> {
     /// The hash of what was asked for: without what the service adds, and whatever the order of the attributes.
     fn meaning(&self, ttl: Duration, urgency: &str, require: &str) -> [u8; 16] {
         let ttl = ttl.as_secs().to_string();
+        // As it was given: a retry that comes when that time is over asks for the same.
+        let deliver_at = self.options.deliver_at.map(|given| given.at.to_string());
         let mut parts = vec![self.device.as_str(), &ttl, urgency, require];
+        parts.extend(deliver_at.as_deref().into_iter().flat_map(|at| ["deliver_at", at]));
         parts.extend(self.options.collapse_key.as_deref().into_iter().flat_map(|key| ["collapse", key]));
         let mut attributes: Vec<_> = self.attributes.iter().collect();
         attributes.sort();

@@ -82,7 +82,7 @@ async fn one(
         None => return Err(Refusal::Internal("the store gave no answer".into())),
     };
     if enqueued.kind == EnqueuedKind::New {
-        parts.metrics.accepted(enqueued.durability);
+        parts.metrics.accepted(&enqueued);
         if !enqueued.replaced.is_empty() {
             (parts.replaced)(enqueued.replaced.len() as u64);
         }

@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use self::admission::Admission;
 use crate::{
-    domain::{Clock, Durability, Limits, Refusal},
-    store::Store,
+    domain::{Clock, DeliveryState, Durability, Limits, Refusal},
+    store::{Enqueued, Store},
 };
 
 /// How many requests are admitted.
@@ -56,11 +56,12 @@ impl Default for Config {
 pub struct IngressMetrics {
     accepted: [(Durability, IntCounter); 4],
     refused: Arc<HashMap<&'static str, IntCounter>>,
+    scheduled: IntCounter,
 }
 
 impl IngressMetrics {
-    /// Registers `unpoll_events_accepted_total{durability}`; repeats of an idempotency key are not counted. And
-    /// `unpoll_events_refused_total{slug}`, for the events of batches and NDJSON; a request that is refused counts elsewhere.
+    /// Registers `unpoll_events_accepted_total{durability}`; repeats of an idempotency key are not counted;
+    /// `unpoll_events_scheduled_total`; and `unpoll_events_refused_total{slug}`, for the events of batches and NDJSON; a request that is refused counts elsewhere.
     ///
     /// # Errors
     /// When it is registered already.
@@ -81,16 +82,25 @@ impl IngressMetrics {
         )?;
         registry.register(Box::new(accepted.clone()))?;
         registry.register(Box::new(refused.clone()))?;
+        let scheduled = IntCounter::new(
+            "unpoll_events_scheduled_total",
+            "Events that were accepted for later, by deliver_at. They are among the accepted ones, too.",
+        )?;
+        registry.register(Box::new(scheduled.clone()))?;
         let all = [Durability::Disk, Durability::Replicated, Durability::Primary, Durability::None];
         Ok(Self {
             accepted: all.map(|durability| (durability, accepted.with_label_values(&[durability.as_str()]))),
             refused: Arc::new(Refusal::SLUGS.map(|slug| (slug, refused.with_label_values(&[slug]))).into()),
+            scheduled,
         })
     }
 
-    fn accepted(&self, durability: Durability) {
-        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == durability) {
+    fn accepted(&self, enqueued: &Enqueued) {
+        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == enqueued.durability) {
             counter.inc();
+        }
+        if enqueued.state == DeliveryState::Scheduled {
+            self.scheduled.inc();
         }
     }
 

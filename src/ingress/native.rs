@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Fields of later versions.
-const LATER: [&str; 4] = ["deliver_at", "spread_seconds", "receipts", "rollout"];
+const LATER: [&str; 3] = ["spread_seconds", "receipts", "rollout"];
 /// The ways to say to whom.
 const TARGETS: [&str; 6] = ["device", "devices", "user", "topic", "filter", "all"];
 /// The CloudEvents attributes that a native event may name, in the order in which the device reads them.
@@ -24,6 +24,10 @@ pub(super) fn event<'a>(mut fields: Fields<'a>, limits: &Limits) -> Result<Draft
         collapse_key: fields
             .take("collapse_key")
             .map(|field| options::collapse_key(&field, limits))
+            .transpose()?,
+        deliver_at: fields
+            .take("deliver_at")
+            .map(|field| options::deliver_at(&field, "deliver_at"))
             .transpose()?,
         require: fields.take("require").map(|field| options::require(&field)).transpose()?,
     };

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use axum::http::HeaderMap;
 
 use crate::{
-    domain::{DeviceId, Limits, Refusal, Require, Urgency},
+    domain::{DeviceId, Limits, Refusal, Require, Timestamp, Urgency},
     http::{json::Field, single, text},
 };
 
@@ -15,7 +15,35 @@ pub(super) struct Options {
     pub ttl: Option<Duration>,
     pub urgency: Option<Urgency>,
     pub collapse_key: Option<Arc<str>>,
+    pub deliver_at: Option<DeliverAt>,
     pub require: Option<Require>,
+}
+
+/// When it is to be delivered at the earliest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeliverAt {
+    /// The time as it was given: it may be over.
+    pub at: Timestamp,
+    /// The name of the field.
+    pub field: &'static str,
+}
+
+impl DeliverAt {
+    /// The time from which an event of that TTL, accepted at `now`, is to be delivered. `None`: at once, because it is over.
+    pub fn ahead(self, ttl: Duration, now: Timestamp, limits: &Limits) -> Result<Option<Timestamp>, Refusal> {
+        let invalid = |why: String| Refusal::InvalidField {
+            field: self.field.to_owned(),
+            why,
+        };
+        if ttl.is_zero() {
+            return Err(invalid("a TTL of 0 means now or never; give the event time to live".into()));
+        }
+        let max = limits.deliver_at_max_secs;
+        if self.at.since(now) > Duration::from_secs(max) {
+            return Err(invalid(format!("{} is more than {max} seconds ahead", self.at)));
+        }
+        Ok(Some(self.at).filter(|at| *at > now))
+    }
 }
 
 /// A field of a later version: refused by its name, so that nobody believes it worked.
@@ -145,6 +173,13 @@ pub(super) fn require(field: &Field<'_>) -> Result<Require, Refusal> {
         "processed" => Ok(Require::Processed),
         _ => Err(field.invalid(format!("{word:?} is none of acknowledged, received, processed"))),
     }
+}
+
+/// A time (RFC 3339) in the field of that name.
+pub(super) fn deliver_at(field: &Field<'_>, name: &'static str) -> Result<DeliverAt, Refusal> {
+    let at = field.text()?.parse::<Timestamp>();
+    let at = at.map_err(|error| field.invalid(format!("it is not an RFC 3339 time such as 2026-11-22T01:30:00Z: {error}")))?;
+    Ok(DeliverAt { at, field: name })
 }
 
 /// It becomes an XML attribute, so it has no control characters.

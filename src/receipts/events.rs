@@ -43,7 +43,7 @@ pub(super) async fn cancel(
     parameters.finish()?;
     let parts = &*state.0;
     let delivery = parts.delivery(&caller, &id.0).await?;
-    if delivery.state == DeliveryState::Queued && parts.state(&delivery, &HashSet::new()) == DeliveryState::Expired {
+    if waits(&delivery) && parts.state(&delivery, &HashSet::new()) == DeliveryState::Expired {
         return Ok(Json(json!({"cancelled": 0, "delivered": 0})));
     }
     let located = parts
@@ -73,7 +73,7 @@ pub(super) async fn cancel(
         }
         Settled::Before(state) => state,
         // A cancel asks for neither.
-        Settled::Again | Settled::OutcomeWanted => DeliveryState::Queued,
+        Settled::Again | Settled::OutcomeWanted => delivery.state,
         Settled::Unknown => return Err(Refusal::UnknownEvent(id.0)),
     };
     let delivered = matches!(ended, DeliveryState::Delivered | DeliveryState::Processed);
@@ -189,16 +189,20 @@ impl Parts {
     }
 
     fn state(&self, delivery: &Delivery, dispatched: &HashSet<EventId>) -> DeliveryState {
-        let waits = delivery.state == DeliveryState::Queued;
-        if waits && dispatched.contains(&delivery.id) {
+        if delivery.state == DeliveryState::Queued && dispatched.contains(&delivery.id) {
             return DeliveryState::Dispatched;
         }
         // From its expiry on it is not written any more, though the sweeper may not have come by yet.
-        if waits && self.clock.now() >= delivery.expires_at {
+        if waits(delivery) && self.clock.now() >= delivery.expires_at {
             return DeliveryState::Expired;
         }
         delivery.state
     }
+}
+
+/// Whether it may still be delivered, as far as the store knows.
+fn waits(delivery: &Delivery) -> bool {
+    matches!(delivery.state, DeliveryState::Queued | DeliveryState::Scheduled)
 }
 
 fn take_state(parameters: &mut Parameters) -> Result<Option<DeliveryState>, Refusal> {

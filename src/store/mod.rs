@@ -122,7 +122,7 @@ pub struct Enqueued {
     pub kind: EnqueuedKind,
     /// Level at which it is durable now.
     pub durability: Durability,
-    /// State of the event now: `queued`, for a TTL of 0 `accepted`; for a repeat what became of the first.
+    /// State of the event now: `queued`, `scheduled` with a `deliver_at`, for a TTL of 0 `accepted`; for a repeat what became of the first.
     pub state: DeliveryState,
     /// Who held the seat at that moment.
     pub seat: Option<Seat>,
@@ -314,7 +314,7 @@ pub enum Settled {
     Now {
         /// How: another than was asked for when it was to be put off once too often.
         outcome: Outcome,
-        /// From acceptance to `at`.
+        /// From acceptance, or from its `deliver_at`, to `at`.
         waited: Duration,
         /// How urgent it was.
         urgency: Urgency,
@@ -340,7 +340,7 @@ pub struct Delivery {
     pub id: EventId,
     /// The device.
     pub device: DeviceId,
-    /// `queued`, or how it ended. (`dispatched` is known to the session's node alone.)
+    /// `scheduled`, `queued`, or how it ended. (`dispatched` is known to the session's node alone.)
     pub state: DeliveryState,
     /// Why it ended so.
     pub reason: Option<Reason>,
@@ -352,6 +352,8 @@ pub struct Delivery {
     pub replaced_by: Option<EventId>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Before that it is not delivered.
+    pub deliver_at: Option<Timestamp>,
     /// Until when it may be delivered.
     pub expires_at: Timestamp,
     /// When it ended.
@@ -360,9 +362,9 @@ pub struct Delivery {
     pub urgency: Urgency,
     /// Its lane and number.
     pub lane: Lane,
-    /// Its number within the lane.
+    /// Its number within the lane. 0: none yet, it is scheduled.
     pub seq: Seq,
-    /// Which delivery of it this is.
+    /// Which delivery of it this is. 0: none yet, it is scheduled.
     pub attempt: u32,
     /// The holder of the seat that ended it.
     pub session_epoch: Option<Epoch>,
@@ -422,7 +424,8 @@ pub struct Swept {
 pub trait Mailbox: Send + Sync + 'static {
     /// Makes each event durable, in order, and answers with it who holds its device now. Resolves once the configured
     /// durability holds. In the same step: the lane's number, replacement by collapse key, the quota, the idempotency
-    /// key, state rows and receipts of what was replaced. Then each stored event whose seat is held is an [`Arrival`].
+    /// key, state rows and receipts of what was replaced. Then each stored event whose seat is held is an [`Arrival`]. One with a
+    /// `deliver_at` is neither numbered nor an arrival yet: it is `scheduled` until [`Mailbox::requeue_due`] finds it due.
     async fn enqueue(&self, events: Vec<NewEvent>) -> Vec<Result<Enqueued, StoreError>>;
 
     /// Seats a session at the device under a higher epoch.
@@ -453,8 +456,9 @@ pub trait Mailbox: Send + Sync + 'static {
     /// written in the same step. Every device's part is durable on its own when this resolves. One answer each, in order.
     async fn settle(&self, ends: Vec<Settle>) -> Vec<Result<Settled, StoreError>>;
 
-    /// Puts events whose pause is over ([`Outcome::Again`]) at the tail of their lanes, each with a new number and one attempt more,
-    /// at most `limit` of them; answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
+    /// Puts events whose pause is over ([`Outcome::Again`]), and scheduled ones whose `deliver_at` has come, at the tail of their lanes,
+    /// each with a new number and one attempt more, in the order in which they are due and then of acceptance; at most `limit` of them;
+    /// answers how many. Call it every second or so. Each whose seat is held is an [`Arrival`].
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
     /// Gives the seat up if `epoch` still holds it, and keeps `last_seen_at`: a late goodbye never erases a newer connection. The
@@ -520,7 +524,7 @@ pub struct Receipt {
     /// The seat that reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_epoch: Option<Epoch>,
-    /// From acceptance to that state, in milliseconds.
+    /// From acceptance, or from its `deliver_at`, to that state, in milliseconds. 0 when it ended before.
     pub latency_ms: u64,
     /// Which delivery of the event it tells of, from 1.
     #[serde(default = "first")]

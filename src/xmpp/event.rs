@@ -42,7 +42,7 @@ pub(super) fn write(out: &mut Vec<u8>, event: &QueuedEvent, domain: &str, to: &s
         _ = write!(
             out,
             "<delay xmlns='urn:xmpp:delay' from='{domain}' stamp='{}'/>",
-            event.event.accepted_at
+            event.event.deliverable_from()
         );
     }
     out.extend_from_slice(b"<no-copy xmlns='urn:xmpp:hints'/>");

@@ -147,7 +147,7 @@ impl Window {
                         self.awaited.push_back(Awaited {
                             id: event.id,
                             located: event.located,
-                            until: event.event.accepted_at.plus(event.event.ttl.max(RECEIPT_WITHIN)),
+                            until: event.event.deliverable_from().plus(event.event.ttl.max(RECEIPT_WITHIN)),
                             bytes,
                             outcome_wanted: event.event.require == Require::Processed,
                         });

@@ -326,6 +326,7 @@ fn event(number: u64, require: Require, accepted_at: Timestamp) -> Arc<QueuedEve
             tenant: TenantId(0),
             device: "stb-1".parse().expect("a device id"),
             accepted_at,
+            deliver_at: None,
             ttl,
             urgency: if number.is_multiple_of(4) { Urgency::Low } else { Urgency::Normal },
             collapse_key: None,

@@ -270,6 +270,7 @@ fn event(device: &str, number: u64, json: &str) -> Arc<QueuedEvent> {
             tenant: TENANT,
             device: id(device),
             accepted_at: now(),
+            deliver_at: None,
             ttl: Duration::from_secs(3600),
             urgency: Urgency::Normal,
             collapse_key: None,

@@ -12,6 +12,7 @@ mod outcome;
 mod queue;
 mod records;
 mod registry;
+mod schedule;
 mod seat;
 mod transfer;
 
@@ -29,7 +30,7 @@ use crate::domain::{
     Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, seat::*, transfer::*};
+pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -93,6 +94,7 @@ pub fn event(device: &str, json: &str, now: Timestamp) -> Event {
         tenant: TENANT,
         device: device.parse().unwrap(),
         accepted_at: now,
+        deliver_at: None,
         ttl: Duration::from_secs(60),
         urgency: Urgency::Normal,
         collapse_key: None,
@@ -219,6 +221,11 @@ macro_rules! run_contract {
             what_is_put_off_again_and_again_fails_or_expires,
             what_is_wanted_later_comes_with_the_next_session,
             an_event_put_off_can_be_replaced_cancelled_and_repeated,
+            a_scheduled_event_comes_when_it_is_due_and_once,
+            what_is_due_comes_in_order_of_its_time_and_then_of_acceptance,
+            a_scheduled_event_is_replaced_replaces_and_is_cancelled,
+            a_scheduled_event_has_its_place_in_the_quota_and_keeps_its_key,
+            a_scheduled_event_expires_behind_its_time_and_goes_with_its_device,
             expired_events_are_not_delivered_and_are_swept,
             records_are_dropped_when_their_time_is_over,
             deliveries_are_listed_newest_first,

@@ -82,6 +82,7 @@ struct Scene {
     with_key: EventId,
     newer: EventId,
     of_gone: EventId,
+    scheduled: EventId,
 }
 
 async fn live(store: &dyn Store) -> Scene {
@@ -152,15 +153,21 @@ async fn live(store: &dyn Store) -> Scene {
     add(store, "gone").await;
     let of_gone = push(store, event("gone", "{}", START)).await.unwrap().id;
     store.remove_device(&key("gone"), later(3)).await.unwrap();
+    let for_later = Event {
+        deliver_at: Some(later(40)),
+        ..event("poller", r#"{"n":5}"#, START)
+    };
+    let scheduled = push(store, for_later).await.unwrap().id;
     let figures = [("avoided".to_owned(), 1.5), ("bytes".to_owned(), -2.0)];
     store.add_ledger_minute(START.0 / 60_000, "n1", &figures).await.unwrap();
     Scene {
-        ids: vec![delivered, with_key, again, off, older, newer, of_gone],
+        ids: vec![delivered, with_key, again, off, older, newer, of_gone, scheduled],
         again,
         off,
         with_key,
         newer,
         of_gone,
+        scheduled,
     }
 }
 
@@ -187,7 +194,7 @@ pub async fn everything_moves(source: impl Bench, target: impl Bench) {
     let (header, rows) = exported(&*source.transfer()).await;
     let count = |kind: fn(&Row) -> bool| rows.iter().filter(|row| kind(row)).count();
     assert_eq!(count(|row| matches!(row, Row::Device(_))), 3);
-    assert_eq!(count(|row| matches!(row, Row::Delivery(_))), 7);
+    assert_eq!(count(|row| matches!(row, Row::Delivery(_))), 8);
     let before = target.store().generation();
     let taken = import(&*target.transfer(), &header, rows).await;
     assert!(taken.contains(&Taken::Stored));
@@ -243,7 +250,7 @@ pub async fn everything_moves(source: impl Bench, target: impl Bench) {
         (stats.queued, stats.devices, stats.devices_polling, stats.devices_control)
     };
     assert_eq!(counts(&*moved), counts(&*store));
-    assert_eq!(counts(&*moved), (Some(4), 2, 1, 1));
+    assert_eq!(counts(&*moved), (Some(5), 2, 1, 1));
 
     what_was_moved_goes_on(&*store, &*moved, &scene).await;
     // And ends as it would have: what expired, what was kept long enough.
@@ -294,6 +301,11 @@ async fn what_was_moved_goes_on(store: &dyn Store, moved: &dyn Store, scene: &Sc
     assert_eq!(push(moved, collapsing).await.unwrap().replaced, [scene.newer]);
     assert_eq!(moved.requeue_due(later(29), 10).await.unwrap(), 0);
     assert_eq!(moved.requeue_due(later(30), 10).await.unwrap(), 1);
+    // What was scheduled is scheduled.
+    assert_eq!(state(moved, scene.scheduled).await, Some(DeliveryState::Scheduled));
+    assert!(waiting(moved, "poller").await.is_empty());
+    assert_eq!(moved.requeue_due(later(40), 10).await.unwrap(), 1);
+    assert_eq!(waiting(moved, "poller").await, [scene.scheduled]);
     let attempts: Vec<(EventId, u32)> = written(moved).await.iter().map(|(id, _, _, attempt, _)| (*id, *attempt)).collect();
     assert!(
         attempts.contains(&(scene.off, 2)) && attempts.contains(&(scene.again, 2)),
@@ -338,7 +350,7 @@ pub async fn an_import_goes_on_where_it_was_cut(source: impl Bench, target: impl
     assert_eq!(moved.generation(), generation);
     assert_eq!(state(&*moved, scene.with_key).await, Some(DeliveryState::Delivered));
     assert!(waiting(&*moved, "box").await.contains(&new));
-    assert_eq!(moved.stats().queued, Some(4));
+    assert_eq!(moved.stats().queued, Some(5));
 
     let other = target.transfer().begin_import(&again).await;
     assert!(matches!(other, Err(StoreError::Conflict(_))), "another export: {other:?}");

@@ -1,5 +1,6 @@
-//! Events that their device wants once more: they wait out a pause where they are, and then go to the tail of their lane under a
-//! new number. The id stays the seal of the place where the event was born, so a state row there (`queued`) says where it is now.
+//! Events that wait for a moment: scheduled ones for their `deliver_at`, and those that their device wants once more for the end of a
+//! pause. They wait where they are, and then go to the tail of their lane under a new number. The id stays the seal of the place where
+//! the event was born, so a state row there (`queued`) says where it is now.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use super::{
     steps::{Book, receive},
 };
 use crate::{
-    domain::{DeliveryState, Timestamp},
+    domain::{Outcome, Timestamp},
     store::{Arrival, DeviceKey, Settle, Settled, StoreError, codec::damaged},
 };
 
@@ -46,7 +47,7 @@ impl Book {
     ) -> Result<Settled, StoreError> {
         let (facts, json) = decode_event(row)?;
         if facts.due.is_some() {
-            return Ok(Settled::Before(DeliveryState::Queued));
+            return Ok(Settled::Before(facts.waits_as()));
         }
         let due = settle.at.plus(after);
         let waiting = Facts {
@@ -134,9 +135,21 @@ impl Book {
         draft.put(Space::Rows, keys::numbers(place.tenant, place.ordinal), state.numbers.encode());
         draft.remove(Space::Events, place.event_key());
         draft.put(Space::Events, tail.event_key(), record::encode_event(&again, json));
-        let end = draft.get(Space::Ends, &born.end_key())?;
-        let end = end.ok_or_else(|| damaged("the state of an event that waits again"))?;
-        let end = record::with_change(&end, |ending| ending.waits_at = Some(tail.number))?;
+        let end = match draft.get(Space::Ends, &born.end_key())? {
+            Some(end) => record::with_change(&end, |ending| ending.waits_at = Some(tail.number))?,
+            // It was scheduled: nothing was said of it until now.
+            None => {
+                let again = Outcome::Again {
+                    after: Duration::ZERO,
+                    at_next_session: false,
+                };
+                let moved = Ending {
+                    waits_at: Some(tail.number),
+                    ..Ending::of(again, now, None, None)
+                };
+                record::encode_end(row, json, &moved)?
+            }
+        };
         draft.put(Space::Ends, born.end_key(), end);
         // A number that was on the wire is never given again.
         draft.must_sync();

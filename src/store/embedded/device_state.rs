@@ -121,11 +121,17 @@ impl DeviceState {
 
     /// The next number of the device, and of the lane of that urgency: where an event goes that is written now.
     pub(super) fn next(&mut self, urgency: Urgency) -> Result<(u64, Seq), StoreError> {
-        self.numbers.number += 1;
+        let number = self.next_number();
         let lane = usize::from(urgency_code(urgency));
         let seq = self.numbers.seqs.get_mut(lane).ok_or_else(|| damaged("a lane"))?;
         *seq += 1;
-        Ok((self.numbers.number, Seq(*seq)))
+        Ok((number, Seq(*seq)))
+    }
+
+    /// The next number of the device alone, for an event that has no number in its lane yet.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.numbers.number += 1;
+        self.numbers.number
     }
 
     /// Takes an event out of the counts.

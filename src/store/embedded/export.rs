@@ -179,6 +179,7 @@ impl Shared {
             id: self.ids.seal(born.located(bucket)),
             device: device.device.clone(),
             accepted_at: facts.accepted_at,
+            deliver_at: facts.deliver_at,
             expires_at: facts.expires_at(),
             urgency: facts.urgency,
             require: facts.require,

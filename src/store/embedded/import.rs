@@ -185,9 +185,9 @@ impl Book {
             }
             self.totals.queued += 1;
             self.totals.queued_bytes += bytes as u64;
-            let oldest = self.shared.oldest_queued.load(Ordering::Relaxed);
-            if oldest == 0 || delivery.accepted_at.0 < oldest {
-                self.shared.oldest_queued.store(delivery.accepted_at.0, Ordering::Relaxed);
+            let (oldest, from) = (self.shared.oldest_queued.load(Ordering::Relaxed), delivery.deliverable_from().0);
+            if delivery.attempt > 0 && (oldest == 0 || from < oldest) {
+                self.shared.oldest_queued.store(from, Ordering::Relaxed);
             }
         }
         if let Some(idempotency) = &delivery.idempotency
@@ -257,7 +257,8 @@ fn records(row: &DeliveryRow, born: Place) -> Result<Records, StoreError> {
         seq: row.seq,
         attempt: row.attempt,
         accepted_at: row.accepted_at,
-        ttl: row.expires_at.since(row.accepted_at),
+        deliver_at: row.deliver_at,
+        ttl: row.expires_at.since(row.deliverable_from()),
         device: row.device.as_str(),
         collapse_key: row.collapse_key.as_deref(),
         idempotency: row.idempotency.map(|idempotency| idempotency.key),

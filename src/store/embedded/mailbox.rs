@@ -83,11 +83,12 @@ impl Shared {
             let place = Place::read(&key).ok_or_else(|| damaged("the key of an event"))?;
             places.push((place.number, decode_event(&row)?.0.born(place)));
         }
-        let mut ends = 0;
+        let (mut ends, now, kept) = (0, self.clock.now(), Duration::from_secs(self.limits.state_kept_secs));
         for row in engine.range(Space::Ends, &from.end_key(), &to.end_key()).rev() {
             let (key, row) = row?;
-            // What waits again is found where it waits.
-            if decode_end(&row)?.1.waits_at.is_some() {
+            // What waits again is found where it waits; what is past its time may lie before what ended later.
+            let ending = decode_end(&row)?.1;
+            if ending.waits_at.is_some() || now >= ending.at.plus(kept) {
                 continue;
             }
             places.extend(key.get(1..).and_then(Place::read).map(|place| (place.number, place)));
@@ -236,7 +237,6 @@ impl Mailbox for EmbeddedStore {
                     queue,
                     number,
                 };
-                // Rows past their time are left out below, so a page of ends may hold fewer than `limit`; they are the oldest.
                 places.extend(self.shared.places(engine, at(0), at(before.saturating_sub(1)), limit)?);
             }
             places.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));

@@ -29,13 +29,14 @@ pub(super) struct Facts<'a> {
     pub(super) seq: Seq,
     pub(super) attempt: u32,
     pub(super) accepted_at: Timestamp,
+    pub(super) deliver_at: Option<Timestamp>,
     pub(super) ttl: Duration,
     pub(super) device: &'a str,
     pub(super) collapse_key: Option<&'a str>,
     pub(super) idempotency: Option<[u8; 16]>,
     /// The number under which it was born, when it was put at the tail again: its id is the seal of that one.
     pub(super) born: Option<u64>,
-    /// It waits for that moment to be put at the tail again.
+    /// It waits for that moment to be put at the tail: for the first time when its attempt is 0, else again.
     pub(super) due: Option<Timestamp>,
     /// Or for the next session of its device.
     pub(super) at_next_session: bool,
@@ -51,22 +52,34 @@ const MORE: u8 = 0x80;
 const BORN: u8 = 0x01;
 const DUE: u8 = 0x02;
 const AT_NEXT_SESSION: u8 = 0x04;
+const DELIVER_AT: u8 = 0x08;
 
 impl<'a> Facts<'a> {
+    /// Of a new event. One with a `deliver_at` is due then, and has had no attempt yet.
     pub(super) fn of(event: &'a Event, seq: Seq, idempotency: Option<[u8; 16]>) -> Self {
         Self {
             urgency: event.urgency,
             require: event.require,
             seq,
-            attempt: 1,
+            attempt: event.deliver_at.map_or(1, |_| 0),
             accepted_at: event.accepted_at,
+            deliver_at: event.deliver_at,
             ttl: event.ttl,
             device: event.device.as_str(),
             collapse_key: event.collapse_key.as_deref(),
             idempotency,
             born: None,
-            due: None,
+            due: event.deliver_at,
             at_next_session: false,
+        }
+    }
+
+    /// The state of an event that waits.
+    pub(super) fn waits_as(&self) -> DeliveryState {
+        if self.attempt == 0 {
+            DeliveryState::Scheduled
+        } else {
+            DeliveryState::Queued
         }
     }
 
@@ -91,7 +104,10 @@ impl<'a> Facts<'a> {
             Require::Received => RECEIVED,
             Require::Processed => PROCESSED,
         };
-        let more = self.born.map_or(0, |_| BORN) | self.due.map_or(0, |_| DUE) | if self.at_next_session { AT_NEXT_SESSION } else { 0 };
+        let more = self.born.map_or(0, |_| BORN)
+            | self.due.map_or(0, |_| DUE)
+            | self.deliver_at.map_or(0, |_| DELIVER_AT)
+            | if self.at_next_session { AT_NEXT_SESSION } else { 0 };
         if more != 0 {
             flags |= MORE;
         }
@@ -109,7 +125,8 @@ impl<'a> Facts<'a> {
         }
         if more != 0 {
             into.byte(more);
-            for number in [self.born, self.due.map(|due| due.0)].into_iter().flatten() {
+            let times = [self.due, self.deliver_at].map(|time| time.map(|time| time.0));
+            for number in [self.born].into_iter().chain(times).flatten() {
                 into.number(number);
             }
         }
@@ -128,6 +145,7 @@ impl<'a> Facts<'a> {
             seq: Seq(from.number()?),
             attempt: from.number32()?,
             accepted_at: Timestamp(from.number()?),
+            deliver_at: None,
             ttl: Duration::from_millis(from.number()?),
             device: from.text()?,
             collapse_key: if flags & COLLAPSES == 0 { None } else { Some(from.text()?) },
@@ -140,13 +158,22 @@ impl<'a> Facts<'a> {
             let more = from.byte()?;
             facts.born = if more & BORN == 0 { None } else { Some(from.number()?) };
             facts.due = if more & DUE == 0 { None } else { Some(Timestamp(from.number()?)) };
+            facts.deliver_at = if more & DELIVER_AT == 0 {
+                None
+            } else {
+                Some(Timestamp(from.number()?))
+            };
             facts.at_next_session = more & AT_NEXT_SESSION != 0;
         }
         Ok(facts)
     }
 
+    pub(super) fn deliverable_from(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.accepted_at)
+    }
+
     pub(super) fn expires_at(&self) -> Timestamp {
-        self.accepted_at.plus(self.ttl)
+        self.deliverable_from().plus(self.ttl)
     }
 }
 
@@ -187,6 +214,7 @@ pub(super) fn queued_event(
             tenant: place.tenant,
             device: device_id(facts.device)?,
             accepted_at: facts.accepted_at,
+            deliver_at: facts.deliver_at,
             ttl: facts.ttl,
             urgency: facts.urgency,
             collapse_key: facts.collapse_key.map(Arc::from),
@@ -309,17 +337,18 @@ pub(super) fn decode_end(bytes: &[u8]) -> Result<(Facts<'_>, Ending), StoreError
     Ok((facts, ending))
 }
 
-/// The public view of an event: `ending` is `None` while it waits for the first time.
+/// The public view of an event: `ending` is `None` while it is scheduled or waits for the first time.
 pub(super) fn delivery(id: EventId, generation: Generation, facts: &Facts<'_>, ending: Option<&Ending>) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         id,
         device: device_id(facts.device)?,
-        state: ending.map_or(DeliveryState::Queued, |ending| ending.state),
+        state: ending.map_or(facts.waits_as(), |ending| ending.state),
         reason: ending.and_then(|ending| ending.reason),
         late_ack: ending.is_some_and(|ending| ending.late_ack),
         told: ending.and_then(|ending| ending.told.clone()),
         replaced_by: ending.and_then(|ending| ending.replaced_by),
         accepted_at: facts.accepted_at,
+        deliver_at: facts.deliver_at,
         expires_at: facts.expires_at(),
         ended_at: ending.filter(|ending| ending.waits_at.is_none()).map(|ending| ending.at),
         urgency: facts.urgency,
@@ -374,6 +403,7 @@ mod tests {
             tenant: TenantId(4),
             device: "tsn-1".parse().unwrap(),
             accepted_at: Timestamp(1_700_000_000_123),
+            deliver_at: None,
             ttl: Duration::from_secs(60),
             urgency: Urgency::High,
             collapse_key: Some("todo".into()),
@@ -420,8 +450,11 @@ mod tests {
     fn an_event_that_waits_again_knows_where_it_was_born() {
         let event = Event {
             require: Require::Processed,
+            deliver_at: Some(Timestamp(1_700_000_050_000)),
             ..event()
         };
+        let scheduled = Facts::of(&event, Seq(0), None);
+        assert_eq!((scheduled.due, scheduled.waits_as()), (event.deliver_at, DeliveryState::Scheduled));
         for (due, at_next_session) in [(None, false), (Some(Timestamp(77)), false), (Some(Timestamp(78)), true)] {
             let facts = Facts {
                 attempt: 3,
@@ -435,6 +468,8 @@ mod tests {
             assert_eq!(json, event.json.0.as_bytes());
             assert_eq!((back.born, back.due, back.at_next_session), (Some(4), due, at_next_session));
             assert_eq!((back.require, back.urgency), (Require::Processed, Urgency::High));
+            assert_eq!((back.deliver_at, back.waits_as()), (event.deliver_at, DeliveryState::Queued));
+            assert_eq!(back.expires_at(), Timestamp(1_700_000_110_000));
         }
         let told = crate::domain::OutcomeFields {
             status: Some("failed"),

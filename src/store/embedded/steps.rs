@@ -147,7 +147,11 @@ impl Book {
             });
         }
 
-        let (number, seq) = state.next(event.urgency)?;
+        // Its number in the lane is given when it can be delivered.
+        let (number, seq) = match event.deliver_at {
+            Some(_) => (state.next_number(), Seq(0)),
+            None => state.next(event.urgency)?,
+        };
         let place = Place {
             tenant: key.tenant,
             ordinal,
@@ -162,6 +166,10 @@ impl Book {
             place.event_key(),
             record::encode_event(&facts, event.json.0.as_bytes()),
         );
+        if let Some(due) = facts.due {
+            draft.put(Space::Rows, keys::due(due, place), Vec::new());
+        }
+        let waits_as = facts.waits_as();
         draft.put(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode());
         if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {
             let kept = Kept {
@@ -211,10 +219,13 @@ impl Book {
         state.tell();
         self.touched.push(key);
         // Between two sweeps: where nothing waited, this is the oldest.
+        // One that is scheduled is not late.
+        let scheduled = waits_as == DeliveryState::Scheduled;
         if self.totals.queued <= 1 || shared.oldest_queued.load(Ordering::Relaxed) == 0 {
-            shared.oldest_queued.store(event.accepted_at.0, Ordering::Relaxed);
+            let oldest = if scheduled { 0 } else { event.accepted_at.0 };
+            shared.oldest_queued.store(oldest, Ordering::Relaxed);
         }
-        if let Some(seat) = &seat {
+        if let Some(seat) = seat.as_ref().filter(|_| !scheduled) {
             arrivals.push(Arrival {
                 epoch: seat.epoch,
                 after: None,
@@ -232,7 +243,7 @@ impl Book {
             id,
             kind: EnqueuedKind::New,
             durability: Durability::Disk,
-            state: DeliveryState::Queued,
+            state: waits_as,
             seat,
             replaced,
         })
@@ -333,7 +344,7 @@ impl Book {
         }
         Ok(Settled::Now {
             outcome,
-            waited: settle.at.since(facts.accepted_at),
+            waited: settle.at.since(facts.deliverable_from()),
             urgency: facts.urgency,
             expires_at: facts.expires_at(),
         })
@@ -401,8 +412,8 @@ impl Book {
 
 /// The state of an event, and whether it has ended. `None`: it is not known any more.
 fn state_of(draft: &Draft<'_>, place: Place) -> Result<Option<(DeliveryState, bool)>, StoreError> {
-    if again::find(place, |space, key| draft.get(space, key))?.is_some() {
-        return Ok(Some((DeliveryState::Queued, false)));
+    if let Some((_, row)) = again::find(place, |space, key| draft.get(space, key))? {
+        return Ok(Some((decode_event(&row)?.0.waits_as(), false)));
     }
     match draft.get(Space::Ends, &place.end_key())? {
         Some(row) => Ok(Some((record::decode_end(&row)?.1.state, true))),
@@ -471,7 +482,7 @@ pub(super) fn receive(
         reason: ending.reason,
         at: ending.at,
         epoch: ending.epoch,
-        latency_ms: u64::try_from(ending.at.since(facts.accepted_at).as_millis()).unwrap_or(u64::MAX),
+        latency_ms: u64::try_from(ending.at.since(facts.deliverable_from()).as_millis()).unwrap_or(u64::MAX),
         attempt: facts.attempt,
         replaced_by: ending.replaced_by,
         told: ending.told.as_deref(),

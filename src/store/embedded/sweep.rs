@@ -16,7 +16,7 @@ use super::{
     rows::{self, DeviceHead},
 };
 use crate::{
-    domain::{Outcome, TenantId, Timestamp},
+    domain::{DeliveryState, Outcome, TenantId, Timestamp},
     store::{DeviceKey, Mailbox, Settle, StoreError, Swept, codec::damaged},
 };
 
@@ -202,7 +202,10 @@ fn look(
             let place = Place::read(key).ok_or_else(|| damaged("the key of an event"))?;
             let (facts, _) = decode_event(value)?;
             if facts.expires_at() > now {
-                sweeper.oldest = sweeper.oldest.min(facts.accepted_at.0);
+                // One that is scheduled is not late.
+                if facts.waits_as() == DeliveryState::Queued {
+                    sweeper.oldest = sweeper.oldest.min(facts.deliverable_from().0);
+                }
                 return Ok(None);
             }
             let device = DeviceKey {

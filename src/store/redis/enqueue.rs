@@ -10,7 +10,7 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{Clock as _, DeliveryState, Durability, Lane, Located, Queue, Seq},
+    domain::{Clock as _, DeliveryState, Durability, EventId, Lane, Located, Queue, Seq},
     store::{Arrival, DeviceKey, Enqueued, EnqueuedKind, NewEvent, QueuedEvent, StoreError, codes},
 };
 
@@ -35,7 +35,15 @@ impl Shared {
             self.keys.bucket('n', bucket),
             self.keys.bucket('z', bucket),
         ];
-        let script = if idempotency.is_some() || event.collapse_key.is_some() {
+        let script = if event.deliver_at.is_some() {
+            keys.extend([
+                self.keys.device('s', &device),
+                self.keys.bucket('o', bucket),
+                self.keys.device('d', &device),
+                self.keys.bucket('w', bucket),
+            ]);
+            &script::SCHEDULE
+        } else if idempotency.is_some() || event.collapse_key.is_some() {
             keys.extend([self.keys.device('s', &device), self.keys.bucket('o', bucket)]);
             &script::ENQUEUE_KEYED
         } else {
@@ -120,7 +128,6 @@ impl Shared {
             5 => {
                 let owner = self.owner(&device, packed.u32()?);
                 let (number, seq) = (packed.u48()?, packed.u48()?);
-                self.counters.accepted(event.accepted_at);
                 let (ended, place) = (packed.byte()?, packed.bytes(7)?);
                 let replaced = match ended {
                     // What had expired already was not replaced.
@@ -134,6 +141,18 @@ impl Shared {
                 }
                 let seat = self.live_seat(packed.rest()).await;
                 let id = owner.id(queue, number);
+                let replaced: Vec<EventId> = replaced.into_iter().map(|(queue, number)| owner.id(queue, number)).collect();
+                if event.deliver_at.is_some() {
+                    return Ok(Enqueued {
+                        id,
+                        kind: EnqueuedKind::New,
+                        durability,
+                        state: DeliveryState::Scheduled,
+                        seat,
+                        replaced,
+                    });
+                }
+                self.counters.accepted(event.accepted_at);
                 self.watches.wake([&device]);
                 self.announce(seat.as_ref(), || QueuedEvent {
                     id,
@@ -149,7 +168,7 @@ impl Shared {
                     durability,
                     state: DeliveryState::Queued,
                     seat,
-                    replaced: replaced.into_iter().map(|(queue, number)| owner.id(queue, number)).collect(),
+                    replaced,
                 })
             }
             _ => Err(packed.damaged()),

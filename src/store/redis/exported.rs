@@ -153,6 +153,7 @@ fn delivery_row(
         id: owner.id(queue, head.born),
         device: owner.device.clone(),
         accepted_at: head.accepted_at,
+        deliver_at: head.deliver_at,
         expires_at: head.expires_at,
         urgency: head.urgency()?,
         require: head.require()?,

@@ -170,6 +170,7 @@ impl Shared {
 
     /// Puts what is due at the tails of its lanes.
     pub(super) async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let now = self.not_ahead(now);
         let mine = (0..BUCKETS).filter(|bucket| self.nodes.looks_after(*bucket));
         let due: Vec<Vec<DeviceKey>> = stream::iter(mine)
             .map(|bucket| self.due('w', bucket, now, limit))
@@ -184,6 +185,12 @@ impl Shared {
             moved += self.requeue(device, now, limit - moved).await?;
         }
         Ok(moved)
+    }
+
+    /// That time, or where it is ahead of the time of Redis by more than clocks may differ, the latest that it can be: a clock that has
+    /// leapt since the last heartbeat ends nothing and brings nothing early. The time of Redis is carried on by a clock that does not leap.
+    fn not_ahead(&self, now: Timestamp) -> Timestamp {
+        now.min(Timestamp(self.nodes.now().saturating_add(self.config.clock_skew_max_ms)))
     }
 
     async fn requeue(&self, device: &DeviceKey, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
@@ -239,9 +246,7 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
     // One round at a time; whoever comes second waits for its turn.
     let mut place = store.housekeeping.lock().await;
     let shared = Arc::clone(&store.shared);
-    // A clock that has leapt since the last heartbeat ends nothing: that of Redis is carried on by one that does not leap.
-    let latest = shared.nodes.now().saturating_add(shared.config.clock_skew_max_ms);
-    let now = now.min(Timestamp(latest));
+    let now = shared.not_ahead(now);
     let end = place.bucket.saturating_add(BUCKETS_A_ROUND).min(BUCKETS);
     let mine = (place.bucket..end).filter(|bucket| shared.nodes.looks_after(*bucket));
     let mut swept = Swept::default();

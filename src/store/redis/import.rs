@@ -199,8 +199,8 @@ impl Shared {
                 self.watches.wake([&device]);
                 let oldest = deliveries
                     .iter()
-                    .filter(|delivery| delivery.waits.is_some())
-                    .map(|delivery| delivery.accepted_at)
+                    .filter(|delivery| delivery.waits.is_some() && delivery.attempt > 0)
+                    .map(|delivery| delivery.deliverable_from())
                     .min();
                 if let Some(oldest) = oldest {
                     self.counters.accepted(oldest);

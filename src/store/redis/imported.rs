@@ -6,7 +6,7 @@ use super::{
     Shared,
     device::{Head, Row as DeviceRecord},
     keys,
-    record::{AT_NEXT_SESSION, BY_SESSION, IDEMPOTENT, LATE, NewReceipt, REPLACED, TOLD, VERSION, WAITS},
+    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, NewReceipt, REPLACED, TOLD, VERSION, WAITS},
     reply::p48,
     shared::json,
 };
@@ -108,7 +108,8 @@ fn head_of(delivery: &DeliveryRow, born: u64) -> Result<Vec<u8>, StoreError> {
     let flags = urgency_code(delivery.urgency)
         | require << 2
         | if later { AT_NEXT_SESSION } else { 0 }
-        | delivery.idempotency.map_or(0, |_| IDEMPOTENT);
+        | delivery.idempotency.map_or(0, |_| IDEMPOTENT)
+        | delivery.deliver_at.map_or(0, |_| DELIVER_AT);
     let collapse = delivery.collapse_key.as_deref().unwrap_or_default().as_bytes();
     let attempt = u16::try_from(delivery.attempt).unwrap_or(u16::MAX);
     let mut rest = Vec::with_capacity(64 + collapse.len());
@@ -116,11 +117,12 @@ fn head_of(delivery: &DeliveryRow, born: u64) -> Result<Vec<u8>, StoreError> {
     rest.extend(attempt.to_be_bytes());
     rest.extend(p48(born));
     rest.extend(p48(waits.and_then(|waits| waits.due).map_or(0, |due| due.0)));
-    rest.extend(p48(delivery.accepted_at.0));
+    rest.extend(p48(delivery.deliverable_from().0));
     rest.extend(p48(delivery.expires_at.0));
     rest.extend(delivery.idempotency.iter().flat_map(|idempotency| idempotency.key));
     rest.push(u8::try_from(collapse.len()).map_err(|_| damaged("a collapse key"))?);
     rest.extend_from_slice(collapse);
+    rest.extend(delivery.deliver_at.into_iter().flat_map(|_| p48(delivery.accepted_at.0)));
     let length = u16::try_from(4 + rest.len()).map_err(|_| damaged("an event"))?;
     Ok([&[VERSION, flags][..], &length.to_be_bytes(), &rest].concat())
 }

@@ -24,7 +24,7 @@ use super::{
     shards::Route,
 };
 use crate::{
-    domain::{Clock as _, EventId, Located, Queue, TenantId, Timestamp},
+    domain::{Clock as _, DeliveryState, EventId, Located, Queue, TenantId, Timestamp},
     store::{Cursor, Delivery, DeviceKey, Page, SeatView, Settle, StoreError, codec::damaged},
 };
 
@@ -32,6 +32,8 @@ use crate::{
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How often an event that goes from place to place is looked for.
 const LOOKS: usize = 3;
+/// Events of one device that are looked at for the oldest that is not scheduled.
+const OLDEST: usize = 8;
 /// Reads under way at once where many are needed.
 const TOGETHER: usize = 128;
 
@@ -280,14 +282,20 @@ impl Shared {
         Ok(found)
     }
 
-    /// When the oldest event of a device that waits was accepted.
+    /// From when the oldest event of a device that waits, and is not scheduled, can be delivered.
     pub(super) async fn first_accepted(&self, device: &DeviceKey) -> Result<Option<Timestamp>, StoreError> {
         // Numbers rise over both queues.
-        let Some((queue, number)) = self.places('q', device).await?.into_iter().min_by_key(|(_, number)| *number) else {
-            return Ok(None);
-        };
-        let record = self.field('q', device, &keys::field(queue, number)).await?;
-        record.map(|record| Ok(record::split(&record)?.0.accepted_at)).transpose()
+        let mut places = self.places('q', device).await?;
+        places.sort_unstable_by_key(|(_, number)| *number);
+        for (queue, number) in places.into_iter().take(OLDEST) {
+            if let Some(record) = self.field('q', device, &keys::field(queue, number)).await? {
+                let (head, _) = record::split(&record)?;
+                if head.waits_as() == DeliveryState::Queued {
+                    return Ok(Some(head.deliverable_from()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What changes when something is stored for a device, or it is changed or removed: its last number and its row's times.

@@ -4,6 +4,9 @@
 //! attempt 2, number under which it was born 6, due again 6, accepted at 6, expires at 6, idempotency key 16 (when the flags say
 //! so), collapse key with its length. In a queue that is all of a record: its data is beside it (`keys::data_field`), so that whoever ends
 //! the event need not read it. A state has an ending behind its head.
+//!
+//! Of an event with a `deliver_at` (a flag) that time is in the place of `accepted at`, since all that scripts count begins there, and
+//! the time of acceptance is the last of the head. Before it is due its attempt is 0.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +29,7 @@ use crate::{
 pub(super) const VERSION: u8 = 1;
 pub(super) const IDEMPOTENT: u8 = 64;
 pub(super) const AT_NEXT_SESSION: u8 = 16;
+pub(super) const DELIVER_AT: u8 = 32;
 const FIXED: usize = 36;
 
 /// The parts of a new record that its script puts together.
@@ -43,15 +47,17 @@ impl NewRecord {
             Require::Received => 1,
             Require::Processed => 2,
         };
-        let flags = urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, |_| IDEMPOTENT);
+        let flags =
+            urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, |_| IDEMPOTENT) | event.deliver_at.map_or(0, |_| DELIVER_AT);
         let collapse = event.collapse_key.as_deref().unwrap_or_default().as_bytes();
         let length = u8::try_from(collapse.len()).map_err(|_| StoreError::Conflict("a collapse key has at most 255 bytes".into()))?;
         let mut rest = Vec::with_capacity(32 + collapse.len());
-        rest.extend_from_slice(&p48(event.accepted_at.0));
+        rest.extend_from_slice(&p48(event.deliverable_from().0));
         rest.extend_from_slice(&p48(event.expires_at().0));
         rest.extend(idempotency.into_iter().flatten());
         rest.push(length);
         rest.extend_from_slice(collapse);
+        rest.extend(event.deliver_at.into_iter().flat_map(|_| p48(event.accepted_at.0)));
         // Of the head, 24 bytes are before this part.
         let head_length = u16::try_from(24 + rest.len()).unwrap_or(u16::MAX).to_be_bytes();
         Ok(Self {
@@ -70,8 +76,9 @@ pub(super) struct Head<'a> {
     /// The number under which it was born: its id is the seal of that one.
     pub(super) born: u64,
     pub(super) accepted_at: Timestamp,
+    pub(super) deliver_at: Option<Timestamp>,
     pub(super) expires_at: Timestamp,
-    /// It waits for that moment to be put at the tail again.
+    /// It waits for that moment to be put at the tail: for the first time when its attempt is 0, else again.
     pub(super) due: Option<Timestamp>,
     pub(super) idempotency: Option<[u8; 16]>,
     pub(super) collapse_key: Option<&'a str>,
@@ -89,7 +96,14 @@ fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
     let at = |at: usize| head.get(at..at + 6).and_then(u48);
     let keys = head.get(if flags & IDEMPOTENT == 0 { FIXED } else { FIXED + 16 }..)?;
     let (&length, collapse) = keys.split_first()?;
-    let collapse = std::str::from_utf8(collapse.get(..usize::from(length))?).ok()?;
+    let (collapse, last) = collapse.split_at_checked(usize::from(length))?;
+    let collapse = std::str::from_utf8(collapse).ok()?;
+    let from = Timestamp(at(24)?);
+    let (accepted_at, deliver_at) = if flags & DELIVER_AT == 0 {
+        (from, None)
+    } else {
+        (Timestamp(u48(last)?), Some(from))
+    };
     let head = Head {
         flags,
         seq: Seq(at(4)?),
@@ -101,7 +115,8 @@ fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
         } else {
             head.get(FIXED..FIXED + 16)?.try_into().ok()
         },
-        accepted_at: Timestamp(at(24)?),
+        accepted_at,
+        deliver_at,
         expires_at: Timestamp(at(30)?),
         collapse_key: Some(collapse).filter(|key| !key.is_empty()),
     };
@@ -109,6 +124,20 @@ fn read_head(record: &[u8]) -> Option<(Head<'_>, &[u8])> {
 }
 
 impl Head<'_> {
+    /// The state of an event that waits.
+    pub(super) fn waits_as(&self) -> DeliveryState {
+        if self.attempt == 0 {
+            DeliveryState::Scheduled
+        } else {
+            DeliveryState::Queued
+        }
+    }
+
+    /// From when it can be delivered.
+    pub(super) fn deliverable_from(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.accepted_at)
+    }
+
     /// Whether it waits for the next session of its device.
     pub(super) fn at_next_session(&self) -> bool {
         self.flags & AT_NEXT_SESSION != 0
@@ -170,7 +199,8 @@ impl Owner<'_> {
                 tenant: self.tenant,
                 device: self.device.clone(),
                 accepted_at: head.accepted_at,
-                ttl: head.expires_at.since(head.accepted_at),
+                deliver_at: head.deliver_at,
+                ttl: head.expires_at.since(head.deliverable_from()),
                 urgency,
                 collapse_key: head.collapse_key.map(Arc::from),
                 require: head.require()?,
@@ -179,13 +209,13 @@ impl Owner<'_> {
         })
     }
 
-    /// The public view of an event: `ending` is `None` while it waits for the first time.
+    /// The public view of an event: `ending` is `None` while it is scheduled or waits for the first time.
     pub(super) fn delivery(&self, id: EventId, head: &Head<'_>, ending: Option<&Ending>) -> Result<Delivery, StoreError> {
         let urgency = head.urgency()?;
         Ok(Delivery {
             id,
             device: self.device.clone(),
-            state: ending.map_or(DeliveryState::Queued, |ending| ending.state),
+            state: ending.map_or(head.waits_as(), |ending| ending.state),
             reason: ending.and_then(|ending| ending.reason),
             late_ack: ending.is_some_and(|ending| ending.late_ack),
             told: ending.and_then(|ending| ending.told.clone()),
@@ -193,6 +223,7 @@ impl Owner<'_> {
                 .and_then(|ending| ending.replaced_by)
                 .map(|(by_queue, number)| self.id(by_queue, number)),
             accepted_at: head.accepted_at,
+            deliver_at: head.deliver_at,
             expires_at: head.expires_at,
             ended_at: ending.filter(|ending| ending.waits_at.is_none()).map(|ending| ending.at),
             urgency,

@@ -24,15 +24,18 @@ pub struct DeliveryRow {
     pub device: DeviceId,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Not to be delivered before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Timestamp>,
     /// Until when it may be delivered.
     pub expires_at: Timestamp,
     /// How soon it matters.
     pub urgency: Urgency,
     /// What makes it delivered.
     pub require: Require,
-    /// Its number in its lane.
+    /// Its number in its lane. 0: none yet, it is scheduled.
     pub seq: Seq,
-    /// Which delivery of it this is, from 1.
+    /// Which delivery of it this is. 0: none yet, it is scheduled.
     pub attempt: u32,
     /// A newer event of the same key replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,7 +112,7 @@ pub struct Waits {
     /// Its storage number now, when it is not the one with which it was born.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
-    /// It waits for that moment to be put at the tail again.
+    /// It waits for that moment to be put at the tail, for the first time or again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
     /// Or for the next session of its device.
@@ -120,6 +123,11 @@ pub struct Waits {
 }
 
 impl DeliveryRow {
+    /// From when it can be delivered.
+    pub(in crate::store) fn deliverable_from(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.accepted_at)
+    }
+
     /// Whether it can be stored with that device: `ids` made the ids of the exported store.
     ///
     /// # Errors
@@ -158,6 +166,9 @@ impl DeliveryRow {
         }
         if self.collapse_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
             return Err(wrong("has a collapse key that is empty or longer than 255 bytes".into()));
+        }
+        if self.attempt == 0 && self.waits.as_ref().is_some_and(|waits| waits.due.is_none()) {
+            return Err(wrong("is scheduled, and for no moment".into()));
         }
         let waits_again = self.ended.as_ref().map(|ended| ended.state == DeliveryState::Queued);
         match (&self.waits, waits_again) {

@@ -323,6 +323,7 @@ fn event_of(number: u64, change: impl FnOnce(&mut QueuedEvent)) -> Arc<QueuedEve
             tenant: TenantId(0),
             device: "stb-1".parse().unwrap(),
             accepted_at: START,
+            deliver_at: None,
             ttl: Duration::from_secs(3600),
             urgency: Urgency::Normal,
             collapse_key: None,

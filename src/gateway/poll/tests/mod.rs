@@ -223,6 +223,7 @@ impl Scene {
             tenant: TENANT,
             device: device.parse().unwrap(),
             accepted_at: self.clock.now(),
+            deliver_at: None,
             ttl: Duration::from_secs(3_600),
             urgency,
             collapse_key: None,

@@ -27,6 +27,7 @@ pub(super) fn is_right(known: &Event, found: &Delivery) -> bool {
         && found.told == known.told
         && found.replaced_by == known.replaced_by
         && found.accepted_at == known.accepted_at
+        && found.deliver_at == known.deliver_at
         && found.expires_at == known.expires_at
         && found.ended_at == Some(known.at).filter(|_| !waits)
         && found.urgency == known.urgency

@@ -43,19 +43,32 @@ impl<W: World> Run<W> {
             .pending(&self.key(coming.device), Cursor::default(), 1_000)
             .await;
         let events = page.map(|page| page.events).unwrap_or_default();
-        let stored = events.iter().find(|event| event.event.json.0 == coming.json);
+        let mut stored = events.iter().find(|event| event.event.json.0 == coming.json).map(|event| event.id);
+        if coming.deliver_at.is_some() {
+            // It is on no page yet: it is the one that nobody knows.
+            let listed = self
+                .world
+                .store(node)
+                .deliveries(&self.key(coming.device), None, 100)
+                .await
+                .unwrap_or_default();
+            stored = listed
+                .iter()
+                .map(|delivery| delivery.id)
+                .find(|id| self.reference.find(*id).is_none());
+        }
         let mut owed = self.reference.owed(&coming);
         if stored.is_some() && owed != Owed::New && self.reference.forget_key(&coming) {
             owed = self.reference.owed(&coming);
         }
         match (owed, stored, answer.flatten()) {
-            (Owed::New, Some(event), Some(Ok(done))) if done.id != event.id => differ(format!("{coming:?} is {event:?}, and {done:?}")),
-            (Owed::New, Some(event), _) => self.accepted(node, &coming, event.id).await.map(|_| ()),
+            (Owed::New, Some(id), Some(Ok(done))) if done.id != id => differ(format!("{coming:?} is {id}, and {done:?}")),
+            (Owed::New, Some(id), _) => self.accepted(node, &coming, id).await.map(|_| ()),
             (Owed::New, None, Some(Ok(done))) if self.reference.find(done.id).is_none() => {
                 differ(format!("{coming:?} was accepted as {done:?}, and is lost"))
             }
             (_, None, _) => Ok(()),
-            (owed, Some(event), _) => differ(format!("{coming:?} is owed {owed:?}, and was stored as {event:?}")),
+            (owed, Some(id), _) => differ(format!("{coming:?} is owed {owed:?}, and was stored as {id}")),
         }
     }
 

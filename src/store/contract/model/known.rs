@@ -18,6 +18,7 @@ pub(super) struct Event {
     pub(super) collapse: Option<u8>,
     pub(super) key: Option<u8>,
     pub(super) accepted_at: Timestamp,
+    pub(super) deliver_at: Option<Timestamp>,
     pub(super) expires_at: Timestamp,
     /// Where it waits. 0: at a tail that nobody has seen yet.
     pub(super) number: u64,
@@ -57,7 +58,12 @@ impl Event {
     }
 
     pub(super) fn waits(&self) -> bool {
-        self.state == DeliveryState::Queued
+        matches!(self.state, DeliveryState::Queued | DeliveryState::Scheduled)
+    }
+
+    /// What is measured begins here.
+    pub(super) fn deliverable_from(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.accepted_at)
     }
 }
 
@@ -109,7 +115,18 @@ pub(super) struct Coming {
     pub(super) ttl_secs: u64,
     pub(super) collapse: Option<u8>,
     pub(super) key: Option<(u8, u8)>,
+    pub(super) deliver_at: Option<Timestamp>,
     pub(super) at: Timestamp,
+}
+
+impl Coming {
+    /// The state in which it begins.
+    pub(super) fn waits_as(&self) -> DeliveryState {
+        match self.deliver_at {
+            Some(_) => DeliveryState::Scheduled,
+            None => DeliveryState::Queued,
+        }
+    }
 }
 
 /// What a post is owed.

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    super::{Data, DeliveryState, Durability, Enqueued, EnqueuedKind, EventId, Idempotency, NewEvent, Require, StoreError, Urgency},
+    super::{
+        Data, DeliveryState, Durability, Enqueued, EnqueuedKind, EventId, Idempotency, NewEvent, Require, StoreError, Timestamp, Urgency,
+    },
     Difference, World, differ,
     known::{Coming, Owed},
     run::Run,
@@ -23,6 +25,8 @@ impl<W: World> Run<W> {
     pub(super) fn coming(&mut self, node: usize, post: &Post) -> (Coming, NewEvent) {
         let device = post.device % DEVICES;
         self.posted += 1;
+        let now = self.now(node);
+        let later = |secs: i64| Timestamp(now.0.saturating_add_signed(secs * 1_000));
         let json: Arc<str> = format!(r#"{{"n":{},"x":"{}"}}"#, self.posted, "x".repeat(post.bytes)).into();
         let coming = Coming {
             device,
@@ -32,13 +36,15 @@ impl<W: World> Run<W> {
             ttl_secs: post.ttl_secs,
             collapse: post.collapse,
             key: post.key,
-            at: self.now(node),
+            deliver_at: post.deliver_in.map(later),
+            at: now,
         };
         let key = self.key(device);
         let event = Event {
             tenant: key.tenant,
             device: key.device,
             accepted_at: coming.at,
+            deliver_at: coming.deliver_at,
             ttl: Duration::from_secs(post.ttl_secs),
             urgency: coming.urgency,
             collapse_key: post.collapse.map(|key| format!("k{key}").into()),
@@ -67,10 +73,10 @@ impl<W: World> Run<W> {
     /// A post has its answer.
     pub(super) async fn answered(&mut self, node: usize, coming: &Coming, answer: Result<Enqueued, StoreError>) -> Result<(), Difference> {
         let mut owed = self.reference.owed(coming);
-        if !fits(&owed, &answer) && self.reference.forget_key(coming) {
+        if !fits(coming, &owed, &answer) && self.reference.forget_key(coming) {
             owed = self.reference.owed(coming);
         }
-        if !fits(&owed, &answer) {
+        if !fits(coming, &owed, &answer) {
             return differ(format!("{coming:?} is owed {owed:?}, and was answered with {answer:?}"));
         }
         let Ok(done) = answer else { return Ok(()) };
@@ -81,7 +87,9 @@ impl<W: World> Run<W> {
                 if replaced != done.replaced {
                     return differ(format!("{replaced:?} are replaced; the answer names {:?}", done.replaced));
                 }
-                self.owes_arrival(coming.device, done.id);
+                if coming.deliver_at.is_none() {
+                    self.owes_arrival(coming.device, done.id);
+                }
             }
             Owed::Passed => {
                 let expected = if done.seat.is_some() {
@@ -112,19 +120,23 @@ impl<W: World> Run<W> {
             Ok(Some(delivery)) => delivery.seq.0,
             other => return differ(format!("{coming:?} was accepted, and is not there: {other:?}")),
         };
-        self.reference.number_in_lane(self.reference.events.len() - 1, seq)?;
+        match (coming.deliver_at, seq) {
+            (Some(_), 0) => {}
+            (Some(_), seq) => return differ(format!("{coming:?} has the number {seq} before it is due")),
+            (None, seq) => self.reference.number_in_lane(self.reference.events.len() - 1, seq)?,
+        }
         Ok(replaced)
     }
 }
 
 /// Whether an answer is what a post is owed.
-fn fits(owed: &Owed, answer: &Result<Enqueued, StoreError>) -> bool {
+fn fits(coming: &Coming, owed: &Owed, answer: &Result<Enqueued, StoreError>) -> bool {
     match (owed, answer) {
         (Owed::Unknown, Err(StoreError::UnknownDevice)) | (Owed::Removed, Err(StoreError::RemovedDevice)) => true,
         (Owed::Full(count, size), Err(StoreError::QueueFull { events, bytes })) => (count, size) == (events, bytes),
         (Owed::Reused(id), Err(StoreError::KeyReused(first))) => id == first,
         (Owed::Repeat(id, state), Ok(done)) => (EnqueuedKind::Repeat, id, state) == (done.kind, &done.id, &done.state),
-        (Owed::New, Ok(done)) => done.kind == EnqueuedKind::New && done.state == DeliveryState::Queued,
+        (Owed::New, Ok(done)) => done.kind == EnqueuedKind::New && done.state == coming.waits_as(),
         (Owed::Passed, Ok(done)) => done.kind == EnqueuedKind::New,
         _ => false,
     }

@@ -163,6 +163,7 @@ impl Reference {
             self.keys.insert((coming.device, key), kept);
         }
         self.places += 1;
+        let from = coming.deliver_at.unwrap_or(coming.at);
         self.events.push(Event {
             id,
             device: coming.device,
@@ -173,20 +174,26 @@ impl Reference {
             collapse: coming.collapse,
             key: coming.key.map(|(key, _)| key),
             accepted_at: coming.at,
-            expires_at: coming.at.plus(std::time::Duration::from_secs(coming.ttl_secs)),
+            deliver_at: coming.deliver_at,
+            expires_at: from.plus(std::time::Duration::from_secs(coming.ttl_secs)),
             number,
             place: self.places,
             born: number,
             seq: 0,
-            attempt: 1,
-            state: DeliveryState::Queued,
+            attempt: coming.deliver_at.map_or(1, |_| 0),
+            state: coming.waits_as(),
             reason: None,
             late_ack: false,
             told: None,
             replaced_by: None,
             at: Timestamp(0),
             epoch: None,
-            pause: None,
+            pause: coming.deliver_at.map(|due| Pause {
+                earliest: due,
+                latest: due,
+                later: false,
+                fresh: false,
+            }),
             may_be_forgotten: false,
             looked_expired: false,
         });
@@ -213,7 +220,7 @@ impl Reference {
             reason,
             at,
             epoch,
-            latency_ms: u64::try_from(at.since(event.accepted_at).as_millis()).unwrap_or(u64::MAX),
+            latency_ms: u64::try_from(at.since(event.deliverable_from()).as_millis()).unwrap_or(u64::MAX),
         };
         self.devices[event.device].changes.push(change);
     }
@@ -270,7 +277,7 @@ impl Reference {
         let outcome = match outcome {
             Outcome::Delivered if event.require == Require::Processed => return Settled::OutcomeWanted,
             Outcome::Again { .. } if event.attempt >= self.limits.attempts_max => Outcome::Failed(Reason::TooManyAttempts),
-            Outcome::Again { .. } if event.pause.is_some() => return Settled::Before(DeliveryState::Queued),
+            Outcome::Again { .. } if event.pause.is_some() => return Settled::Before(event.state),
             Outcome::Again { after, at_next_session } => {
                 let due = at.plus(after);
                 event.pause = Some(Pause {
@@ -288,7 +295,7 @@ impl Reference {
         let event = &self.events[index];
         let settled = Settled::Now {
             outcome,
-            waited: at.since(event.accepted_at),
+            waited: at.since(event.deliverable_from()),
             urgency: event.urgency,
             expires_at: event.expires_at,
         };
@@ -316,7 +323,7 @@ impl Reference {
     pub(super) fn requeued(&mut self, index: usize, seq: u64) -> Result<(), Difference> {
         let event = &mut self.events[index];
         event.attempt += 1;
-        event.pause = None;
+        (event.state, event.pause) = (DeliveryState::Queued, None);
         event.number = 0;
         self.places += 1;
         event.place = self.places;

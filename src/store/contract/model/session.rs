@@ -58,6 +58,7 @@ pub(super) fn is_same(known: &Event, event: &QueuedEvent) -> Result<(), Differen
         && *event.event.json.0 == *known.json
         && event.event.require == known.require
         && event.event.accepted_at == known.accepted_at
+        && event.event.deliver_at == known.deliver_at
         && event.event.expires_at() == known.expires_at
         && event.event.collapse_key.as_deref().map(str::to_owned) == known.collapse.map(|key| format!("k{key}"))
         && event.attempt == known.attempt

@@ -74,6 +74,9 @@ pub struct Post {
     /// Idempotency key and body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<(u8, u8)>,
+    /// It is to be delivered so many seconds later, or was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_in: Option<i64>,
     /// Bytes beside the least.
     pub bytes: usize,
 }
@@ -214,6 +217,11 @@ impl Dice {
             require: self.pick(&[0, 0, 1, 2]),
             collapse: self.pick(&[None, None, None, Some(0), Some(0), Some(1)]),
             key: self.pick(&[None, None, None, Some((0, 0)), Some((0, 0)), Some((0, 1)), Some((1, 0))]),
+            deliver_in: if self.one_in(5) {
+                self.pick(&[Some(0), Some(5), Some(30), Some(60), Some(700), Some(-30)])
+            } else {
+                None
+            },
             bytes: self.pick(&[0, 0, 10, 100, 300]),
         }
     }

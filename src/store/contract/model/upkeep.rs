@@ -28,7 +28,7 @@ impl<W: World> Run<W> {
                     self.reference.expired(index, now);
                     ended += 1;
                 }
-                Ok(Some(found)) if found.state == DeliveryState::Queued && self.lingers => {}
+                Ok(Some(found)) if found.state == known.state && self.lingers => {}
                 other => return differ(format!("at {now} {known:?} is overdue; after housekeeping it is {other:?}")),
             }
         }
@@ -58,8 +58,8 @@ impl<W: World> Run<W> {
             let Some(pause) = known.pause else { continue };
             let tenant = self.reference.devices[known.device].key.tenant;
             let found = match store.delivery(tenant, known.id).await {
-                Ok(Some(found)) if found.state == DeliveryState::Queued => found,
-                other => return differ(format!("{known:?} waits out its pause; it is {other:?}")),
+                Ok(Some(found)) if found.state == DeliveryState::Queued || found.state == known.state => found,
+                other => return differ(format!("{known:?} waits for its moment; it is {other:?}")),
             };
             let is_moved = found.attempt == known.attempt + 1;
             let must = pause.latest <= now && !limited && !self.lingers;

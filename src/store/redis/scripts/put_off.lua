@@ -22,7 +22,10 @@ if unpack('>I2', rec, 11) >= tonumber(ARGV[5]) then
   free(s, rec, born, tonumber(ARGV[8]), tonumber(ARGV[9]))
   return '\1' .. sub(rec, 25, 36) .. char(byte(rec, 2) % 4) .. '\1'
 end
-if u48(rec, 19) ~= 0 then return '\4\2' end
+if u48(rec, 19) ~= 0 then
+  if unpack('>I2', rec, 11) == 0 then return '\4\1' end
+  return '\4\2'
+end
 local flags = byte(rec, 2)
 local later = ARGV[7] == '1'
 if later then flags = flags + 16 end

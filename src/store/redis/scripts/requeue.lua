@@ -48,6 +48,9 @@ for index, one in ipairs(due) do
   if ended then
     local to = struct.unpack('>I2', ended, 3) + 16
     call('HSET', s, born, sub(ended, 1, to - 1) .. number .. sub(ended, to + 6))
+  else
+    -- It was scheduled: nothing was said of it until now. It is queued, and waits there.
+    call('HSET', s, born, again .. '\2\0\16' .. p48(now) .. '\0\0\0\0\0\0' .. number)
   end
   moved[#moved + 1] = letter .. number
   moved[#moved + 1] = again

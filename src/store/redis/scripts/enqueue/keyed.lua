@@ -1,13 +1,15 @@
 -- The keys are in the rest of the record.
-local collapsed_at = 13
+local collapsed_at, accepted = 13, sub(rest, 1, 6)
 if byte(a, 4) >= 64 then
   idempotent, collapsed_at = 'i' .. sub(rest, 13, 28), 29
   local kept = call('HGET', s, idempotent)
   if kept then
     local field = sub(kept, 1, 7)
     local state = nil
-    if find(q, s, field) then
+    local _, waits = find(q, s, field)
+    if waits then
       state = '\2'
+      if sub(waits, 11, 12) == '\0\0' then state = '\1' end
     else
       local ended = call('HGET', s, field)
       if ended and now < u48(kept, 24) + kept_ms then

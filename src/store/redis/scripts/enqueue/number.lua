@@ -1,5 +1,3 @@
-if events - less >= events_max or bytes - freed + size > bytes_max then return '\4' .. pack('>I4I6', events, bytes) end
-
 local lane = byte(a, 2)
 local number = p48(math.max(u48(p, 2) + 1, floor))
 local seq = p48(math.max(u48(p, lane) + 1, floor))

@@ -1,10 +1,11 @@
 -- Enqueue: KEYS seat, queue, events that wait, due; with an idempotency key or a collapse key also states, outbox; last the device,
--- where the seat may not know its ordinal.
+-- where the seat may not know its ordinal. To be scheduled all of these, and again.
 -- ARGV: 1 queue letter 1, place of the lane in the seat record 1, head of the record 4, now 6, floor 6, keys are kept for 6, bytes of data 4,
 -- events at most 4, bytes at most 6, tenant 2, length of the device's id 1, length of its name in the due set 1, hash of the body 16 (when
 -- there is an idempotency key), rest of the record; 2 data.
 --
--- The function is put together from these files in order; one without keys has neither keyed.lua nor replace.lua.
+-- The function is put together from these files in order; one without keys has neither keyed.lua nor replace.lua. One that schedules
+-- has place.lua and schedule.lua instead of number.lua and write.lua.
 local a = ARGV[1]
 local rest = sub(a, byte(a, 4) >= 64 and 59 or 43)
 local q, s = KEYS[2], KEYS[5]
