@@ -27,6 +27,7 @@ use super::{
     rows::{self, Identity, Totals},
     space::{self, Disk, Sizes},
     steps::Book,
+    users,
     writer::Writer,
 };
 use crate::{
@@ -122,6 +123,7 @@ impl EmbeddedStore {
         };
         let lost = check_mark(&folder, &config, totals)?;
 
+        users::index_all(&engine)?;
         let identity = identity(&engine, totals, lost)?;
         let tenants = tenants(&engine, &config)?;
         let mut draft = Draft::new(&engine);
