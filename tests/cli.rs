@@ -88,7 +88,11 @@ fn devices_are_added_shown_and_removed() {
     let service = Service::start();
     let mut add = service.command();
     add.args(["device", "add", "box", "--user", "ann", "--attr", "model=stb-7", "--password-stdin"]);
-    done(run_with_input(&mut add, "secret\n"));
+    let added = done(run_with_input(&mut add, "secret\n"));
+    assert!(added.contains("box@localhost") && !added.contains("password"), "{added}");
+    let made = done(run(service.command().args(["device", "add", "other", "--json"])));
+    let made: Value = serde_json::from_str(&made).unwrap();
+    Device::online(&service, "other", made["password"].as_str().unwrap()).close();
     Device::online(&service, "box", "secret").close();
     let shown = done(run(service.command().args(["device", "show", "box"])));
     assert!(
@@ -103,7 +107,28 @@ fn devices_are_added_shown_and_removed() {
     let file = service.dir().join("devices.ndjson");
     std::fs::write(&file, "{\"id\":\"i-1\",\"password\":\"p\"}\n{\"id\":\"i-2\",\"password\":\"p\"}\n").unwrap();
     done(run(service.command().args(["device", "import"]).arg(&file)));
-    assert!(done(run(service.command().args(["device", "list"]))).contains("i-2"));
+    let list = |arguments: &[&str]| done(run(service.command().args(["device", "list"]).args(arguments)));
+    assert!(list(&[]).contains("i-2"));
+    let table = list(&["--filter", "attributes.model = \"stb-7\""]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    assert!(
+        lines[0].starts_with("ID ") && lines[1].starts_with("box ") && lines[1].contains("stb-7"),
+        "{table}"
+    );
+    let line: Value = serde_json::from_str(&list(&["--user", "ann", "--json"])).unwrap();
+    assert_eq!(line["id"], "box");
+    let wrong = run(service.command().args(["device", "list", "--filter", "model = x"]));
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("offset 0"), "{wrong:?}");
+    std::fs::write(&file, "{\"id\":\"i-3\"}\nnonsense\n").unwrap();
+    let partly = run(service.command().args(["device", "import"]).arg(&file));
+    assert_eq!(partly.status.code(), Some(1), "{partly:?}");
+    let said = String::from_utf8_lossy(&partly.stdout);
+    assert!(
+        said.starts_with("1 devices were taken\nLINE ") && said.contains("not JSON"),
+        "{said}"
+    );
     done(run(service.command().args(["device", "remove", "box"])));
     let gone = run(service.command().args(["device", "show", "box"]));
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
@@ -164,6 +189,7 @@ fn push_and_listen_are_the_two_ends() {
         "60",
         "--urgency",
         "high",
+        "--json",
         r#"{"title":"電視"}"#,
     ]);
     let answer: Value = serde_json::from_str(&done(run(&mut push))).unwrap();
@@ -172,6 +198,52 @@ fn push_and_listen_are_the_two_ends() {
     assert!(line.to_string().contains("電視"), "{line}");
     let id = answer["id"].as_str().unwrap();
     wait_for("it is delivered", SOON, || (backend.state(id) == "delivered").then_some(()));
+    // To be waited for: the end is said, and is what the command ends with.
+    let push = |arguments: &[&str]| run(service.command().args(["push", "--device", "box", "--type", "t"]).args(arguments));
+    let waited = done(push(&["--wait", "20", "--require", "acknowledged", "--idempotency-key", "k"]));
+    assert!(
+        waited.contains("box: event ") && waited.contains("durable: disk") && waited.contains(" is delivered"),
+        "{waited}"
+    );
+    let again = done(push(&["--require", "acknowledged", "--idempotency-key", "k", "--json"]));
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert!(
+        waited.contains(again["id"].as_str().unwrap()),
+        "the same key is the same event: {again}"
+    );
+    assert_eq!(push(&["--ttl", "0", "--wait", "1"]).status.code(), Some(2));
+    let unknown = run(service
+        .command()
+        .args(["push", "--device", "nobody", "--device", "box", "--type", "t"]));
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert!(
+        String::from_utf8_lossy(&unknown.stdout).starts_with("box: event "),
+        "the other has it: {unknown:?}"
+    );
+    let shown = done(run(service.command().args(["device", "show", "box", "--json"])));
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["presence"]["state"], &shown["user"]), (&json!("online"), &Value::Null));
+    assert_eq!(shown["deliveries"].as_array().unwrap().len(), 3, "{shown}");
+    // One that never was there: why it does not get them.
+    backend.add_device("tv", "secret");
+    let push = |arguments: &[&str]| {
+        run(service
+            .command()
+            .args(["push", "--device", "tv", "--collapse-key", "c"])
+            .args(arguments))
+    };
+    let waits = push(&["--wait", "0", "1"]);
+    assert_eq!(waits.status.code(), Some(1), "{waits:?}");
+    assert!(String::from_utf8_lossy(&waits.stderr).contains("still queued"), "{waits:?}");
+    done(push(&["2"]));
+    let shown = done(run(service.command().args(["device", "show", "tv"])));
+    let lines: Vec<&str> = shown.lines().rev().collect();
+    assert!(lines[0].contains("  replaced  ") && lines[0].contains("  by "), "{shown}");
+    assert!(
+        lines[1].contains("  queued ") && lines[1].ends_with("the device was never connected"),
+        "{shown}"
+    );
+    assert!(lines[2].starts_with("ACCEPTED "), "{shown}");
     // Killed, and back: what it missed, once.
     listening.kill().unwrap();
     listening.wait().unwrap();

@@ -56,6 +56,14 @@ impl Nodes {
     }
 }
 
+/// Devices whose presence is told with that filter.
+fn found_by_filter(backend: &Backend, filter: &str) -> Vec<String> {
+    let page = backend.get(&format!("/v1/presence?filter={filter}")).expect(200).json();
+    assert_eq!(page["next"], Value::Null, "{page}");
+    let items = page["items"].as_array().unwrap().iter();
+    items.map(|item| item["device"].as_str().unwrap().to_owned()).collect()
+}
+
 /// A row as the tests compare it: kind, device, node, reason.
 fn seen(told: &Told) -> (String, String, String, String) {
     let text = |name: &str| told.data[name].as_str().unwrap_or("-").to_owned();
@@ -93,10 +101,11 @@ fn connects_hops_and_goodbyes_are_seen_in_one_order_at_every_node() {
         let list = nodes.backend(node).get(&next).expect(200).json();
         assert_eq!(list["items"][0]["device"], "tv");
         assert_eq!((&list["items"][0]["state"], &list["next"]), (&json!("offline"), &Value::Null));
-        assert_eq!(
-            nodes.backend(node).get("/v1/presence?filter=x").expect(400).slug(),
-            "invalid-parameter"
-        );
+        // The same by filter, wherever the session is.
+        let by_filter = |filter: &str| found_by_filter(&nodes.backend(node), filter);
+        assert_eq!(by_filter("state%20%3D%20online"), ["box"]);
+        assert_eq!(by_filter("NOT%20state%20%3D%20online%20AND%20id%20%3D%20t*"), ["tv"]);
+        assert_eq!(by_filter("state%20%3D%20online%20AND%20id%20%3D%20tv"), Vec::<String>::new());
     }
     devices.pop().unwrap().close();
     let expected = [
@@ -360,6 +369,12 @@ fn the_only_node_tells_of_the_sessions_that_it_had_when_it_was_killed() {
     service.kill();
     service.run();
     let back = Device::online(&service, "box11", "secret");
+    assert_eq!(found_by_filter(&backend, "state%20%3D%20online"), ["box11"]);
+    assert_eq!(found_by_filter(&backend, "state%20!%3D%20online").len(), 11);
+    assert_eq!(
+        backend.get("/v1/presence?filter=state%20%3D%20asleep").expect(400).slug(),
+        "invalid-filter"
+    );
     let mut stream = Listening::open(&backend, "", Some(last));
     // One node-lost, ten that stay away, and the one that is back: told, and gone from what is ended.
     let told: Vec<Told> = (0..13).map(|_| stream.expect()).collect();

@@ -123,6 +123,23 @@ impl Client {
             .await
     }
 
+    /// The same with one header more.
+    pub async fn ask_json_with(&self, method: Method, path: &str, header: (&'static str, &str), body: &Value) -> Result<Value, Failure> {
+        let value = reqwest::header::HeaderValue::from_str(header.1)
+            .map_err(|_| Failure::Usage(format!("{:?} cannot be sent as a header; use letters and digits", header.1)))?;
+        let request = self.request(method, path)?.header(header.0, value);
+        let request = request
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body.to_string());
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        if status.is_success() {
+            return Ok(serde_json::from_slice(&body).unwrap_or(Value::Null));
+        }
+        Err(Failure::Failed(problem(status, &body)))
+    }
+
     /// One request; any status is an answer.
     pub async fn exchange(
         &self,
@@ -183,7 +200,12 @@ impl Client {
     }
 
     /// Every item of a list, page by page.
-    pub async fn each(&self, path: &str, mut item: impl FnMut(&Value) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub async fn each(&self, path: &str, item: impl FnMut(&Value) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.each_of(path, "", item).await
+    }
+
+    /// The same with more parameters: `&name=value` each. A page may be empty and yet not the last.
+    pub async fn each_of(&self, path: &str, query: &str, mut item: impl FnMut(&Value) -> Result<(), Failure>) -> Result<(), Failure> {
         let mut next = String::new();
         loop {
             let cursor = if next.is_empty() {
@@ -191,7 +213,7 @@ impl Client {
             } else {
                 format!("&cursor={}", segment(&next))
             };
-            let page = self.ask(Method::GET, &format!("{path}?limit=1000{cursor}"), None).await?;
+            let page = self.ask(Method::GET, &format!("{path}?limit=1000{query}{cursor}"), None).await?;
             for value in page.get("items").and_then(Value::as_array).into_iter().flatten() {
                 item(value)?;
             }

@@ -1,13 +1,14 @@
 //! The commands a person types: a file for each.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage. Answers go to stdout, one JSON value a line where a script may read them; what
-//! went wrong goes to stderr, one line, with what to do about it. Passwords and keys are never arguments.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. Answers go to stdout: words and tables for people, with `--json` one JSON value a line
+//! for scripts; what went wrong goes to stderr, one line, with what to do about it. Passwords and keys are never arguments.
 
 mod check_config;
 mod client;
 mod demo;
 mod device;
 mod export;
+mod fate;
 mod health;
 mod import;
 mod key;
@@ -17,6 +18,7 @@ pub mod reference_device;
 mod report;
 mod secret;
 mod serve;
+mod table;
 mod watch;
 
 use std::process::ExitCode;
@@ -44,7 +46,7 @@ enum Command {
     Device(device::Arguments),
     /// Creates, lists and revokes API keys.
     Key(key::Arguments),
-    /// Sends one event to a device.
+    /// Sends one event to a device, and waits for its end if asked to.
     Push(push::Arguments),
     /// Prints receipts as they come: what became of events, a line each.
     Watch(watch::Arguments),

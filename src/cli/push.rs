@@ -1,24 +1,36 @@
 //! `unpoll push`: one event, for trying things out and for scripts.
 
-use std::io::Read;
+use std::{
+    io::Read,
+    time::{Duration, Instant},
+};
 
 use clap::ValueEnum;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Outcome, client::ServerArguments, say};
+use super::{
+    Failure, Outcome,
+    client::{Client, ServerArguments, segment},
+    fate::{self, text},
+    say,
+    table::harmless,
+};
 
 /// The most that is read from stdin, in bytes; the server's own limit is smaller.
 const DATA_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// How soon it is asked what became of an event, at first; each pause is twice as long, up to the longest.
+const ASK_AFTER: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What to send to whom.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// The device that shall have it.
-    #[arg(long, value_name = "ID")]
-    device: String,
+    /// The device that shall have it. May be repeated: each has an event of its own.
+    #[arg(long = "device", value_name = "ID", required = true)]
+    devices: Vec<String>,
     /// The type of the event, such as com.example.recording.scheduled.
     #[arg(long = "type", value_name = "T")]
     kind: Option<String>,
@@ -31,9 +43,21 @@ pub struct Arguments {
     /// It replaces what waits under the same key.
     #[arg(long, value_name = "K")]
     collapse_key: Option<String>,
+    /// What makes it delivered.
+    #[arg(long)]
+    require: Option<RequireWord>,
+    /// Sent again with the same key, it is the same event.
+    #[arg(long, value_name = "K")]
+    idempotency_key: Option<String>,
+    /// Waits so long for its end and says it. The exit code is 0 only if it was delivered.
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+    /// Prints JSON, for programs: the answer of the server, and with --wait the delivery, one line each.
+    #[arg(long)]
+    json: bool,
     /// Its data as JSON; '-' reads stdin.
-    #[arg(value_name = "JSON")]
-    data: String,
+    #[arg(value_name = "JSON", required_unless_present = "kind")]
+    data: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -44,35 +68,100 @@ enum UrgencyWord {
     High,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum RequireWord {
+    /// The device's XMPP library has it.
+    Acknowledged,
+    /// Its application has it.
+    Received,
+    /// The device says that it did it.
+    Processed,
+}
+
 impl Arguments {
-    fn event(&self, data: Value) -> Value {
-        let mut event = Map::new();
-        event.insert("target".into(), json!({"device": self.device}));
-        event.insert("data".into(), data);
+    fn event(&self, device: &str, data: Option<&Value>) -> Value {
         let urgency = self.urgency.map(|urgency| match urgency {
             UrgencyWord::VeryLow => "very-low",
             UrgencyWord::Low => "low",
             UrgencyWord::Normal => "normal",
             UrgencyWord::High => "high",
         });
+        let require = self.require.map(|require| match require {
+            RequireWord::Acknowledged => "acknowledged",
+            RequireWord::Received => "received",
+            RequireWord::Processed => "processed",
+        });
         let options = [
+            ("target", Some(json!({ "device": device }))),
+            ("data", data.cloned()),
             ("type", self.kind.clone().map(Value::from)),
             ("ttl", self.ttl.map(Value::from)),
             ("urgency", urgency.map(Value::from)),
             ("collapse_key", self.collapse_key.clone().map(Value::from)),
+            ("require", require.map(Value::from)),
         ];
-        for (name, value) in options {
-            if let Some(value) = value {
-                event.insert(name.into(), value);
+        let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Value::Object(given.collect::<Map<_, _>>())
+    }
+
+    async fn post(&self, client: &Client, event: &Value) -> Result<Value, Failure> {
+        match &self.idempotency_key {
+            Some(key) => {
+                client
+                    .ask_json_with(Method::POST, "/v1/events", ("idempotency-key", key), event)
+                    .await
             }
+            None => client.ask_json(Method::POST, "/v1/events", event).await,
         }
-        Value::Object(event)
     }
 }
 
-/// Sends it and prints the answer as one JSON line.
+/// An event that was taken, and for whom.
+struct Taken {
+    device: String,
+    id: String,
+}
+
+/// Sends it, says what the server answered, and waits if asked to.
 pub async fn run(arguments: Arguments) -> Outcome {
-    let mut text = arguments.data.clone();
+    if arguments.ttl == Some(0) && arguments.wait.is_some() {
+        let why = "an event with a TTL of 0 is stored nowhere, so nobody knows its end; leave --wait out, or give it a TTL";
+        return Err(Failure::Usage(why.into()));
+    }
+    let data = arguments.data.as_deref().map(read).transpose()?;
+    let client = arguments.server.client()?;
+    let (mut taken, mut failures) = (Vec::new(), Vec::new());
+    for device in &arguments.devices {
+        match arguments.post(&client, &arguments.event(device, data.as_ref())).await {
+            Ok(answer) => {
+                say(if arguments.json {
+                    answer.to_string()
+                } else {
+                    accepted(device, &answer)
+                })?;
+                taken.push(Taken {
+                    device: device.clone(),
+                    id: text(&answer, "id").unwrap_or_default().to_owned(),
+                });
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(seconds) = arguments.wait {
+        // One that cannot be added to the time is for ever.
+        let until = Instant::now().checked_add(Duration::from_secs(seconds));
+        for event in &taken {
+            failures.extend(wait(&client, event, until, arguments.json).await.err());
+        }
+    }
+    // All but the last are told here, and the last as every failure is.
+    let last = failures.pop();
+    failures.iter().for_each(|failure| eprintln!("unpoll: {failure}"));
+    last.map_or(Ok(()), Err)
+}
+
+fn read(data: &str) -> Result<Value, Failure> {
+    let mut text = data.to_owned();
     if text == "-" {
         text.clear();
         std::io::stdin()
@@ -80,10 +169,46 @@ pub async fn run(arguments: Arguments) -> Outcome {
             .read_to_string(&mut text)
             .map_err(|error| Failure::Failed(format!("stdin cannot be read: {error}")))?;
     }
-    let data =
-        serde_json::from_str(&text).map_err(|error| Failure::Usage(format!("the data is not JSON: {error}; quote it for the shell")))?;
-    let client = arguments.server.client()?;
-    say(client.ask_json(Method::POST, "/v1/events", &arguments.event(data)).await?)
+    serde_json::from_str(&text).map_err(|error| Failure::Usage(format!("the data is not JSON: {error}; quote it for the shell")))
+}
+
+fn accepted(device: &str, answer: &Value) -> String {
+    let of = |name: &str| text(answer, name).unwrap_or("?");
+    format!("{device}: event {} is {}, durable: {}", of("id"), of("state"), of("durability"))
+}
+
+/// Waits for the end of an event, and says it.
+async fn wait(client: &Client, event: &Taken, until: Option<Instant>, json: bool) -> Outcome {
+    let Taken { device, id } = event;
+    let path = format!("/v1/events/{}/deliveries?limit=1", segment(id));
+    let mut pause = ASK_AFTER;
+    loop {
+        let page = client.ask(Method::GET, &path, None).await?;
+        let delivery = page.pointer("/items/0").cloned().unwrap_or_default();
+        let state = text(&delivery, "state").unwrap_or("unknown").to_owned();
+        let is_end = fate::is_end(&state);
+        let left = until.map_or(ASK_EVERY, |until| until.saturating_duration_since(Instant::now()));
+        if !is_end && !left.is_zero() {
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (2 * pause).min(ASK_EVERY);
+            continue;
+        }
+        if json {
+            say(&delivery)?;
+        }
+        let why = match harmless(&fate::why(&delivery, None)) {
+            why if why.is_empty() => why,
+            why => format!(": {why}"),
+        };
+        return match (fate::is_delivered(&state), is_end) {
+            (true, _) if json => Ok(()),
+            (true, _) => say(format!("{device}: event {id} is {state}{why}")),
+            (false, true) => Err(Failure::Failed(format!("{device}: event {id} is {state}{why}"))),
+            (false, false) => Err(Failure::Failed(format!(
+                "{device}: event {id} is still {state}{why}; it goes on without you, see unpoll device show {device}"
+            ))),
+        };
+    }
 }
 
 #[cfg(test)]
@@ -111,13 +236,23 @@ mod tests {
             "very-low",
             "--collapse-key",
             "k",
+            "--require",
+            "processed",
             "{}",
         ];
-        let event = Push::parse_from(line).arguments.event(json!({"a": 1}));
-        let expected =
-            json!({"target": {"device": "tv"}, "data": {"a": 1}, "type": "t", "ttl": 0, "urgency": "very-low", "collapse_key": "k"});
+        let event = Push::parse_from(line).arguments.event("tv", Some(&json!({"a": 1})));
+        let expected = json!({"target": {"device": "tv"}, "data": {"a": 1}, "type": "t", "ttl": 0, "urgency": "very-low",
+            "collapse_key": "k", "require": "processed"});
         assert_eq!(event, expected);
-        let event = Push::parse_from(["push", "--device", "tv", "1"]).arguments.event(json!(1));
-        assert_eq!(event, json!({"target": {"device": "tv"}, "data": 1}));
+        let arguments = Push::parse_from(["push", "--device", "tv", "--device", "radio", "1"]).arguments;
+        assert_eq!(
+            arguments.event("radio", Some(&json!(1))),
+            json!({"target": {"device": "radio"}, "data": 1})
+        );
+        assert_eq!(arguments.devices, ["tv", "radio"]);
+        let only_type = Push::parse_from(["push", "--device", "tv", "--type", "t"]).arguments;
+        assert_eq!(only_type.event("tv", None), json!({"target": {"device": "tv"}, "type": "t"}));
+        assert!(Push::try_parse_from(["push", "--device", "tv"]).is_err(), "data or a type");
+        assert!(Push::try_parse_from(["push", "1"]).is_err(), "a device");
     }
 }

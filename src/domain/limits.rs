@@ -49,6 +49,12 @@ pub struct Limits {
     pub page_default: usize,
     /// The most items on a page. Default: 1000.
     pub page_max: usize,
+    /// The longest filter over devices, in bytes. Default: 2048.
+    pub filter_max_bytes: usize,
+    /// The most comparisons of a filter. Default: 64.
+    pub filter_max_terms: usize,
+    /// Devices that one request with a filter looks at; then it answers what it found, and where to go on. Default: 10000.
+    pub filter_scan_max_devices: usize,
     /// Lines of one bulk request of devices. Default: 100000.
     pub bulk_max_devices: usize,
     /// The largest `attributes` of a device, in bytes of JSON. Default: 8192.
@@ -111,6 +117,9 @@ impl Default for Limits {
             tombstone_kept_secs: 90 * 86_400,
             page_default: 100,
             page_max: 1_000,
+            filter_max_bytes: 2_048,
+            filter_max_terms: 64,
+            filter_scan_max_devices: 10_000,
             bulk_max_devices: 100_000,
             attributes_max_bytes: 8 * 1024,
             credentials_max: 2,

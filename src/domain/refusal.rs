@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidName, Scope};
+use super::{DeviceId, EventId, InvalidFilter, InvalidName, Scope};
 
 /// A refusal. Nothing was stored, unless it is `Unavailable`: then it may have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,9 @@ pub enum Refusal {
         /// What is wrong.
         why: String,
     },
+    /// A filter that cannot be read.
+    #[error("the filter is not valid {0}")]
+    InvalidFilter(InvalidFilter),
     /// No target.
     #[error("the event has no target; name one with target.device, or in CloudEvents with pushdevice or a subject that is a device id")]
     NoTarget,
@@ -274,7 +277,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 45] = [
+    pub const SLUGS: [&'static str; 46] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -282,6 +285,7 @@ impl Refusal {
         "missing-field",
         "invalid-field",
         "invalid-parameter",
+        "invalid-filter",
         "no-target",
         "two-targets",
         "ttl-out-of-range",
@@ -332,6 +336,7 @@ impl Refusal {
             Self::MissingField(_) => (400, "missing-field", "A field is missing"),
             Self::InvalidField { .. } => (400, "invalid-field", "A field is not valid"),
             Self::InvalidParameter { .. } => (400, "invalid-parameter", "A query parameter is not valid"),
+            Self::InvalidFilter(_) => (400, "invalid-filter", "The filter is not valid"),
             Self::NoTarget => (400, "no-target", "The event has no target"),
             Self::TwoTargets { .. } => (400, "two-targets", "The event has more than one target"),
             Self::TtlOutOfRange { .. } => (400, "ttl-out-of-range", "The TTL is out of range"),

@@ -7,7 +7,7 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
 
-use crate::domain::{Limits, Refusal};
+use crate::domain::{Filter, FilterBounds, Limits, Refusal};
 
 /// The query parameters of a request. A handler takes those it knows and calls [`Parameters::finish`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,20 @@ impl Parameters {
         Ok(PageRequest { limit, after })
     }
 
+    /// Takes `filter`. `state`: whether it may ask for the state of presence.
+    ///
+    /// # Errors
+    /// `InvalidFilter`, with the offset in the text that was sent, decoded.
+    pub fn take_filter(&mut self, limits: &Limits, state: bool) -> Result<Option<Filter>, Refusal> {
+        let Some(text) = self.take("filter")? else { return Ok(None) };
+        let bounds = FilterBounds {
+            max_bytes: limits.filter_max_bytes,
+            max_terms: limits.filter_max_terms,
+            state,
+        };
+        Filter::parse(&text, &bounds).map(Some).map_err(Refusal::InvalidFilter)
+    }
+
     /// Nothing, when every parameter was taken.
     ///
     /// # Errors
@@ -126,8 +140,13 @@ impl PageRequest {
     pub fn page<T>(&self, mut items: Vec<T>, name: impl Fn(&T) -> String) -> Paged<T> {
         let more = items.len() > self.limit;
         items.truncate(self.limit);
-        let next = items.last().filter(|_| more).map(|last| BASE64_URL_SAFE_NO_PAD.encode(name(last)));
+        let next = items.last().filter(|_| more).map(|last| Self::cursor(&name(last)));
         Paged { items, next }
+    }
+
+    /// The cursor of the page behind that name.
+    pub fn cursor(name: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(name)
     }
 }
 

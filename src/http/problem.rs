@@ -36,6 +36,7 @@ fn extensions(refusal: &Refusal) -> Vec<(&'static str, Value)> {
             vec![("field", field.as_str().into())]
         }
         Refusal::InvalidParameter { name, .. } => vec![("parameter", name.as_str().into())],
+        Refusal::InvalidFilter(wrong) => vec![("field", "filter".into()), ("offset", wrong.offset.into())],
         Refusal::BodyTooLarge { limit }
         | Refusal::DataTooLarge { limit, .. }
         | Refusal::ItemTooLarge { limit }

@@ -35,6 +35,17 @@ pub enum State {
     Offline,
 }
 
+impl State {
+    /// The word in the API, and in filters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Away => "away",
+            Self::Offline => "offline",
+        }
+    }
+}
+
 /// What keeps a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

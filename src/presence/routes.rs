@@ -10,8 +10,8 @@ use super::{Config, DevicePresence, Found, Presence, PresenceMetrics, follow::Fo
 use crate::{
     crew::Crew,
     domain::{Caller, DeviceId, Limits, Refusal, Scope},
-    http::{Paged, Parameters, Segment},
-    store::{DeviceKey, Store, StoreError},
+    http::{PageRequest, Paged, Parameters, Segment},
+    store::{Device, DeviceKey, Scan, Store, StoreError, Wanted},
 };
 
 /// What the routes and tasks of presence stand on.
@@ -102,30 +102,67 @@ async fn list(
     caller.require(Scope::Read)?;
     let page = parameters.take_page(&routes.limits)?;
     let after: Option<DeviceId> = page.after()?;
-    if parameters.take("filter")?.is_some() {
-        return Err(Refusal::InvalidParameter {
-            name: "filter".into(),
-            why: "it is not available in this version".into(),
-        });
-    }
+    let wanted = Wanted {
+        filter: parameters.take_filter(&routes.limits, true)?,
+        user: None,
+    };
     parameters.finish()?;
+    if !wanted.is_all() {
+        let found = routes.find(&caller, &wanted, after, page.limit).await;
+        return found.map(Json).map_err(StoreError::refusal_of_all);
+    }
     let found = routes.store.devices(caller.tenant, after.as_ref(), page.limit + 1).await;
     let page = page.page(found.map_err(StoreError::refusal_of_all)?, |device| device.id.to_string());
-    let keys: Vec<DeviceKey> = page
-        .items
-        .into_iter()
-        .map(|device| DeviceKey {
-            tenant: caller.tenant,
-            device: device.id,
-        })
-        .collect();
-    let mut items = Vec::with_capacity(keys.len());
-    for answer in routes.presence.of_all(&keys).await {
-        match answer {
-            Ok(presence) => items.push(presence),
-            Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => {}
-            Err(error) => return Err(error.refusal_of_all()),
-        }
+    let told = routes.told(&caller, page.items.iter()).await.map_err(StoreError::refusal_of_all)?;
+    Ok(Json(Paged {
+        items: told.into_iter().flatten().collect(),
+        next: page.next,
+    }))
+}
+
+impl Routes {
+    /// Presence of devices, in order; `None` of one that is gone.
+    async fn told(&self, caller: &Caller, devices: impl Iterator<Item = &Device>) -> Result<Vec<Option<DevicePresence>>, StoreError> {
+        let keys: Vec<DeviceKey> = devices
+            .map(|device| DeviceKey {
+                tenant: caller.tenant,
+                device: device.id.clone(),
+            })
+            .collect();
+        let told = self.presence.of_all(&keys).await.into_iter().map(|answer| match answer {
+            Ok(presence) => Ok(Some(presence)),
+            Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => Ok(None),
+            Err(error) => Err(error),
+        });
+        told.collect()
     }
-    Ok(Json(Paged { items, next: page.next }))
+
+    /// A page of those that are wanted. It may have fewer than the limit, or none, and yet a next one: a request looks at so many
+    /// devices and no more. A full page has a next one in any case, which may be empty.
+    async fn find(
+        &self,
+        caller: &Caller,
+        wanted: &Wanted,
+        after: Option<DeviceId>,
+        limit: usize,
+    ) -> Result<Paged<DevicePresence>, StoreError> {
+        let max = self.limits.filter_scan_max_devices;
+        let mut scan = Scan::new(&*self.store, caller.tenant, wanted, after, max);
+        let mut items = Vec::new();
+        while let Some(found) = scan.next().await? {
+            // No more are asked for their presence at once than a page can take.
+            for some in found.chunks(limit) {
+                let told = self.told(caller, some.iter().map(|candidate| &candidate.device)).await?;
+                for (candidate, presence) in some.iter().zip(told) {
+                    items.extend(presence.filter(|presence| candidate.fits_in(wanted, presence.state.as_str())));
+                    if items.len() == limit {
+                        let next = Some(PageRequest::cursor(candidate.device.id.as_str()));
+                        return Ok(Paged { items, next });
+                    }
+                }
+            }
+        }
+        let next = scan.stopped_at().map(|last| PageRequest::cursor(last.as_str()));
+        Ok(Paged { items, next })
+    }
 }

@@ -14,12 +14,12 @@ use super::{
     form::{Form, key},
 };
 use crate::{
-    domain::{Caller, DeviceId, Refusal, Scope},
-    http::{MediaType, Paged, Parameters, Segment, json::Fields, read},
-    store::{Registered, StoreError},
+    domain::{Caller, DeviceId, Refusal, Scope, UserId},
+    http::{MediaType, PageRequest, Paged, Parameters, Segment, json::Fields, read},
+    store::{Device, Registered, Scan, StoreError, Wanted},
 };
 
-/// `GET /v1/devices`
+/// `GET /v1/devices?filter=&user=`
 pub(super) async fn list(
     State(state): State<RegistryState>,
     Extension(caller): Extension<Caller>,
@@ -28,17 +28,47 @@ pub(super) async fn list(
     caller.require(Scope::Read)?;
     let page = parameters.take_page(&state.0.limits)?;
     let after: Option<DeviceId> = page.after()?;
-    if parameters.take("filter")?.is_some() {
-        return Err(Refusal::InvalidParameter {
-            name: "filter".into(),
-            why: "it is not available in this version".into(),
-        });
-    }
+    let wanted = Wanted {
+        filter: parameters.take_filter(&state.0.limits, false)?,
+        user: take_user(&mut parameters)?,
+    };
     parameters.finish()?;
-    let found = state.0.store.devices(caller.tenant, after.as_ref(), page.limit + 1).await;
-    let page = page.page(found.map_err(StoreError::refusal_of_all)?, |device| device.id.to_string());
+    let page = if wanted.is_all() {
+        let found = state.0.store.devices(caller.tenant, after.as_ref(), page.limit + 1).await;
+        page.page(found.map_err(StoreError::refusal_of_all)?, |device| device.id.to_string())
+    } else {
+        let found = state.find(&caller, &wanted, after, page.limit).await;
+        found.map_err(StoreError::refusal_of_all)?
+    };
     let items = state.shown(&page.items, &caller).await.map_err(StoreError::refusal_of_all)?;
     Ok(Json(Paged { items, next: page.next }))
+}
+
+fn take_user(parameters: &mut Parameters) -> Result<Option<UserId>, Refusal> {
+    let Some(text) = parameters.take("user")? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| Refusal::InvalidParameter {
+        name: "user".into(),
+        why: "a user has 1 to 128 characters, none of them a space or a control character".into(),
+    })
+}
+
+impl RegistryState {
+    /// A page of those that are wanted. It may have fewer than the limit, or none, and yet a next one: a request looks at so many
+    /// devices and no more. A full page has a next one in any case, which may be empty.
+    async fn find(&self, caller: &Caller, wanted: &Wanted, after: Option<DeviceId>, limit: usize) -> Result<Paged<Device>, StoreError> {
+        let max = self.0.limits.filter_scan_max_devices;
+        let mut scan = Scan::new(&*self.0.store, caller.tenant, wanted, after, max);
+        let mut items: Vec<Device> = Vec::new();
+        while let Some(found) = scan.next().await? {
+            items.extend(found.into_iter().take(limit - items.len()).map(|candidate| candidate.device));
+            if items.len() == limit {
+                let next = items.last().map(|last| PageRequest::cursor(last.id.as_str()));
+                return Ok(Paged { items, next });
+            }
+        }
+        let next = scan.stopped_at().map(|last| PageRequest::cursor(last.as_str()));
+        Ok(Paged { items, next })
+    }
 }
 
 /// `GET /v1/devices/{id}`

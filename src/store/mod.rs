@@ -17,6 +17,7 @@ mod hint;
 pub mod redis;
 mod refusal;
 mod registry;
+mod scan;
 pub mod transfer;
 mod watch;
 
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
 pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
+pub use scan::{Candidate, Scan, Wanted};
 pub use watch::{Watch, Watches};
 
 use crate::domain::{

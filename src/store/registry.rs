@@ -120,6 +120,10 @@ pub trait Registry: Send + Sync + 'static {
     /// Devices in order of their ids, behind `after`.
     async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
 
+    /// Devices of a user in order of their ids, behind `after`. By an index that is never behind the rows, so that it costs what it
+    /// finds, however many devices there are.
+    async fn devices_of(&self, tenant: TenantId, user: &UserId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError>;
+
     /// Removes a device: leaves a tombstone, fails what waits for it (`device-removed`), ends its seat. Answers the seat that
     /// was held, so that the session can be told.
     ///

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::{
     domain::{
         Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, Report, Reported,
-        ScramSecret, TenantId, Timestamp,
+        ScramSecret, TenantId, Timestamp, UserId,
     },
     store::{
         ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent, NewSeat,
@@ -171,6 +171,10 @@ impl Registry for MemoryStore {
     }
 
     async fn devices(&self, _: TenantId, _: Option<&DeviceId>, _: usize) -> Result<Vec<Device>, StoreError> {
+        Err(nothing())
+    }
+
+    async fn devices_of(&self, _: TenantId, _: &UserId, _: Option<&DeviceId>, _: usize) -> Result<Vec<Device>, StoreError> {
         Err(nothing())
     }
 

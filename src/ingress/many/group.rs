@@ -48,7 +48,7 @@ async fn enqueue(parts: &Parts, events: Vec<NewEvent>) -> Vec<Outcome> {
         if let Ok(enqueued) = &answer
             && enqueued.kind == EnqueuedKind::New
         {
-            parts.metrics.accepted(enqueued.durability);
+            parts.metrics.accepted(enqueued);
             if !enqueued.replaced.is_empty() {
                 (parts.replaced)(enqueued.replaced.len() as u64);
             }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::{
     ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
-    NewSeat, QueuedEvent, Receipt, Registered, Settle, Settled, Store, StoreError, Tenant, Transport,
+    NewSeat, QueuedEvent, Receipt, Registered, Scan, Settle, Settled, Store, StoreError, Tenant, Transport, Wanted,
 };
 use crate::domain::{
     CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
@@ -233,6 +233,8 @@ macro_rules! run_contract {
             a_device_ends_no_event_of_another,
             a_batch_is_answered_in_order,
             a_device_is_put_patched_and_listed,
+            devices_are_found_by_their_user,
+            a_filter_is_looked_through_in_bounded_steps,
             a_removed_device_fails_what_waits,
             a_device_that_returns_is_a_new_one,
             credentials_have_a_bound_and_a_generation,

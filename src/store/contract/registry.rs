@@ -60,6 +60,138 @@ pub async fn a_device_is_put_patched_and_listed(bench: impl Bench) {
     assert_eq!(store.stats().devices, 4);
 }
 
+fn of_user(user: Option<&str>) -> DeviceChange {
+    DeviceChange {
+        user: Some(user.map(|user| user.parse().unwrap())),
+        ..DeviceChange::default()
+    }
+}
+
+pub async fn devices_are_found_by_their_user(bench: impl Bench) {
+    async fn found(store: &dyn Store, user: &str) -> Vec<String> {
+        let (user, mut found, mut after) = (user.parse().unwrap(), Vec::new(), None);
+        loop {
+            let page = store.devices_of(TENANT, &user, after.as_ref(), 2).await.unwrap();
+            let Some(last) = page.last() else { return found };
+            assert!(page.len() <= 2 && page.iter().all(|device| device.user.as_ref() == Some(&user)));
+            after = Some(last.id.clone());
+            found.extend(page.iter().map(|device| device.id.to_string()));
+        }
+    }
+    let store = bench.store();
+    // One user's name begins with the other's, and one has signs that keys are made of.
+    for (id, user) in [
+        ("tv", "ann"),
+        ("ab.c", "ann"),
+        ("ab", "ann"),
+        ("x", "anna"),
+        ("y", "a}{:nn"),
+        ("ab-1", "ann"),
+    ] {
+        store.put_device(&key(id), of_user(Some(user)), true, START).await.unwrap();
+    }
+    add(&*store, "nobodys").await;
+    assert_eq!(found(&*store, "ann").await, ["ab", "ab-1", "ab.c", "tv"]);
+    assert_eq!(found(&*store, "anna").await, ["x"]);
+    assert_eq!(found(&*store, "a}{:nn").await, ["y"]);
+    assert!(found(&*store, "an").await.is_empty());
+    let other = DeviceKey {
+        tenant: TenantId(7),
+        device: "tv".parse().unwrap(),
+    };
+    store.put_device(&other, of_user(Some("ann")), true, START).await.unwrap();
+    let of_other = store.devices_of(TenantId(7), &"ann".parse().unwrap(), None, 10).await.unwrap();
+    assert_eq!(of_other.len(), 1, "tenants do not see one another");
+    // To another user and back, away from all, changed in another way, removed, and added anew.
+    for user in [Some("bob"), Some("ann"), Some("bob")] {
+        store.put_device(&key("tv"), of_user(user), false, START).await.unwrap();
+    }
+    store.put_device(&key("ab"), of_user(None), false, START).await.unwrap();
+    let patch = DeviceChange {
+        attributes: object(r#"{"a":1}"#),
+        ..DeviceChange::default()
+    };
+    store.put_device(&key("ab-1"), patch, false, START).await.unwrap();
+    store.remove_device(&key("ab.c"), START).await.unwrap();
+    assert_eq!(found(&*store, "ann").await, ["ab-1"]);
+    assert_eq!(found(&*store, "bob").await, ["tv"]);
+    store.put_device(&key("ab.c"), DeviceChange::default(), true, START).await.unwrap();
+    assert_eq!(found(&*store, "ann").await, ["ab-1"], "one that returns is nobody's");
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    assert_eq!(found(&*store, "ann").await, ["ab-1"]);
+    // Two at once: whichever comes last, the index and the row agree.
+    for _ in 0..20 {
+        let put = async |user: &str| store.put_device(&key("tv"), of_user(Some(user)), false, START).await.unwrap();
+        tokio::join!(put("ann"), put("bob"), put("eve"));
+        let Registered::Present(device) = store.device(&key("tv")).await.unwrap() else {
+            panic!("it is there")
+        };
+        let owner = device.user.unwrap().to_string();
+        for user in ["ann", "bob", "eve"] {
+            let has = found(&*store, user).await.contains(&"tv".to_owned());
+            assert_eq!(has, user == owner, "{user}; it is {owner}'s");
+        }
+    }
+}
+
+pub async fn a_filter_is_looked_through_in_bounded_steps(bench: impl Bench) {
+    let store = bench.store();
+    for n in 0..12 {
+        let change = DeviceChange {
+            user: Some(Some(if n % 2 == 0 { "ann" } else { "bob" }.parse().unwrap())),
+            attributes: object(&format!(r#"{{"n":{n}}}"#)),
+            ..DeviceChange::default()
+        };
+        store.put_device(&key(&format!("box-{n:02}")), change, true, START).await.unwrap();
+    }
+    let report = Report {
+        attributes: object(r#"{"fw":"7.1"}"#),
+        location: None,
+    };
+    store.report(&key("box-03"), report, START).await.unwrap();
+    let bounds = crate::domain::FilterBounds {
+        max_bytes: 2_048,
+        max_terms: 64,
+        state: true,
+    };
+    let wanted = |filter: &str, user: Option<&str>| Wanted {
+        filter: Some(crate::domain::Filter::parse(filter, &bounds).unwrap()),
+        user: user.map(|user| user.parse().unwrap()),
+    };
+    // Requests that look at five each: what each found, and how many there were.
+    let all = async |wanted: &Wanted| {
+        let (mut found, mut requests, mut after) = (Vec::new(), 0, None);
+        loop {
+            requests += 1;
+            let mut scan = Scan::new(&*store, TENANT, wanted, after, 5);
+            while let Some(some) = scan.next().await.unwrap() {
+                found.extend(some.into_iter().map(|candidate| (candidate.device.id.to_string(), candidate.fits)));
+            }
+            after = scan.stopped_at().cloned();
+            if after.is_none() {
+                return (found, requests);
+            }
+        }
+    };
+    let fit = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), true)).collect::<Vec<_>>();
+    assert_eq!(all(&wanted("attributes.n >= 10", None)).await, (fit(&["box-10", "box-11"]), 3));
+    assert_eq!(all(&wanted("reported.fw = 7*", None)).await, (fit(&["box-03"]), 3));
+    assert_eq!(all(&wanted("id = nobody", None)).await, (fit(&[]), 3));
+    // By the index of users only six are looked at.
+    let of_ann = ["box-00", "box-02"];
+    assert_eq!(all(&wanted("attributes.n < 3", Some("ann"))).await, (fit(&of_ann), 2));
+    assert_eq!(all(&wanted("user = ann AND attributes.n < 3", None)).await, (fit(&of_ann), 2));
+    assert_eq!(all(&wanted("user = bob", Some("ann"))).await.0, []);
+    // What only presence knows is left to it.
+    let (found, _) = all(&wanted("state = online AND attributes.n < 2", None)).await;
+    assert_eq!(found, [("box-00".to_owned(), false), ("box-01".to_owned(), false)]);
+    let asks = wanted("state = online AND attributes.n < 2", None);
+    let mut scan = Scan::new(&*store, TENANT, &asks, None, 5);
+    let some = scan.next().await.unwrap().unwrap();
+    assert!(some[0].fits_in(&asks, "online") && !some[0].fits_in(&asks, "away"));
+}
+
 pub async fn a_removed_device_fails_what_waits(bench: impl Bench) {
     let store = bench.store();
     add(&*store, "box").await;

@@ -9,6 +9,7 @@ use super::{
     record::{self, Ending, Facts, Kept},
     rows::{self, DeviceHead, Identity, NewReceipt, Numbers},
     steps::{Book, last_position},
+    users,
 };
 use crate::{
     domain::{TenantId, Timestamp},
@@ -157,6 +158,7 @@ impl Book {
             last_seen_at: row.last_seen_at,
         };
         draft.put(Space::Rows, keys::device(&device), device_record(row)?);
+        users::move_device(draft, &device, None, row.user.as_ref().filter(|_| !row.removed));
         draft.put(Space::Rows, keys::numbers(device.tenant, row.ordinal), numbers.encode());
         if let Some(tokens) = row.tokens.as_ref().filter(|tokens| !tokens.is_empty() && !row.removed) {
             draft.put(Space::Rows, keys::fast_tokens(device.tenant, row.ordinal), json(tokens)?);

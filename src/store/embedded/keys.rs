@@ -9,6 +9,7 @@
 //! | log | `p`, tenant 2, position 8 | a row of the feed of presence |
 //! | log | `m`, minute 8, node | a minute of the ledger |
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
+//! | rows | `u`, tenant 2, user, 0, device id | a device of that user (empty) |
 //! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
 //! | rows | `h`, tenant 2, ordinal 4 | the seat of a device while it is held |
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
@@ -20,7 +21,7 @@
 //! | rows | `M` and a word | facts of the store |
 
 use crate::{
-    domain::{Located, Queue, TenantId, Timestamp},
+    domain::{Located, Queue, TenantId, Timestamp, UserId},
     store::DeviceKey,
 };
 
@@ -157,6 +158,17 @@ pub(super) fn device_row(tenant: TenantId, id: &str) -> Vec<u8> {
     key.push(b'd');
     key.extend_from_slice(&tenant.0.to_be_bytes());
     key.extend_from_slice(id.as_bytes());
+    key
+}
+
+/// A device of a user. A user has no control characters, so the 0 behind it ends it.
+pub(super) fn of_user(tenant: TenantId, user: &UserId, device: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(4 + user.as_str().len() + device.len());
+    key.push(b'u');
+    key.extend_from_slice(&tenant.0.to_be_bytes());
+    key.extend_from_slice(user.as_str().as_bytes());
+    key.push(0);
+    key.extend_from_slice(device.as_bytes());
     key
 }
 

@@ -37,6 +37,7 @@ mod space;
 mod steps;
 mod sweep;
 mod transfer;
+mod users;
 mod writer;
 
 #[cfg(test)]

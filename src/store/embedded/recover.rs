@@ -28,6 +28,7 @@ use super::{
     rows::{self, Identity, Totals},
     space::{self, Disk, Sizes},
     steps::{Book, Positions},
+    users,
     writer::Writer,
 };
 use crate::{
@@ -123,6 +124,7 @@ impl EmbeddedStore {
         };
         let lost = check_mark(&folder, &config, totals)?;
 
+        users::index_all(&engine)?;
         let identity = identity(&engine, totals, lost)?;
         let tenants = tenants(&engine, &config)?;
         let mut draft = Draft::new(&engine);

@@ -7,10 +7,10 @@ use serde_json::Map;
 
 use super::{
     EmbeddedStore, change::NewChange, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported, rows,
-    rows::DeviceHead, steps::Book,
+    rows::DeviceHead, steps::Book, users,
 };
 use crate::{
-    domain::{Departure, DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp},
+    domain::{Departure, DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp, UserId},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -60,6 +60,7 @@ impl Book {
         }
         device.updated_at = *now;
         draft.put(Space::Rows, keys::device(key), rows::encode_device(&device)?);
+        users::move_device(draft, key, before.user.as_ref(), device.user.as_ref());
         draft.must_sync();
         self.totals.move_device((!is_new).then_some(before.cohort), Some(device.cohort));
         self.touched.push(key.clone());
@@ -131,6 +132,7 @@ impl Book {
         draft.remove(Space::Rows, keys::fast_tokens(key.tenant, head.ordinal));
         draft.remove(Space::Rows, keys::reported(key.tenant, head.ordinal));
         draft.put(Space::Rows, keys::device(key), tombstone.tombstone());
+        users::move_device(draft, key, rows::decode_user(&row)?.as_ref(), None);
         draft.must_sync();
         self.states.forget(key);
         self.touched.push(key.clone());
@@ -248,6 +250,10 @@ impl Registry for EmbeddedStore {
             }
             Ok(found)
         })
+    }
+
+    async fn devices_of(&self, tenant: TenantId, user: &UserId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
+        self.shared.read(|engine| users::devices(engine, tenant, user, after, limit))
     }
 
     async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {

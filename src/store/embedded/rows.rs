@@ -3,7 +3,7 @@
 use fjall::Slice;
 
 use crate::{
-    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp, Told},
+    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp, Told, UserId},
     store::{
         Device, Receipt, StoreError,
         codec::{Decoder, Encoder, damaged},
@@ -85,10 +85,7 @@ pub(super) fn decode_device(id: DeviceId, bytes: &[u8]) -> Result<Option<Device>
         return Ok(None);
     }
     let cohort = take_cohort(&mut from)?;
-    let user = match from.text()? {
-        "" => None,
-        text => Some(text.parse().map_err(|_| damaged("a user id"))?),
-    };
+    let user = take_user(&mut from)?;
     Ok(Some(Device {
         id,
         ordinal: head.ordinal,
@@ -107,6 +104,23 @@ pub(super) fn decode_cohort(bytes: &[u8]) -> Result<Option<Cohort>, StoreError> 
     let mut from = Decoder::new(bytes, "a device");
     let head = DeviceHead::take(&mut from)?;
     (!head.removed).then(|| take_cohort(&mut from)).transpose()
+}
+
+/// The user out of a device's row. `None`: there is none, or it is a tombstone.
+pub(super) fn decode_user(bytes: &[u8]) -> Result<Option<UserId>, StoreError> {
+    let mut from = Decoder::new(bytes, "a device");
+    if DeviceHead::take(&mut from)?.removed {
+        return Ok(None);
+    }
+    take_cohort(&mut from)?;
+    take_user(&mut from)
+}
+
+fn take_user(from: &mut Decoder<'_>) -> Result<Option<UserId>, StoreError> {
+    match from.text()? {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| damaged("a user id")),
+    }
 }
 
 fn take_cohort(from: &mut Decoder<'_>) -> Result<Cohort, StoreError> {
@@ -352,12 +366,14 @@ mod tests {
             updated_at: Timestamp(9),
         };
         let bytes = encode_device(&device).unwrap();
+        assert_eq!(decode_user(&bytes).unwrap(), device.user);
         assert_eq!(decode_device(id.clone(), &bytes).unwrap(), Some(device));
         let head = DeviceHead {
             removed: true,
             ..DeviceHead::decode(&bytes).unwrap()
         };
         assert_eq!(decode_device(id, &head.tombstone()).unwrap(), None);
+        assert_eq!(decode_user(&head.tombstone()).unwrap(), None);
         assert_eq!(DeviceHead::decode(&head.tombstone()).unwrap(), head);
     }
 

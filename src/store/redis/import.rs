@@ -173,6 +173,11 @@ impl Shared {
         let tokens = row.tokens.as_ref().filter(|tokens| !tokens.is_empty()).map(json).transpose()?;
         let reported = row.reported.as_ref().map(json).transpose()?;
         let member = keys::member(&device);
+        if let Some(user) = row.user.as_ref().filter(|_| !row.removed)
+            && self.entries_of(user, &device).await?.is_empty()
+        {
+            self.add_entry(user, &device).await?;
+        }
         let make = |_| {
             let mut cmd = script::IMPORT.call(&keys);
             cmd.arg(&stored.row)

@@ -14,12 +14,13 @@
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
 //! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
 //! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes, secrets of TLS tickets |
+//! | `y{u:T:H}` | sorted set | devices of a user, whose hash H is: `users.rs` |
 //! | `{t:T}…` | | last ordinal of a tenant; its log of receipts and its feed of presence, and what was moved into each |
 //! | `{m:H}` | hash | minutes of the ledger of one hour |
 //! | `{h:N}` | channel | messages for a node that cannot be reached directly |
 
 use crate::{
-    domain::{Queue, TenantId},
+    domain::{Queue, TenantId, UserId, sha256},
     store::DeviceKey,
 };
 
@@ -83,6 +84,11 @@ impl Keys {
         format!("{}{{{}}}{name}", self.prefix, tenant_tag(tenant))
     }
 
+    /// The devices of a user.
+    pub(super) fn user(&self, tenant: TenantId, user: &UserId) -> String {
+        format!("{}y{{{}}}", self.prefix, user_tag(tenant, user))
+    }
+
     /// A channel; its tag is its name.
     pub(super) fn channel(&self, tag: &str) -> String {
         format!("{}{{{tag}}}", self.prefix)
@@ -96,6 +102,13 @@ impl Keys {
 
 pub(super) fn tenant_tag(tenant: TenantId) -> String {
     format!("t:{}", tenant.0)
+}
+
+/// By a hash, because a user may have any characters, those of a tag, too.
+pub(super) fn user_tag(tenant: TenantId, user: &UserId) -> String {
+    let hash = sha256(user.as_str().as_bytes());
+    let half = hash.first_chunk().map_or(0, |half| u128::from_be_bytes(*half));
+    format!("u:{}:{half:032x}", tenant.0)
 }
 
 pub(super) fn hour_tag(hour: u64) -> String {

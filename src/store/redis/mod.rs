@@ -48,6 +48,7 @@ mod shared;
 mod tickets;
 mod topology;
 mod url;
+mod users;
 
 #[cfg(test)]
 mod tests;
@@ -284,6 +285,7 @@ impl RedisStore {
         patiently(|| shared.first_tenant(default_domain)).await?;
         shared.remember_all().await?;
         shared.count_all().await?;
+        patiently(|| shared.index_users()).await?;
         shared.look_at_outboxes();
         let stop = CancellationToken::new();
         let store = Arc::new(Self {

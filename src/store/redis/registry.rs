@@ -20,7 +20,9 @@ use super::{
     shared::json,
 };
 use crate::{
-    domain::{Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp},
+    domain::{
+        Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp, UserId,
+    },
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
@@ -50,7 +52,7 @@ pub(super) fn read_tokens(row: &[u8]) -> Result<FastTokens, StoreError> {
     serde_json::from_slice(row).map_err(|_| damaged("FAST tokens"))
 }
 
-fn key_of(tenant: TenantId, name: &[u8]) -> Option<DeviceKey> {
+pub(super) fn key_of(tenant: TenantId, name: &[u8]) -> Option<DeviceKey> {
     let device = std::str::from_utf8(name).ok()?.parse().ok()?;
     Some(DeviceKey { tenant, device })
 }
@@ -151,9 +153,19 @@ impl Shared {
             };
             let unchanged = row.device.clone();
             apply(&mut row.device, change);
+            // Before the row says so; also where an entry was lost with its server.
+            if let Some(user) = &row.device.user
+                && (is_new || row.device.user != unchanged.user || self.entries_of(user, key).await?.is_empty())
+            {
+                self.add_entry(user, key).await?;
+            }
             if !is_new && row.device == unchanged {
                 return Ok((row.device, false));
             }
+            let left = match &unchanged.user {
+                Some(user) if row.device.user != unchanged.user => self.entries_of(user, key).await?,
+                _ => Vec::new(),
+            };
             row.device.updated_at = now;
             let after = row.encode()?;
             let ordinal = if is_new {
@@ -174,6 +186,9 @@ impl Shared {
             match self.shards.ask(Route::durable(Slot::of_bucket(bucket)), make).await? {
                 Value::Int(1) => {
                     self.rows.forget(key);
+                    if let Some(user) = &unchanged.user {
+                        self.drop_entries(user, key, &left).await;
+                    }
                     self.count(bucket).await?;
                     self.watches.wake([key]);
                     return Ok((row.device, is_new));
@@ -226,6 +241,10 @@ impl Shared {
                 updated_at: now,
                 ..Head::read(&before)?
             };
+            let left = match &row.device.user {
+                Some(user) => self.entries_of(user, key).await?,
+                None => Vec::new(),
+            };
             let prefix = record::receipt_prefix(key.tenant, Some(row.device.ordinal), &key.device);
             let make = |_| {
                 let mut cmd = script::REMOVE.call(&keys);
@@ -246,6 +265,9 @@ impl Shared {
             if reply.int()? == 1 {
                 let seat = self.live_seat(&reply.bytes()?).await;
                 self.rows.forget(key);
+                if let Some(user) = &row.device.user {
+                    self.drop_entries(user, key, &left).await;
+                }
                 self.count(bucket).await?;
                 self.touch(bucket);
                 self.touch_feed(bucket);
@@ -365,7 +387,7 @@ impl Shared {
         found.into_iter().map(device).collect()
     }
 
-    async fn devices_of(&self, keys: Vec<DeviceKey>) -> Result<Vec<Device>, StoreError> {
+    pub(super) async fn devices_of(&self, keys: Vec<DeviceKey>) -> Result<Vec<Device>, StoreError> {
         let mut devices = Vec::with_capacity(keys.len());
         for (key, row) in self.rows('d', keys).await? {
             // One that was removed between the two looks is left out.
@@ -431,6 +453,10 @@ impl Registry for RedisStore {
     async fn devices(&self, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
         let keys = self.shared.list(tenant, after, limit).await?;
         self.shared.devices_of(keys).await
+    }
+
+    async fn devices_of(&self, tenant: TenantId, user: &UserId, after: Option<&DeviceId>, limit: usize) -> Result<Vec<Device>, StoreError> {
+        self.shared.devices_of_user(tenant, user, after, limit).await
     }
 
     async fn remove_device(&self, device: &DeviceKey, now: Timestamp) -> Result<Option<Seat>, StoreError> {

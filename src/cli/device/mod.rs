@@ -1,5 +1,7 @@
 //! `unpoll device`: the devices of the key's tenant.
 
+mod show;
+
 use std::{io::Read, path::PathBuf};
 
 use clap::Subcommand;
@@ -9,7 +11,9 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure, Outcome,
     client::{Client, ServerArguments, segment},
+    fate::text,
     say, secret,
+    table::{Table, clip},
 };
 
 /// The largest file that is imported at once, in bytes.
@@ -20,13 +24,16 @@ const IMPORT_MAX_BYTES: u64 = 256 * 1024 * 1024;
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    /// Prints JSON, for programs: one value a line (`show`: one value).
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Adds a device, or changes it, and prints it as one JSON line; a password that is made for it is printed this once.
+    /// Adds a device, or changes it; a password that is made for it is printed this once.
     Add {
         /// Its id: a-z, 0-9, '.', '_' and '-', up to 64 characters.
         id: String,
@@ -45,12 +52,22 @@ enum Action {
         /// The file.
         file: PathBuf,
     },
-    /// Prints each device as one JSON line.
-    List,
-    /// Prints one device, with its presence: whether it reads, why its last connection ended, how often its seat changed hands.
+    /// Lists devices in order of their ids.
+    List {
+        /// Only those that fit, such as 'attributes.model = "stb-7" AND reported.fw = 7.*'.
+        #[arg(long, value_name = "EXPR")]
+        filter: Option<String>,
+        /// Only those of this owner.
+        #[arg(long, value_name = "U")]
+        user: Option<String>,
+    },
+    /// Shows one device: its row, its presence, and what became of what was sent to it last, with the reason.
     Show {
         /// Its id.
         id: String,
+        /// How many deliveries, newest first; up to 1000.
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        deliveries: u16,
     },
     /// Removes a device, its queue and its session.
     Remove {
@@ -62,31 +79,74 @@ enum Action {
 /// Does it.
 pub async fn run(arguments: Arguments) -> Outcome {
     let client = arguments.server.client()?;
+    let json = arguments.json;
     match arguments.action {
         Action::Add {
             id,
             user,
             attributes,
             password_stdin,
-        } => add(&client, &id, user, attributes, password_stdin).await,
-        Action::Import { file } => import(&client, &file).await,
-        Action::List => client.each("/v1/devices", say_value).await,
-        Action::Show { id } => {
-            let mut device = client.ask(Method::GET, &path(&id), None).await?;
-            let presence = client.ask(Method::GET, &format!("{}/presence", path(&id)), None).await?;
-            if let Value::Object(device) = &mut device {
-                device.insert("presence".into(), presence);
-            }
-            say(serde_json::to_string_pretty(&device).map_err(Failure::failed)?)
+        } => {
+            let device = add(&client, &id, user, attributes, password_stdin).await?;
+            if json { say(device) } else { say(added(&device)) }
         }
+        Action::Import { file } => import(&client, &file, json).await,
+        Action::List { filter, user } => list(&client, filter.as_deref(), user.as_deref(), json).await,
+        Action::Show { id, deliveries } => show::run(&client, &id, deliveries.into(), json).await,
         Action::Remove { id } => {
             client.ask(Method::DELETE, &path(&id), None).await?;
-            say(json!({"id": id, "removed": true}))
+            if json {
+                say(json!({"id": id, "removed": true}))
+            } else {
+                say(format!("{id} is removed"))
+            }
         }
     }
 }
 
-async fn add(client: &Client, id: &str, user: Option<String>, attributes: Vec<(String, Value)>, password_stdin: bool) -> Outcome {
+async fn list(client: &Client, filter: Option<&str>, user: Option<&str>, json: bool) -> Outcome {
+    let parameters = [("filter", filter), ("user", user)];
+    let query: String = parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("&{name}={}", segment(value?))))
+        .collect();
+    if json {
+        return client.each_of("/v1/devices", &query, |device| say(device)).await;
+    }
+    let mut table = Table::new(&["ID", "USER", "COHORT", "ATTRIBUTES", "REPORTED"]);
+    let object = |device: &Value, name: &str| match device.get(name) {
+        Some(Value::Object(map)) if !map.is_empty() => clip(&Value::Object(map.clone()).to_string(), 60),
+        _ => String::new(),
+    };
+    let listed = client.each_of("/v1/devices", &query, |device| {
+        table.row(&[
+            text(device, "id").unwrap_or_default(),
+            text(device, "user").unwrap_or("-"),
+            text(device, "cohort").unwrap_or_default(),
+            &object(device, "attributes"),
+            &object(device, "reported"),
+        ])
+    });
+    listed.await?;
+    table.print()
+}
+
+/// A device that was added, in words. A password in it is one that was made.
+fn added(device: &Value) -> String {
+    let mut lines = vec![format!("device    {}", text(device, "jid").unwrap_or_default())];
+    if let Some(password) = text(device, "password") {
+        lines.push(format!("password  {password}   (made for it, and shown this once)"));
+    }
+    lines.join("\n")
+}
+
+async fn add(
+    client: &Client,
+    id: &str,
+    user: Option<String>,
+    attributes: Vec<(String, Value)>,
+    password_stdin: bool,
+) -> Result<Value, Failure> {
     let (password, generated) = if password_stdin {
         (secret::password_from_stdin()?, false)
     } else {
@@ -104,10 +164,10 @@ async fn add(client: &Client, id: &str, user: Option<String>, attributes: Vec<(S
     if let (true, Value::Object(device)) = (generated, &mut device) {
         device.insert("password".into(), password.into());
     }
-    say(device)
+    Ok(device)
 }
 
-async fn import(client: &Client, file: &std::path::Path) -> Outcome {
+async fn import(client: &Client, file: &std::path::Path, json: bool) -> Outcome {
     let shown = file.display();
     let unreadable = |error: std::io::Error| Failure::Failed(format!("{shown} cannot be read: {error}"));
     let mut lines = Vec::new();
@@ -123,13 +183,40 @@ async fn import(client: &Client, file: &std::path::Path) -> Outcome {
     let answer = client
         .ask(Method::POST, "/v1/devices", Some(("application/x-ndjson", lines)))
         .await?;
-    say(&answer)?;
+    if json {
+        say(&answer)?;
+    } else {
+        say(format!(
+            "{} devices were taken",
+            answer.get("accepted").and_then(Value::as_u64).unwrap_or(0)
+        ))?;
+        say_refused(&answer)?;
+    }
     match refused(&answer) {
         0 => Ok(()),
         refused => Err(Failure::Failed(format!(
             "{refused} lines of {shown} were refused; the answer on stdout names them"
         ))),
     }
+}
+
+/// The lines of a bulk request that were refused, each with the reason.
+fn say_refused(answer: &Value) -> Outcome {
+    let items = answer.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut refused = items
+        .iter()
+        .filter(|item| item.get("problem").is_some_and(Value::is_object))
+        .peekable();
+    if refused.peek().is_none() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["LINE", "ID", "WHY"]);
+    for item in refused {
+        let line = item.get("line").map(Value::to_string).unwrap_or_default();
+        let why = item.get("problem").and_then(|problem| text(problem, "detail"));
+        table.row(&[&line, text(item, "id").unwrap_or("-"), why.unwrap_or_default()])?;
+    }
+    table.print()
 }
 
 /// How many lines the answer to a bulk request refuses: its list of errors, or its count.
@@ -144,10 +231,6 @@ pub(super) fn refused(answer: &Value) -> u64 {
         })
         .max()
         .unwrap_or(0)
-}
-
-fn say_value(value: &Value) -> Outcome {
-    say(value)
 }
 
 fn path(id: &str) -> String {
