@@ -382,3 +382,9 @@ fn limits_are_published_and_the_operations_side_answers() {
     );
     assert!(!metrics.body.contains("device="), "no label holds a device");
 }
+
+#[test]
+fn tenants_see_nothing_of_one_another() {
+    let (service, backend) = service();
+    support::stay_apart(&service, &service, &backend.key, 1);
+}

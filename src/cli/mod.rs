@@ -17,6 +17,7 @@ pub mod reference_device;
 mod report;
 mod secret;
 mod serve;
+mod tenant;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Device(device::Arguments),
     /// Creates, lists and revokes API keys.
     Key(key::Arguments),
+    /// Adds, lists, shows and removes tenants.
+    Tenant(tenant::Arguments),
     /// Sends one event to a device.
     Push(push::Arguments),
     /// Is a device: prints each event as one JSON line, acknowledges it, and resumes after a cut.
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::DemoBoxes => block_on(demo::boxes::run()),
         Command::Device(arguments) => block_on(device::run(arguments)),
         Command::Key(arguments) => block_on(key::run(arguments)),
+        Command::Tenant(arguments) => block_on(tenant::run(arguments)),
         Command::Push(arguments) => block_on(push::run(arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Export(arguments) => block_on(export::run(arguments)),

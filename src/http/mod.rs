@@ -18,6 +18,7 @@ mod patience;
 mod problem;
 mod segment;
 mod serve;
+mod shed;
 pub mod text;
 mod upgrade;
 mod wire;
@@ -36,6 +37,7 @@ pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
 pub use serve::{Tls, serve};
+pub use shed::{Config as ShedConfig, Shed, Waiting, shedding};
 pub use upgrade::{Peer, Raw, Upgrade};
 pub use wire::Wire;
 

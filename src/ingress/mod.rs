@@ -11,16 +11,20 @@ mod draft;
 mod events;
 mod native;
 mod options;
+mod rates;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use axum::{Router, routing::post};
+use axum::{Router, middleware, routing::post};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+pub use rates::{Config as RatesConfig, LiveNodes, Rates};
+
 use crate::{
     domain::{Clock, Durability, Limits},
+    http::Shed,
     store::Store,
 };
 
@@ -86,6 +90,16 @@ struct Parts {
     metrics: IngressMetrics,
     replaced: CountReplaced,
     rooms: Semaphore,
+    admission: Admission,
+}
+
+/// Who may post now.
+#[derive(Clone)]
+pub struct Admission {
+    /// Limits in deliveries.
+    pub rates: Rates,
+    /// The queue before the store.
+    pub shed: Shed,
 }
 
 impl IngressState {
@@ -99,6 +113,7 @@ impl IngressState {
         draining: Arc<AtomicBool>,
         metrics: IngressMetrics,
         replaced: CountReplaced,
+        admission: Admission,
     ) -> Self {
         Self(Arc::new(Parts {
             store,
@@ -108,11 +123,16 @@ impl IngressState {
             metrics,
             replaced,
             rooms: Semaphore::new(config.in_flight_max),
+            admission,
         }))
     }
 }
 
 /// `POST /v1/events`, to be mounted behind the gate.
 pub fn routes(state: IngressState) -> Router {
-    Router::new().route("/v1/events", post(events::post)).with_state(state)
+    let rates = state.0.admission.rates.clone();
+    Router::new()
+        .route("/v1/events", post(events::post))
+        .layer(middleware::from_fn_with_state(rates, rates::tell))
+        .with_state(state)
 }

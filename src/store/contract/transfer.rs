@@ -89,6 +89,8 @@ async fn live(store: &dyn Store) -> Scene {
         id: 3,
         name: "other".into(),
         domain: "other.example".into(),
+        limits: None,
+        removed_at: None,
     };
     store.put_tenant(tenant).await.unwrap();
     store.put_key([5; 32], api_key()).await.unwrap();
@@ -171,6 +173,7 @@ fn api_key() -> ApiKey {
         tenant: 3,
         scope: crate::domain::Scope::Push,
         created_at: START,
+        limits: None,
     }
 }
 
