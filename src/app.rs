@@ -233,10 +233,10 @@ impl App {
                 clock.clone(),
                 config.limits.clone(),
                 config.ingress.clone(),
-                draining.clone(),
                 ingress::IngressMetrics::register(prometheus)?,
                 counts(&dispatch_metrics, DeliveryState::Replaced),
-                ingress::Admission {
+                ingress::Throttle {
+                    draining: draining.clone(),
                     rates: ingress::Rates::new(&config.rates, live_nodes),
                     shed: shed.clone(),
                 },
@@ -441,7 +441,7 @@ fn keys(store: Arc<dyn Store>) -> Keys {
         Some(Caller {
             tenant: TenantId(key.tenant),
             domain: tenant.domain.as_str().into(),
-            key_id: key.id.as_str().into(),
+            key_id: Some(key.id.as_str().into()),
             key_name: key.name.as_str().into(),
             // Whoever may see all tenants is of the default one.
             scope: if is_default { key.scope } else { key.scope.min(Scope::Admin) },

@@ -48,8 +48,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// The XMPP domain of that tenant.
     pub domain: Arc<str>,
-    /// The id of the key.
-    pub key_id: Arc<str>,
+    /// The public id of the key. `None`: it was no key, and `key_name` alone says who it is.
+    pub key_id: Option<Arc<str>>,
     /// The name of the key, for the log.
     pub key_name: Arc<str>,
     /// What it may do.

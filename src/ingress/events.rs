@@ -42,14 +42,14 @@ pub(super) async fn post(
     if validate_only {
         return parts.look(new).await;
     }
-    parts.admission.rates.take(&caller, 1, Instant::now())?;
+    parts.throttle.rates.take(&caller, 1, Instant::now())?;
     let Ok(_room) = parts.rooms.try_acquire() else {
         return Err(Refusal::Overloaded {
             retry_after: Duration::from_secs(1),
         });
     };
     let device = new.event.device.clone();
-    let _waiting = parts.admission.shed.wait(1);
+    let _waiting = parts.throttle.shed.wait(1);
     let enqueued = match parts.store.enqueue(vec![new]).await.pop() {
         Some(enqueued) => enqueued.map_err(|error| error.refusal(&device))?,
         None => return Err(Refusal::Internal("the store gave no answer".into())),

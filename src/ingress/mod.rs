@@ -90,12 +90,14 @@ struct Parts {
     metrics: IngressMetrics,
     replaced: CountReplaced,
     rooms: Semaphore,
-    admission: Admission,
+    throttle: Throttle,
 }
 
 /// Who may post now.
 #[derive(Clone)]
-pub struct Admission {
+pub struct Throttle {
+    /// From when it is true, every event is refused with 503 `draining`.
+    pub draining: Arc<AtomicBool>,
     /// Limits in deliveries.
     pub rates: Rates,
     /// The queue before the store.
@@ -103,34 +105,32 @@ pub struct Admission {
 }
 
 impl IngressState {
-    /// `draining`: from when it is true, every event is refused with 503 `draining`. `replaced` is told how many deliveries an
-    /// event ended.
+    /// `replaced` is told how many deliveries an event ended.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         limits: Limits,
         config: Config,
-        draining: Arc<AtomicBool>,
         metrics: IngressMetrics,
         replaced: CountReplaced,
-        admission: Admission,
+        throttle: Throttle,
     ) -> Self {
         Self(Arc::new(Parts {
             store,
             clock,
             limits,
-            draining,
+            draining: throttle.draining.clone(),
             metrics,
             replaced,
             rooms: Semaphore::new(config.in_flight_max),
-            admission,
+            throttle,
         }))
     }
 }
 
 /// `POST /v1/events`, to be mounted behind the gate.
 pub fn routes(state: IngressState) -> Router {
-    let rates = state.0.admission.rates.clone();
+    let rates = state.0.throttle.rates.clone();
     Router::new()
         .route("/v1/events", post(events::post))
         .layer(middleware::from_fn_with_state(rates, rates::tell))

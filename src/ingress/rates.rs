@@ -95,7 +95,7 @@ impl Rates {
         let mut buckets = self.0.buckets.lock();
         let Buckets { tenants, keys } = &mut *buckets;
         let tenant = tenant.map(|policy| (bucket(tenants, caller.tenant, policy.share, now), policy));
-        let key = key.map(|policy| (bucket(keys, (caller.tenant, caller.key_id.clone()), policy.share, now), policy));
+        let key = key.map(|policy| (bucket(keys, who(caller), policy.share, now), policy));
         let mut both = [tenant, key];
         let waits = both.iter_mut().flatten().filter_map(|(bucket, policy)| {
             let wait = bucket.check(policy.share, deliveries, now).err()?;
@@ -161,10 +161,15 @@ impl Rates {
         }
         if let Some(policy) = key {
             let share = policy.share;
-            add(policy, bucket(keys, (caller.tenant, caller.key_id.clone()), share, now));
+            add(policy, bucket(keys, who(caller), share, now));
         }
         Some((policies, lefts))
     }
+}
+
+/// Whose bucket that of the key is.
+fn who(caller: &Caller) -> (TenantId, Arc<str>) {
+    (caller.tenant, caller.key_id.as_ref().unwrap_or(&caller.key_name).clone())
 }
 
 /// The bucket of `who`. One that is full is as good as none, so those go when there are many.
@@ -208,7 +213,7 @@ mod tests {
         Caller {
             tenant: TenantId(tenant),
             domain: "localhost".into(),
-            key_id: key.into(),
+            key_id: Some(key.into()),
             key_name: key.into(),
             scope: Scope::Push,
             limits,

@@ -123,10 +123,10 @@ impl Scene {
                 time.clone(),
                 limits.clone(),
                 ingress::Config::default(),
-                draining.clone(),
                 IngressMetrics::register(&metrics).unwrap(),
                 count(&replaced),
-                ingress::Admission {
+                ingress::Throttle {
+                    draining: draining.clone(),
                     rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),
                     shed: http::Shed::new(&http::ShedConfig::default(), 1_024, &metrics).unwrap(),
                 },
@@ -256,7 +256,7 @@ fn keys(store: Arc<dyn Store>) -> Keys {
         let of = |scope, name: &str, limits| Caller {
             tenant: TenantId(0),
             domain: "localhost".into(),
-            key_id: name.into(),
+            key_id: Some(name.into()),
             key_name: name.into(),
             scope,
             limits,

@@ -484,7 +484,7 @@ pub(super) async fn presence_is_told_over_http_to_who_may_read() {
         let caller = Caller {
             tenant: super::TENANT,
             domain: "localhost".into(),
-            key_id: "id".into(),
+            key_id: Some("id".into()),
             key_name: "k".into(),
             scope,
             limits: crate::domain::CallerLimits::default(),

@@ -31,7 +31,7 @@ impl Scene {
             (*hash == super::super::key_hash("right")).then(|| Caller {
                 tenant: TenantId(0),
                 domain: "localhost".into(),
-                key_id: "id".into(),
+                key_id: Some("id".into()),
                 key_name: "test".into(),
                 scope: Scope::Push,
                 limits: crate::domain::CallerLimits::default(),
