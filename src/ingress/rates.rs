@@ -30,11 +30,11 @@ pub struct Config {
     /// Deliveries a second that all keys of a tenant together may post, of a tenant without limits of its own; more are answered 429
     /// `rate-limited`. Default: 0, which is no limit.
     pub tenant_per_second: u32,
-    /// Deliveries that they may post at once after a pause. Default: 0, which is as many as a second has.
+    /// Deliveries that all keys of such a tenant may post at once after a pause. Default: 0, which is as many as a second has.
     pub tenant_burst: u32,
     /// Deliveries a second that may be posted with a key without limits of its own. Default: 0, which is no limit.
     pub key_per_second: u32,
-    /// Deliveries that may be posted with it at once after a pause. Default: 0, which is as many as a second has.
+    /// Deliveries that may be posted with such a key at once after a pause. Default: 0, which is as many as a second has.
     pub key_burst: u32,
 }
 

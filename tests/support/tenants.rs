@@ -71,7 +71,10 @@ pub fn stay_apart(one: &Service, other: &Service, operator: &str, nodes: u64) {
     });
     assert!(Device::connect(box_of_tv(other, "secret-of-home")).is_err());
     let ping = "<iq type='get' id='p' to='tv.example'><ping xmlns='urn:xmpp:ping'/></iq>";
-    assert_eq!(at_tv.answer_to(ping).attribute("from"), Some(DOMAIN));
+    // Its own presence may come first.
+    let mut answers = (0..3).map(|_| at_tv.answer_to(ping));
+    let pong = answers.find(|answer| answer.name == "iq").expect("an answer");
+    assert_eq!(pong.attribute("from"), Some(DOMAIN));
 
     // The same keys in both are two events.
     let post = |backend: &Backend, data: &str| {
