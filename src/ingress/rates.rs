@@ -69,7 +69,7 @@ impl Rates {
     /// With those limits, shared by so many nodes.
     pub fn new(config: &Config, nodes: LiveNodes) -> Self {
         let limit = |deliveries_per_second: u32, burst: u32| {
-            (deliveries_per_second > 0).then(|| RateLimit {
+            (deliveries_per_second > 0).then_some(RateLimit {
                 deliveries_per_second,
                 burst: if burst == 0 { deliveries_per_second } else { burst },
             })
