@@ -32,9 +32,9 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
+    domain::{Caller, CallerLimits, Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, Scope, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
-    http::{self, HttpMetrics, Keys},
+    http::{self, HttpMetrics, Keys, Shed},
     ingress, ledger,
     ledger::Ledger,
     presence::{self, Presence, Rules},
@@ -130,12 +130,13 @@ impl App {
         let prometheus = metrics.registry();
         let bootstrap::Opened { engine, arrivals, others } = bootstrap::store(&config, corrected, prometheus).await?;
         let (parts, node) = (engine.store(), engine.node());
+        bootstrap::check_domain(&config, &*parts)?;
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
         let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
         let tickets = engine.tickets(clock.clone()).await?;
         let secrets = tickets.as_ref().map(Tickets::secrets);
-        let keeper = bootstrap::tls(&config, clock.clone(), secrets, prometheus)?;
+        let keeper = bootstrap::tls(&config, parts.clone(), clock.clone(), secrets, prometheus)?;
         let proxy_metrics = ProxyMetrics::register(prometheus)?;
         let dispatch_metrics = DispatchMetrics::register(prometheus)?;
         let ledger = Ledger::new(
@@ -184,6 +185,8 @@ impl App {
 
         let (leaving, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let http_metrics = HttpMetrics::register(prometheus)?;
+        let shed = Shed::new(&config.shed, config.ingress.in_flight_max, prometheus)?;
+        let live_nodes = bootstrap::live_nodes(others.as_ref());
         let written = node::dispatched(gateway.links(), parts.clone(), nodes.clone());
         let ended = ends_session(&gateway);
         let others = match others.zip(nodes) {
@@ -237,9 +240,13 @@ impl App {
                 clock.clone(),
                 config.limits.clone(),
                 config.ingress.clone(),
-                draining.clone(),
                 ingress::IngressMetrics::register(prometheus)?,
                 counts(&dispatch_metrics, DeliveryState::Replaced),
+                ingress::Throttle {
+                    draining: draining.clone(),
+                    rates: ingress::Rates::new(&config.rates, live_nodes),
+                    shed: shed.clone(),
+                },
             )))
             .merge(receipts::routes(receipts::ReceiptsState::new(
                 parts.clone(),
@@ -256,7 +263,8 @@ impl App {
                     config.registry.clone(),
                     ended,
                 ))
-                .layer(Extension(config.xmpp.limits())),
+                .layer(Extension(config.xmpp.limits()))
+                .layer(Extension(registry::Certified(Arc::new(keeper.covers())))),
             )
             .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
             .merge(presence.router())
@@ -284,6 +292,7 @@ impl App {
             keys(parts.clone()),
             http_metrics.clone(),
         );
+        let routes = http::shedding(routes, shed, http_metrics.clone());
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
@@ -430,33 +439,34 @@ impl App {
 
 /// Which tenant an XMPP domain belongs to.
 fn hosts(store: Arc<dyn Store>) -> gateway::Hosts {
-    Arc::new(move |domain| {
-        store
-            .tenants()
-            .iter()
-            .find(|tenant| tenant.domain == domain)
-            .map(|tenant| TenantId(tenant.id))
-    })
+    Arc::new(move |domain| store.tenant_at(domain).map(|tenant| TenantId(tenant.id)))
 }
 
 /// Who a key belongs to.
 fn keys(store: Arc<dyn Store>) -> Keys {
     Arc::new(move |hash| {
         let key = store.key(hash)?;
-        let tenant = store.tenants().into_iter().find(|tenant| tenant.id == key.tenant)?;
+        let tenant = store.tenant(TenantId(key.tenant))?;
+        let is_default = TenantId(key.tenant) == TenantId::default();
         Some(Caller {
             tenant: TenantId(key.tenant),
             domain: tenant.domain.as_str().into(),
+            key_id: Some(key.id.as_str().into()),
             key_name: key.name.as_str().into(),
-            scope: key.scope,
+            // Whoever may see all tenants is of the default one.
+            scope: if is_default { key.scope } else { key.scope.min(Scope::Admin) },
+            limits: CallerLimits {
+                tenant: tenant.limits,
+                key: key.limits,
+            },
         })
     })
 }
 
-/// The admin listener beyond loopback: admin keys only.
+/// The admin listener beyond loopback: admin keys only, of the default tenant, because its figures are of the whole service.
 fn admin_keys(store: Arc<dyn Store>) -> Keys {
     let all = keys(store);
-    Arc::new(move |hash| all(hash).filter(|caller| caller.scope.covers(crate::domain::Scope::Admin)))
+    Arc::new(move |hash| all(hash).filter(|caller| caller.tenant == TenantId::default() && caller.scope.covers(Scope::Admin)))
 }
 
 /// How many devices each cohort has.

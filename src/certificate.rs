@@ -25,6 +25,8 @@ const CA_KEY_FILE: &str = "ca-key.pem";
 pub const CERTIFICATE_FILE: &str = "certificate.pem";
 /// The file with its private key there.
 pub const KEY_FILE: &str = "key.pem";
+/// The directory there with a directory for each other domain.
+const DOMAINS_DIRECTORY: &str = "domains";
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest that clients accept for a certificate of a server (CA/Browser Forum's limit is 398 days).
@@ -125,7 +127,28 @@ pub fn generated(directory: &Path, domain: &str, now: SystemTime) -> Result<Iden
     let (certificate, key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
     let ca_is_new = ensure_ca(directory, domain, now)?;
     if ca_is_new || !serves(&certificate, &key, domain, now) {
-        make_leaf(directory, domain, now)?;
+        make_leaf(directory, directory, domain, names(domain), now)?;
+    }
+    load(&certificate, &key)
+}
+
+/// One for another domain that the service answers for, by the same authority, which [`generated`] made: for that domain alone, so
+/// that it tells of no other. It is kept in `directory/domains/DOMAIN`.
+///
+/// # Errors
+/// As [`generated`].
+pub fn generated_for(directory: &Path, domain: &str, now: SystemTime) -> Result<Identity, CertificateError> {
+    let own = directory.join(DOMAINS_DIRECTORY).join(domain);
+    let (certificate, key) = (own.join(CERTIFICATE_FILE), own.join(KEY_FILE));
+    let authority = load(&directory.join(CA_FILE), &directory.join(CA_KEY_FILE))?;
+    let by_this_authority = |identity: &Identity| identity.chain.last() == authority.chain.last();
+    if !serves(&certificate, &key, domain, now) || !load(&certificate, &key).is_ok_and(|identity| by_this_authority(&identity)) {
+        fs::create_dir_all(&own).map_err(|error| CertificateError::File {
+            path: own.clone(),
+            done: "made",
+            error,
+        })?;
+        make_leaf(directory, &own, domain, vec![domain.to_owned()], now)?;
     }
     load(&certificate, &key)
 }
@@ -157,9 +180,10 @@ fn ensure_ca(directory: &Path, domain: &str, now: SystemTime) -> Result<bool, Ce
     Ok(true)
 }
 
-fn make_leaf(directory: &Path, domain: &str, now: SystemTime) -> Result<(), CertificateError> {
+/// Makes a certificate in `directory`, good for `names`, by the authority in `authority`.
+fn make_leaf(authority: &Path, directory: &Path, domain: &str, names: Vec<String>, now: SystemTime) -> Result<(), CertificateError> {
     let text = |file: &str| -> Result<String, CertificateError> {
-        let path = directory.join(file);
+        let path = authority.join(file);
         fs::read_to_string(&path).map_err(|error| CertificateError::File { path, done: "read", error })
     };
     let (ca, ca_key) = (text(CA_FILE)?, text(CA_KEY_FILE)?);
@@ -167,7 +191,7 @@ fn make_leaf(directory: &Path, domain: &str, now: SystemTime) -> Result<(), Cert
         let issuer = Issuer::from_ca_cert_pem(&ca, KeyPair::from_pem(&ca_key)?)?;
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = dated(now, LEAF_DAYS, domain);
-        params.subject_alt_names = CertificateParams::new(names(domain))?.subject_alt_names;
+        params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -211,13 +235,20 @@ fn lasts(identity: &Identity, now: SystemTime, days: u32) -> bool {
 }
 
 fn names_domain(identity: &Identity, domain: &str) -> bool {
-    leaf(identity).is_some_and(|leaf| match leaf.subject_alternative_name() {
-        Ok(Some(names)) => {
-            let mut names = names.value.general_names.iter();
-            names.any(|name| matches!(name, GeneralName::DNSName(name) if *name == domain))
-        }
-        _ => false,
-    })
+    dns_names(identity).iter().any(|name| name == domain)
+}
+
+/// The DNS names that the certificate is good for, in lower case; one may begin with `*.` (RFC 9525 §6.3).
+pub fn dns_names(identity: &Identity) -> Vec<String> {
+    let Some(leaf) = leaf(identity) else { return Vec::new() };
+    let Ok(Some(names)) = leaf.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// When the service's own certificate expires, in seconds since 1970.
@@ -291,6 +322,21 @@ mod tests {
         assert_ne!(first.chain[0], renewed.chain[0]);
         assert_eq!(first.chain[1], renewed.chain[1]);
         assert_eq!(ca, fs::read(directory.path().join(CA_FILE)).unwrap());
+    }
+
+    #[test]
+    fn another_domain_has_a_certificate_of_its_own_by_the_same_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = generated(directory.path(), "push.example", now()).unwrap();
+        let other = generated_for(directory.path(), "tv.example", now()).unwrap();
+        assert_eq!(dns_names(&other), ["tv.example"]);
+        assert_eq!(first.chain[1], other.chain[1]);
+        assert_eq!(generated_for(directory.path(), "tv.example", now()).unwrap().chain, other.chain);
+        // A new authority makes it anew.
+        fs::remove_file(directory.path().join(CA_FILE)).unwrap();
+        let first = generated(directory.path(), "push.example", now()).unwrap();
+        let again = generated_for(directory.path(), "tv.example", now()).unwrap();
+        assert!(again.chain[0] != other.chain[0] && again.chain[1] == first.chain[1]);
     }
 
     #[test]

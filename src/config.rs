@@ -50,6 +50,10 @@ pub struct Config {
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
     pub ingress: crate::ingress::Config,
+    /// `[rates]`: how much may be posted.
+    pub rates: crate::ingress::RatesConfig,
+    /// `[shed]`: when posts are refused early, so that the others stay fast.
+    pub shed: crate::http::ShedConfig,
     /// `[presence]`: who is told of connects and disconnects.
     pub presence: crate::presence::Config,
     /// `[receipts]`: who is told what became of events.
@@ -83,6 +87,8 @@ impl Default for Config {
             tokens: crate::tokens::Config::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
+            rates: crate::ingress::RatesConfig::default(),
+            shed: crate::http::ShedConfig::default(),
             presence: crate::presence::Config::default(),
             receipts: crate::receipts::Config::default(),
             registry: crate::registry::Config::default(),

@@ -292,6 +292,27 @@ fn keys_are_created_listed_and_revoked() {
 }
 
 #[test]
+fn tenants_are_added_listed_shown_and_removed() {
+    let service = Service::start();
+    let tenant = |arguments: &[&str]| run(service.command().arg("tenant").args(arguments));
+    let added = done(tenant(&["add", "tv", "--domain", "tv.example", "--deliveries-per-second", "5"]));
+    let added: Value = serde_json::from_str(&added).unwrap();
+    let limits = serde_json::json!({ "deliveries_per_second": 5, "burst": 5 });
+    assert_eq!((&added["domain"], &added["limits"]), (&"tv.example".into(), &limits));
+    let key = ["key", "create", "--name", "first", "--scope", "admin", "--tenant", "tv"];
+    let key: Value = serde_json::from_str(&done(run(service.command().args(key)))).unwrap();
+    let of_tv = service.backend().with_key(key["key"].as_str().unwrap());
+    of_tv.get("/v1/devices").expect(200);
+    let listed = done(tenant(&["list"]));
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(done(tenant(&["show", "tv"])).contains("tv.example"));
+    done(tenant(&["remove", "tv"]));
+    of_tv.get("/v1/devices").expect(401);
+    let gone = tenant(&["show", "tv"]);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+}
+
+#[test]
 fn report_tells_the_polls_avoided() {
     let service = Service::start();
     let text = done(run(service.command().arg("report")));
@@ -330,6 +351,7 @@ fn wrong_usage_ends_with_two() {
         "demo",
         "device",
         "key",
+        "tenant",
         "push",
         "listen",
         "report",

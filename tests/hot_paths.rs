@@ -225,15 +225,21 @@ fn event_in(rounds: u64) {
             clock,
             Limits::default(),
             ingress::Config::default(),
-            Arc::new(AtomicBool::new(false)),
             IngressMetrics::register(&prometheus::Registry::new()).unwrap(),
             Arc::new(|_| {}),
+            ingress::Throttle {
+                draining: Arc::new(AtomicBool::new(false)),
+                rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),
+                shed: unpoll::http::Shed::new(&unpoll::http::ShedConfig::default(), 1_024, &prometheus::Registry::new()).unwrap(),
+            },
         );
         let caller = Caller {
             tenant: TenantId(0),
             domain: "localhost".into(),
+            key_id: Some("id".into()),
             key_name: "k".into(),
             scope: Scope::Push,
+            limits: unpoll::domain::CallerLimits::default(),
         };
         let routes = ingress::routes(state).layer(Extension(caller));
         let body = format!(

@@ -549,3 +549,9 @@ fn many_events_of_one_request_reach_each_device_in_their_order_on_either_engine(
         drop(devices);
     }
 }
+
+#[test]
+fn tenants_see_nothing_of_one_another() {
+    let (service, backend) = service();
+    support::stay_apart(&service, &service, &backend.key, 1);
+}

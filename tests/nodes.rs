@@ -282,3 +282,9 @@ fn a_rolling_restart_loses_nothing_and_refuses_nothing_without_saying_when_to_co
     });
     assert!(accepted > 30, "{accepted} events are no load");
 }
+
+#[test]
+fn a_tenant_is_added_at_one_node_and_used_at_another() {
+    let nodes = Nodes::start(2);
+    support::stay_apart(&nodes.nodes[0], &nodes.nodes[1], &nodes.key, 2);
+}

@@ -1,4 +1,4 @@
-//! Load runs against an unpoll server: `loadtest connect`, `push`, `poll` and `storm`; on Redis `nodes` and `redis-memory`.
+//! Load runs against an unpoll server: `loadtest connect`, `push`, `overload`, `poll` and `storm`; on Redis `nodes` and `redis-memory`.
 
 mod runs;
 
@@ -24,6 +24,8 @@ enum Run {
     Connect(runs::connect::Arguments),
     /// Post events to connected devices: CPU of an event, times from POST to device, losses and repeats.
     Push(runs::push::Arguments),
+    /// Post more events than the server can take: how many it still accepts, and how fast.
+    Overload(runs::overload::Arguments),
     /// Poll, as boxes do that are not connected, in four ways: bytes, CPU and time of a poll.
     Poll(runs::poll::Arguments),
     /// Boxes lose their connections all at once and come back: time, CPU and memory of that, and what sessions that stay up feel.
@@ -63,6 +65,7 @@ fn perform(run: Run) -> Result<bool, Error> {
     let pin = match &run {
         Run::Connect(arguments) => arguments.place.pin,
         Run::Push(arguments) => arguments.place.pin,
+        Run::Overload(arguments) => arguments.place.pin,
         Run::Poll(arguments) => arguments.place.pin,
         Run::Storm(arguments) => arguments.place.pin,
         Run::Nodes(arguments) => arguments.shape.pin,
@@ -79,6 +82,7 @@ fn perform(run: Run) -> Result<bool, Error> {
         match run {
             Run::Connect(arguments) => runs::connect::run(arguments).await,
             Run::Push(arguments) => runs::push::run(arguments).await,
+            Run::Overload(arguments) => runs::overload::run(arguments).await,
             Run::Poll(arguments) => runs::poll::run(arguments).await,
             Run::Storm(arguments) => runs::storm::run(arguments).await,
             Run::Nodes(arguments) => runs::nodes::run(arguments).await,

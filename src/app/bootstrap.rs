@@ -15,7 +15,7 @@ use crate::{
     cluster,
     config::Config,
     domain::{Clock, CorrectedClock, DeviceId, Scope, TenantId, Timestamp},
-    gateway, http, registry,
+    gateway, http, ingress, registry,
     store::{
         Addressed, ApiKey, Arrival, Peer, Store, StoreError,
         embedded::{self, EmbeddedStore},
@@ -101,6 +101,21 @@ pub(super) async fn store(config: &Config, clock: Arc<CorrectedClock>, registry:
     }
 }
 
+/// Checks that the domain of the default tenant, a setting, is not that of another one.
+pub(super) fn check_domain(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+    let mut others = store
+        .tenants()
+        .into_iter()
+        .filter(|tenant| TenantId(tenant.id) != TenantId::default());
+    match others.find(|tenant| tenant.domain == config.domain) {
+        Some(tenant) => Err(StartError::Domain {
+            domain: config.domain.clone(),
+            tenant: tenant.name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Makes the first key when there is none, and writes it where only its owner reads it: of several nodes, the first one does. The
 /// file comes first: a key that nobody knows would lock everybody out.
 pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp) -> Result<(), StartError> {
@@ -118,6 +133,7 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
         tenant: default_tenant.0,
         scope: Scope::Operator,
         created_at: now,
+        limits: None,
     };
     let until = Instant::now() + FIRST_KEY_PATIENCE;
     let first = loop {
@@ -135,13 +151,27 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
     Ok(())
 }
 
+/// How many nodes there are now.
+pub(super) fn live_nodes(others: Option<&Others>) -> ingress::LiveNodes {
+    match others.map(|others| others.peers.clone()) {
+        Some(peers) => Arc::new(move || peers.borrow().len() + 1),
+        None => Arc::new(|| 1),
+    }
+}
+
 /// The certificate, and who looks after it. `tickets`: the secrets that nodes share.
 pub(super) fn tls(
     config: &Config,
+    store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     tickets: Option<tls::TicketSecrets>,
     registry: &Registry,
 ) -> Result<tls::Keeper, StartError> {
+    let others = move || {
+        let tenants = store.tenants();
+        let others = tenants.iter().filter(|tenant| TenantId(tenant.id) != TenantId::default());
+        others.map(|tenant| tenant.domain.clone()).collect()
+    };
     let own = if config.tls.generates_certificate() {
         tls::Source::Generated {
             directory: config.data_dir.clone(),
@@ -155,6 +185,8 @@ pub(super) fn tls(
     };
     let files = tls::Files {
         own,
+        more: config.tls.certificates.clone(),
+        domains: tls::Domains(Arc::new(others)),
         clients: config.tls.client_files(),
         tickets,
     };

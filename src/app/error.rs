@@ -27,6 +27,14 @@ pub enum StartError {
     /// Other nodes cannot reach this one.
     #[error(transparent)]
     Cluster(#[from] cluster::BindError),
+    /// The domain is taken.
+    #[error("domain = \"{domain}\" is the domain of the tenant {tenant}: choose another, or remove that tenant first")]
+    Domain {
+        /// The setting.
+        domain: String,
+        /// Whose it is.
+        tenant: String,
+    },
     /// The store opened and does not answer.
     #[error("the store does not answer: {0}")]
     Registry(#[from] store::StoreError),

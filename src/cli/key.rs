@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     Outcome,
     client::{ServerArguments, segment},
-    say,
+    say, tenant,
 };
 
 /// What to do with which key.
@@ -29,6 +29,15 @@ enum Action {
         /// What it may do.
         #[arg(long)]
         scope: ScopeWord,
+        /// Whose it is to be, when not of the tenant of the key that asks. That takes a key of scope operator.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Deliveries a second that may be posted with it. Left out: as the settings of the service say.
+        #[arg(long, value_name = "N")]
+        deliveries_per_second: Option<u32>,
+        /// Deliveries that may be posted with it at once after a pause. Left out: as many as a second has.
+        #[arg(long, value_name = "N", requires = "deliveries_per_second")]
+        burst: Option<u32>,
     },
     /// Prints each key, without its secret, as one JSON line.
     List,
@@ -55,16 +64,24 @@ enum ScopeWord {
 pub async fn run(arguments: Arguments) -> Outcome {
     let client = arguments.server.client()?;
     match arguments.action {
-        Action::Create { name, scope } => {
+        Action::Create {
+            name,
+            scope,
+            tenant,
+            deliveries_per_second,
+            burst,
+        } => {
             let scope = match scope {
                 ScopeWord::Push => "push",
                 ScopeWord::Read => "read",
                 ScopeWord::Admin => "admin",
                 ScopeWord::Operator => "operator",
             };
-            say(client
-                .ask_json(Method::POST, "/v1/keys", &json!({"name": name, "scope": scope}))
-                .await?)
+            let mut body = json!({"name": name, "scope": scope, "limits": tenant::limits(deliveries_per_second, burst)});
+            if let (Some(tenant), Some(members)) = (tenant, body.as_object_mut()) {
+                members.insert("tenant".into(), tenant.into());
+            }
+            say(client.ask_json(Method::POST, "/v1/keys", &body).await?)
         }
         Action::List => client.each("/v1/keys", |key| say(key)).await,
         Action::Revoke { id } => {

@@ -19,6 +19,7 @@ mod report;
 mod secret;
 mod serve;
 mod table;
+mod tenant;
 mod watch;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Device(device::Arguments),
     /// Creates, lists and revokes API keys.
     Key(key::Arguments),
+    /// Adds, lists, shows and removes tenants.
+    Tenant(tenant::Arguments),
     /// Sends one event to a device, and waits for its end if asked to.
     Push(push::Arguments),
     /// Prints receipts as they come: what became of events, a line each.
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::DemoBoxes => block_on(demo::boxes::run()),
         Command::Device(arguments) => block_on(device::run(arguments)),
         Command::Key(arguments) => block_on(key::run(arguments)),
+        Command::Tenant(arguments) => block_on(tenant::run(arguments)),
         Command::Push(arguments) => block_on(push::run(arguments)),
         Command::Watch(arguments) => block_on(watch::run(arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 19] = [
+const DOCUMENTED: [(&str, &str, &str); 21] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
@@ -21,6 +21,8 @@ const DOCUMENTED: [(&str, &str, &str); 19] = [
     ("tokens", include_str!("../tokens/config.rs"), "Config"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),
     ("ingress", include_str!("../ingress/mod.rs"), "Config"),
+    ("rates", include_str!("../ingress/rates.rs"), "Config"),
+    ("shed", include_str!("../http/shed.rs"), "Config"),
     ("presence", include_str!("../presence/config.rs"), "Config"),
     ("receipts", include_str!("../receipts/config.rs"), "Config"),
     ("registry", include_str!("../registry/mod.rs"), "Config"),

@@ -35,13 +35,7 @@ impl Config {
     }
 
     fn check_domain(&self, problems: &mut Vec<String>) {
-        let label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        if self.domain.len() > 253 || !self.domain.split('.').all(label) {
+        if !crate::domain::is_domain(&self.domain) {
             problems.push(format!(
                 "domain = {:?} is no domain name; use lower-case letters, digits and '-', in parts joined by '.'",
                 self.domain
@@ -52,6 +46,10 @@ impl Config {
     fn check_certificate(&self, problems: &mut Vec<String>) {
         if self.tls.certificate.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             problems.push("tls.certificate and tls.key go together: set both, or neither for a generated certificate".into());
+        }
+        let incomplete = |pair: &crate::tls::Pair| pair.certificate.as_os_str().is_empty() || pair.key.as_os_str().is_empty();
+        if self.tls.certificates.iter().any(incomplete) {
+            problems.push("tls.certificates: each names a certificate and its key".into());
         }
         if !self.tls.generates_certificate() || self.tls.risk_impostors_beyond_loopback {
             return;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Refusal, TenantId};
+use super::{RateLimit, Refusal, TenantId};
 
 /// What an API key may do. Each scope contains the ones before it, but `push`, which only posts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -48,10 +48,23 @@ pub struct Caller {
     pub tenant: TenantId,
     /// The XMPP domain of that tenant.
     pub domain: Arc<str>,
+    /// The public id of the key. `None`: it was no key, and `key_name` alone says who it is.
+    pub key_id: Option<Arc<str>>,
     /// The name of the key, for the log.
     pub key_name: Arc<str>,
     /// What it may do.
     pub scope: Scope,
+    /// How much it may post.
+    pub limits: CallerLimits,
+}
+
+/// The limits that were given to a key and its tenant; where there is none, the settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallerLimits {
+    /// Of all keys of the tenant together.
+    pub tenant: Option<RateLimit>,
+    /// Of the key.
+    pub key: Option<RateLimit>,
 }
 
 impl Caller {

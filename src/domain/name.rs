@@ -1,4 +1,4 @@
-//! Names of things: devices, users, tenants, cohorts.
+//! Names of things: devices, users, tenants, cohorts, domains.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -16,6 +16,17 @@ pub enum InvalidName {
         /// Its byte offset.
         offset: usize,
     },
+}
+
+/// Whether a text is a domain name as XMPP domains are written here: labels of lower-case letters, digits and `-`, joined by `.`.
+pub fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// The id of one device inside its tenant: `[a-z0-9._-]{1,64}`, folded to lower case when parsed.

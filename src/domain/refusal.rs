@@ -188,6 +188,9 @@ pub enum Refusal {
     /// A key that is not here.
     #[error("no key has the id {0}")]
     UnknownKey(String),
+    /// A tenant that is not here.
+    #[error("no tenant has the name {0}; make it with PUT /v1/tenants/{0}")]
+    UnknownTenant(String),
     /// Nothing is served at that path.
     #[error("nothing is served at {0}; see GET /v1/limits and the documentation")]
     UnknownPath(String),
@@ -197,6 +200,18 @@ pub enum Refusal {
     /// A precondition of a change does not hold, such as a third live credential.
     #[error("{0}")]
     Conflict(String),
+    /// More deliveries than a limit allows.
+    #[error("the limit of the {policy} is reached: {per_second} deliveries a second, {burst} at once; retry in {} s", .retry_after.as_secs_f64().ceil())]
+    RateLimited {
+        /// Whose limit: `tenant` or `key`.
+        policy: &'static str,
+        /// Deliveries a second.
+        per_second: u32,
+        /// Deliveries at once.
+        burst: u32,
+        /// When there is room again.
+        retry_after: Duration,
+    },
     /// Too many requests wait to be stored.
     #[error("more requests wait than the service takes; retry in {} s", .retry_after.as_secs())]
     Overloaded {
@@ -277,7 +292,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 46] = [
+    pub const SLUGS: [&'static str; 48] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -309,9 +324,11 @@ impl Refusal {
         "other-device",
         "forbidden",
         "unknown-key",
+        "unknown-tenant",
         "unknown-path",
         "method-not-allowed",
         "conflict",
+        "rate-limited",
         "overloaded",
         "no-space",
         "unavailable",
@@ -360,9 +377,11 @@ impl Refusal {
             Self::OtherDevice(_) => (403, "other-device", "The path names another device"),
             Self::Forbidden { .. } => (403, "forbidden", "The key may not do this"),
             Self::UnknownKey(_) => (404, "unknown-key", "The key is not known"),
+            Self::UnknownTenant(_) => (404, "unknown-tenant", "The tenant is not known"),
             Self::UnknownPath(_) => (404, "unknown-path", "Nothing is served here"),
             Self::MethodNotAllowed(_) => (405, "method-not-allowed", "The method is not allowed here"),
             Self::Conflict(_) => (409, "conflict", "The change does not fit what is there"),
+            Self::RateLimited { .. } => (429, "rate-limited", "A limit in deliveries is reached"),
             Self::Overloaded { .. } => (429, "overloaded", "Too many requests wait"),
             Self::NoSpace { .. } => (503, "no-space", "The disk is full"),
             Self::Unavailable { .. } => (503, "unavailable", "The store does not answer"),
@@ -383,6 +402,8 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { .. } => Some(Duration::from_secs(60)),
+            // Whole seconds go over the wire: never too early.
+            Self::RateLimited { retry_after, .. } => Some(Duration::from_secs(retry_after.as_secs_f64().ceil() as u64)),
             Self::Overloaded { retry_after }
             | Self::TooManyWrong { retry_after }
             | Self::NoSpace { retry_after }

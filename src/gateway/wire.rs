@@ -14,7 +14,7 @@ use rustls::{
 
 use super::websocket::Carrier;
 use crate::{
-    tls::{Served, exporter},
+    tls::{Served, exporter, take_chosen},
     xmpp::{Bindings, Unreadable},
 };
 
@@ -81,6 +81,8 @@ pub(super) struct Tls {
     peer_closed: bool,
     /// `tls-exporter` of the handshake, until it is told.
     exporter: Option<Box<[u8; 32]>>,
+    /// Which of the certificates the handshake took.
+    certificate: u16,
     /// That the handshake is done was told.
     told: bool,
 }
@@ -94,6 +96,7 @@ impl Wire {
             partial: Vec::new(),
             peer_closed: false,
             exporter: None,
+            certificate: 0,
             told: false,
         })))
     }
@@ -191,10 +194,11 @@ impl Tls {
         loop {
             let rest = buffer.get_mut(start..).unwrap_or_default();
             let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(rest);
-            if !self.told
-                && let Some(exporter) = exporter::take()
-            {
-                self.exporter = Some(Box::new(exporter));
+            if !self.told {
+                if let Some(exporter) = exporter::take() {
+                    self.exporter = Some(Box::new(exporter));
+                }
+                self.certificate = take_chosen().unwrap_or(self.certificate);
             }
             let mut done = false;
             match state {
@@ -258,7 +262,7 @@ impl Tls {
         }
         Bindings {
             exporter: self.exporter.take().map(|exporter| *exporter),
-            end_point: self.served.end_point.clone(),
+            end_point: self.served.end_point(self.certificate),
         }
     }
 
@@ -361,7 +365,7 @@ mod tests {
             key: private,
         };
         let server = Arc::new(Served::new(&identity, None).unwrap());
-        let end_point = server.end_point.clone();
+        let end_point = server.end_point(0);
         let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[version])
             .unwrap()

@@ -157,8 +157,10 @@ mod tests {
             (*hash == key_hash("right")).then(|| Caller {
                 tenant: TenantId(0),
                 domain: "localhost".into(),
+                key_id: Some("id".into()),
                 key_name: "test".into(),
                 scope: Scope::Admin,
+                limits: crate::domain::CallerLimits::default(),
             })
         })
     }

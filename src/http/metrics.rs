@@ -10,7 +10,7 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 20] = [
+pub const ROUTES: [&str; 22] = [
     "/.well-known/host-meta",
     "/.well-known/host-meta.json",
     "/v1/events",
@@ -29,6 +29,8 @@ pub const ROUTES: [&str; 20] = [
     "/v1/presence/stream",
     "/v1/receipts",
     "/v1/reports/polling-avoided",
+    "/v1/tenants",
+    "/v1/tenants/{name}",
     "/xmpp-websocket",
     OTHER,
 ];

@@ -13,7 +13,7 @@ use crate::domain::Refusal;
 pub(super) struct Slug(pub &'static str);
 
 /// The members of the problem: `type`, `title`, `status`, `detail`, and where the refusal has them `field`, `offset`, `line`,
-/// `column`, `limit`, `event`. `type` is a relative reference whose end is the slug.
+/// `column`, `limit`, `event`, `violated-policies`. `type` is a relative reference whose end is the slug.
 pub fn problem(refusal: &Refusal) -> Map<String, Value> {
     let face = refusal.face();
     let mut members = Map::new();
@@ -45,6 +45,8 @@ fn extensions(refusal: &Refusal) -> Vec<(&'static str, Value)> {
             vec![("limit", (*limit).into())]
         }
         Refusal::TtlOutOfRange { max, .. } => vec![("field", "ttl".into()), ("limit", (*max).into())],
+        // The name that draft-ietf-httpapi-ratelimit-headers gives it (section 5.1).
+        Refusal::RateLimited { policy, .. } => vec![("violated-policies", Value::from(vec![*policy]))],
         Refusal::KeyReused { original } => vec![("event", original.to_string().into())],
         _ => Vec::new(),
     }

@@ -1,6 +1,9 @@
 //! The handler: admit, read, parse, store, answer.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Extension,
@@ -75,8 +78,10 @@ async fn one(
         parts.look(new).await?;
         return Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"targets":1}"#).into_response());
     }
+    parts.throttle.rates.take(caller, 1, Instant::now())?;
     let _room = parts.admission.one(body.len())?;
     let device = new.event.device.clone();
+    let _waiting = parts.throttle.shed.wait(1);
     let enqueued = match parts.store.enqueue(vec![new]).await.pop() {
         Some(enqueued) => enqueued.map_err(|error| error.refusal(&device))?,
         None => return Err(Refusal::Internal("the store gave no answer".into())),

@@ -14,19 +14,23 @@ mod events;
 mod many;
 mod native;
 mod options;
+mod rates;
 
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicBool},
 };
 
-use axum::{Router, routing::post};
+use axum::{Router, middleware, routing::post};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
+
+pub use rates::{Config as RatesConfig, LiveNodes, Rates};
 
 use self::admission::Admission;
 use crate::{
     domain::{Clock, DeliveryState, Durability, Limits, Refusal},
+    http::Shed,
     store::{Enqueued, Store},
 };
 
@@ -126,33 +130,49 @@ struct Parts {
     metrics: IngressMetrics,
     replaced: CountReplaced,
     admission: Admission,
+    throttle: Throttle,
+}
+
+/// Who may post now.
+#[derive(Clone)]
+pub struct Throttle {
+    /// From when it is true, every event is refused with 503 `draining`.
+    pub draining: Arc<AtomicBool>,
+    /// Limits in deliveries.
+    pub rates: Rates,
+    /// The queue before the store.
+    pub shed: Shed,
 }
 
 impl IngressState {
-    /// `draining`: from when it is true, every event is refused with 503 `draining`. `replaced` is told how many deliveries an
-    /// event ended.
+    /// `replaced` is told how many deliveries an event ended.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         limits: Limits,
         config: Config,
-        draining: Arc<AtomicBool>,
         metrics: IngressMetrics,
         replaced: CountReplaced,
+        throttle: Throttle,
     ) -> Self {
         Self(Arc::new(Parts {
             store,
             clock,
             limits,
-            draining,
+            draining: throttle.draining.clone(),
             metrics,
             replaced,
             admission: Admission::new(&config),
+            throttle,
         }))
     }
 }
 
 /// `POST /v1/events`, to be mounted behind the gate.
 pub fn routes(state: IngressState) -> Router {
-    Router::new().route("/v1/events", post(events::post)).with_state(state)
+    let rates = state.0.throttle.rates.clone();
+    Router::new()
+        .route("/v1/events", post(events::post))
+        .layer(middleware::from_fn_with_state(rates, rates::tell))
+        .with_state(state)
 }

@@ -10,7 +10,7 @@ use axum::{
 use tracing::warn;
 
 use super::{Ledger, Report};
-use crate::domain::{Caller, Refusal, Scope, Timestamp};
+use crate::domain::{Caller, Refusal, Scope, TenantId, Timestamp};
 
 /// The period of a report that names none.
 const DEFAULT_PERIOD_MS: u64 = 24 * 3_600_000;
@@ -31,6 +31,13 @@ async fn polling_avoided(
         return Err(Refusal::Forbidden {
             key: caller.key_name.to_string(),
             needed: Scope::Read,
+        });
+    }
+    // The minutes are those of all tenants together: of them the default tenant reads, whose operator runs the service.
+    if caller.tenant != TenantId::default() {
+        return Err(Refusal::Forbidden {
+            key: caller.key_name.to_string(),
+            needed: Scope::Operator,
         });
     }
     let Query(parameters) = query.map_err(|rejection| invalid("from", rejection.body_text()))?;

@@ -5,9 +5,9 @@ use axum::{Extension, Json, body::Body, extract::State, http::HeaderMap, http::S
 use data_encoding::BASE32_NOPAD;
 use serde_json::{Value, json};
 
-use super::{RegistryState, devices::require_json};
+use super::{RegistryState, devices::require_json, rates};
 use crate::{
-    domain::{Caller, Refusal, Scope},
+    domain::{Caller, Refusal, Scope, TenantId},
     http::{
         Paged, Parameters, Segment,
         json::{Field, Fields},
@@ -58,11 +58,16 @@ pub(super) async fn create(
     let mut fields = Fields::parse(&body)?;
     let name = name(&fields.need("name")?)?;
     let scope = scope(&fields.need("scope")?)?;
+    let tenant = match fields.take("tenant") {
+        Some(field) => state.tenant_of_key(&caller, &field, scope)?,
+        None => caller.tenant,
+    };
+    let limits = rates::take(&mut fields)?;
     fields.finish()?;
     // Nobody gives away more than he has.
     caller.require(scope)?;
     let parts = &*state.0;
-    if parts.store.keys(caller.tenant).await.map_err(StoreError::refusal_of_all)?.len() >= KEYS_MAX {
+    if parts.store.keys(tenant).await.map_err(StoreError::refusal_of_all)?.len() >= KEYS_MAX {
         return Err(Refusal::Conflict(format!("the tenant has {KEYS_MAX} keys; revoke some first")));
     }
     let no_random = |_| Refusal::Internal("no random bytes".into());
@@ -70,9 +75,10 @@ pub(super) async fn create(
     let row = ApiKey {
         id,
         name,
-        tenant: caller.tenant.0,
+        tenant: tenant.0,
         scope,
         created_at: parts.clock.now(),
+        limits,
     };
     let mut answer = shown(&row);
     parts.store.put_key(key_hash(&key), row).await.map_err(StoreError::refusal_of_all)?;
@@ -125,8 +131,25 @@ pub(super) async fn revoke(
     }
 }
 
+impl RegistryState {
+    /// The tenant that a new key is to be of. An operator's key makes keys for others, above all their first; the scope operator is
+    /// of the default tenant alone.
+    fn tenant_of_key(&self, caller: &Caller, field: &Field<'_>, scope: Scope) -> Result<TenantId, Refusal> {
+        caller.require(Scope::Operator)?;
+        let tenant = TenantId(self.named(&field.text()?)?.id);
+        if scope == Scope::Operator && tenant != TenantId::default() {
+            return Err(Refusal::Conflict("a key of scope operator is of the default tenant alone".into()));
+        }
+        Ok(tenant)
+    }
+}
+
 fn shown(key: &ApiKey) -> Value {
-    json!({"id": key.id, "name": key.name, "scope": key.scope, "created_at": key.created_at})
+    let mut shown = json!({"id": key.id, "name": key.name, "scope": key.scope, "created_at": key.created_at});
+    if let (Some(limits), Some(members)) = (key.limits, shown.as_object_mut()) {
+        members.insert("limits".into(), json!(limits));
+    }
+    shown
 }
 
 fn name(field: &Field<'_>) -> Result<String, Refusal> {

@@ -1,4 +1,4 @@
-//! The registry's interface: devices with their credentials, keys, and the limits.
+//! The registry's interface: devices with their credentials, keys, tenants, and the limits.
 //!
 //! A device's password is turned into SCRAM verifiers at once, off the event loop and a bounded number at a time; neither it nor
 //! they are ever shown. A key is shown once, when it is made; the store has its hash.
@@ -11,6 +11,8 @@ mod devices;
 mod form;
 mod keys;
 mod limits;
+mod rates;
+mod tenants;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub use keys::{new_key, new_key_id};
+pub use tenants::Certified;
 
 use crate::{
     domain::{Clock, Cohort, DeviceId, Epoch, Limits, TenantId, stable_hash},
@@ -100,7 +103,7 @@ impl RegistryState {
     }
 }
 
-/// `/v1/devices`, `/v1/keys` and `/v1/limits`, to be mounted behind the gate.
+/// `/v1/devices`, `/v1/keys`, `/v1/tenants` and `/v1/limits`, to be mounted behind the gate.
 pub fn routes(state: RegistryState) -> Router {
     Router::new()
         .route("/v1/devices", get(devices::list).post(bulk::post))
@@ -111,6 +114,8 @@ pub fn routes(state: RegistryState) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", axum::routing::delete(keys::revoke))
         .route("/v1/limits", get(limits::limits))
+        .route("/v1/tenants", get(tenants::list))
+        .route("/v1/tenants/{name}", get(tenants::show).put(tenants::put).delete(tenants::remove))
         .with_state(state)
 }
 

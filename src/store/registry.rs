@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceKey, Seat, StoreError};
-use crate::domain::{Cohort, Credential, DeviceId, FastChange, FastTokens, Report, Reported, Scope, TenantId, Timestamp, UserId};
+use crate::domain::{
+    Cohort, Credential, DeviceId, FastChange, FastTokens, RateLimit, Report, Reported, Scope, TenantId, Timestamp, UserId,
+};
 
 /// A device as the registry keeps it.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,17 +72,39 @@ pub struct ApiKey {
     pub scope: Scope,
     /// When it was made.
     pub created_at: Timestamp,
+    /// How much may be posted with it. `None`: as the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RateLimit>,
 }
 
 /// A tenant: an XMPP domain of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// Its number.
+    /// Its number. No other tenant ever has it.
     pub id: u16,
     /// Its name. The default tenant is `default`.
     pub name: String,
     /// Its XMPP domain.
     pub domain: String,
+    /// How much all its keys together may post. `None`: as the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RateLimit>,
+    /// It was removed, and when. What it left, such as receipts, is kept as long as those of others, and nobody can ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
+}
+
+impl Tenant {
+    /// Whether the other one cannot be there beside it.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        let both = self.removed_at.is_none() && other.removed_at.is_none();
+        both && self.id != other.id && (self.domain == other.domain || self.name == other.name)
+    }
+}
+
+/// The number of a new tenant beside those that are or were there. `None`: all are used.
+pub(super) fn next_tenant<'a>(there: impl Iterator<Item = &'a u16>) -> Option<u16> {
+    there.max().map_or(Some(1), |last| last.checked_add(1))
 }
 
 /// Devices, credentials, tenants and keys.
@@ -165,9 +189,34 @@ pub trait Registry: Send + Sync + 'static {
     /// Ends a key. `false`: there was none of that id.
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
 
-    /// Makes or renames a tenant.
+    /// Stores a tenant as it is, under its number.
+    ///
+    /// # Errors
+    /// `Conflict` when another has its name or domain.
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError>;
 
-    /// All tenants. Answers from memory.
+    /// Makes a tenant, durably, with a number that none ever had. All nodes know it within a heartbeat.
+    ///
+    /// # Errors
+    /// `Conflict` when another has its name or domain, or no number is left.
+    async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError>;
+
+    /// Removes a tenant that has no device, and its keys with it. False: there is none.
+    ///
+    /// # Errors
+    /// `Conflict` when it has devices.
+    async fn remove_tenant(&self, tenant: TenantId, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// All tenants, in order of their numbers. Answers from memory.
     fn tenants(&self) -> Vec<Arc<Tenant>>;
+
+    /// The tenant of that number. Called for every request, so it answers from memory.
+    fn tenant(&self, tenant: TenantId) -> Option<Arc<Tenant>> {
+        self.tenants().into_iter().find(|known| known.id == tenant.0)
+    }
+
+    /// The tenant of that XMPP domain, in lower case. Called for every stream, so it answers from memory.
+    fn tenant_at(&self, domain: &str) -> Option<Arc<Tenant>> {
+        self.tenants().into_iter().find(|known| known.domain == domain)
+    }
 }

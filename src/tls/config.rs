@@ -4,6 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+/// A certificate of the operator's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// A file with the chain in PEM.
+    pub certificate: PathBuf,
+    /// A file with the private key in PEM.
+    pub key: PathBuf,
+}
+
 /// The certificate of all TLS listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -12,6 +22,9 @@ pub struct Config {
     pub certificate: PathBuf,
     /// A file with the private key in PEM. Default: "".
     pub key: PathBuf,
+    /// More certificates, for the domains of other tenants: `[{certificate = "tv.pem", key = "tv-key.pem"}]`. A client is shown the one
+    /// that is good for the name it asks for (SNI), else the first. Default: [].
+    pub certificates: Vec<Pair>,
     /// A file with the authorities that vouch for certificates of devices, in PEM. TLS then asks for a certificate and does not demand
     /// one; who shows a good one may log in by it (EXTERNAL). Default: "", which asks for none.
     pub client_ca: PathBuf,
@@ -35,6 +48,7 @@ impl Default for Config {
         Self {
             certificate: PathBuf::new(),
             key: PathBuf::new(),
+            certificates: Vec::new(),
             client_ca: PathBuf::new(),
             client_revoked: PathBuf::new(),
             client_pinned: false,

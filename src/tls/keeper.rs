@@ -1,6 +1,7 @@
 //! Keeps what is served equal to the files: looks at them again every minute and on demand.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,13 +11,16 @@ use aws_lc_rs::digest;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::{ClientFiles, Current, Served, TicketSecrets, clients::ClientMaterial};
+use super::{ClientFiles, Current, Pair, Served, TicketSecrets, clients::ClientMaterial};
 use crate::{
     certificate::{self, CertificateError, Identity},
     domain::Clock,
 };
+
+/// How often it is asked whether there is another domain.
+const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// Why TLS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -45,25 +49,63 @@ pub enum TlsError {
 pub struct Files {
     /// The service's own certificate.
     pub own: Source,
+    /// More of the operator's.
+    pub more: Vec<Pair>,
+    /// Which other domains want one.
+    pub domains: Domains,
     /// Those of clients.
     pub clients: ClientFiles,
     /// The secrets of tickets that other nodes take, too. `None`: tickets are of this process alone.
     pub tickets: Option<TicketSecrets>,
 }
 
+/// Asks for the domains that devices log in at, beside the one of [`Files::own`].
+#[derive(Clone)]
+pub struct Domains(pub Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl Default for Domains {
+    fn default() -> Self {
+        Self(Arc::new(Vec::new))
+    }
+}
+
+impl std::fmt::Debug for Domains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Domains")
+    }
+}
+
 impl Files {
     fn load(&self, now: SystemTime) -> Result<Loaded, TlsError> {
-        let identity = self.own.load(now)?;
+        let mut identities = vec![self.own.load(now)?];
+        for pair in &self.more {
+            identities.push(certificate::load(&pair.certificate, &pair.key)?);
+        }
+        let mut missing = Vec::new();
+        let named: HashSet<String> = identities.iter().flat_map(certificate::dns_names).collect();
+        for domain in (self.domains.0)() {
+            let parent = domain.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            if named.contains(&domain) || parent.is_some_and(|parent| named.contains(&parent)) {
+                continue;
+            }
+            match self.own.load_for(&domain, now) {
+                Some(Ok(identity)) => identities.push(identity),
+                // It must not keep the others from being served.
+                Some(Err(error)) => missing.push(format!("{domain} ({error})")),
+                None => missing.push(domain),
+            }
+        }
         let material = self.clients.load()?;
-        let (fingerprint, clients) = (fingerprint(&identity, &material), self.clients.clients(&material)?);
+        let (fingerprint, clients) = (fingerprint(&identities, &material), self.clients.clients(&material)?);
         let served = match &self.tickets {
-            Some(secrets) => Served::sharing(&identity, clients, secrets, fingerprint)?,
-            None => Served::new(&identity, clients)?,
+            Some(secrets) => Served::sharing(&identities, clients, secrets, fingerprint)?,
+            None => Served::of(&identities, clients)?,
         };
         Ok(Loaded {
             fingerprint,
-            expires_at: certificate::expires_at(&identity).unwrap_or_default(),
+            expires_at: identities.iter().filter_map(certificate::expires_at).min().unwrap_or_default(),
             served,
+            missing,
         })
     }
 }
@@ -72,8 +114,10 @@ struct Loaded {
     served: Served,
     /// SHA-256 of what was read.
     fingerprint: [u8; 32],
-    /// When the certificate expires, in seconds since 1970.
+    /// When the first of the certificates expires, in seconds since 1970.
     expires_at: i64,
+    /// The domains that no certificate is good for.
+    missing: Vec<String>,
 }
 
 /// Where the certificate comes from.
@@ -102,6 +146,14 @@ impl Source {
             Self::Generated { directory, domain } => certificate::generated(directory, domain, now),
         }
     }
+
+    /// One for another domain. `None`: the operator has to give it.
+    fn load_for(&self, domain: &str, now: SystemTime) -> Option<Result<Identity, CertificateError>> {
+        match self {
+            Self::Given { .. } => None,
+            Self::Generated { directory, .. } => Some(certificate::generated_for(directory, domain, now)),
+        }
+    }
 }
 
 /// Asks for a look at the files, as SIGHUP does. Cheap to clone.
@@ -126,6 +178,8 @@ pub struct Keeper {
     served: [u8; 32],
     /// What was wrong at the last look: it is logged once.
     wrong: Option<String>,
+    /// The domains without a certificate at the last look.
+    missing: Vec<String>,
     metrics: TlsMetrics,
 }
 
@@ -138,7 +192,7 @@ impl Keeper {
         let metrics = TlsMetrics::register(registry)?;
         let loaded = files.load(time(&*clock))?;
         metrics.expiry.set(loaded.expires_at);
-        Ok(Self {
+        let mut keeper = Self {
             served: loaded.fingerprint,
             current: Current::new(loaded.served),
             files,
@@ -146,8 +200,11 @@ impl Keeper {
             clock,
             reload: Reload::default(),
             wrong: None,
+            missing: Vec::new(),
             metrics,
-        })
+        };
+        keeper.tell_missing(loaded.missing);
+        Ok(keeper)
     }
 
     /// What is served, now and later.
@@ -160,8 +217,17 @@ impl Keeper {
         self.reload.clone()
     }
 
-    /// Looks at the files until `stop`.
+    /// Says whether a domain has a certificate, or is about to get one.
+    pub fn covers(&self) -> impl Fn(&str) -> bool + Send + Sync + use<> {
+        let (current, generates) = (self.current(), matches!(self.files.own, Source::Generated { .. }));
+        move |domain| generates || current.get().covers(domain)
+    }
+
+    /// Looks at the files until `stop`, and at once when there is another domain.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut domains = (self.files.domains.0)();
+        let mut news = tokio::time::interval(NEWS_EVERY);
+        news.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut due = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -169,6 +235,14 @@ impl Keeper {
                 () = stop.cancelled() => return,
                 () = self.reload.0.notified() => true,
                 _ = due.tick() => false,
+                _ = news.tick() => {
+                    let now = (self.files.domains.0)();
+                    if now == domains {
+                        continue;
+                    }
+                    domains = now;
+                    false
+                }
             };
             self.look(asked).await;
         }
@@ -177,7 +251,11 @@ impl Keeper {
     /// Looks once. A pair that cannot be used leaves the old one in place. `asked`: somebody waits to read what became of it.
     async fn look(&mut self, asked: bool) {
         let (files, now) = (self.files.clone(), time(&*self.clock));
-        match tokio::task::spawn_blocking(move || files.load(now)).await {
+        let mut found = tokio::task::spawn_blocking(move || files.load(now)).await;
+        if let Ok(Ok(loaded)) = &mut found {
+            self.tell_missing(std::mem::take(&mut loaded.missing));
+        }
+        match found {
             Ok(Ok(loaded)) if loaded.fingerprint == self.served => {
                 if asked || self.wrong.is_some() {
                     info!("the certificate is the one that is served already");
@@ -200,6 +278,17 @@ impl Keeper {
         }
     }
 
+    fn tell_missing(&mut self, missing: Vec<String>) {
+        self.metrics.missing.set(i64::try_from(missing.len()).unwrap_or(i64::MAX));
+        if missing != self.missing && !missing.is_empty() {
+            warn!(
+                "no certificate is good for {}: devices that check it do not connect there; give one in tls.certificates",
+                missing.join(", ")
+            );
+        }
+        self.missing = missing;
+    }
+
     fn failed(&mut self, why: String, asked: bool) {
         self.metrics.failed.inc();
         if asked || self.wrong.as_ref() != Some(&why) {
@@ -213,14 +302,19 @@ fn time(clock: &dyn Clock) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(clock.now().0)
 }
 
-/// SHA-256 of chain, key, and what is said of clients.
-fn fingerprint(identity: &Identity, clients: &ClientMaterial) -> [u8; 32] {
+/// SHA-256 of chains, keys, and what is said of clients.
+fn fingerprint(identities: &[Identity], clients: &ClientMaterial) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    let others = [identity.key.secret_der(), &clients.ca, &clients.revoked];
-    for part in identity.chain.iter().map(AsRef::as_ref).chain(others) {
+    let mut add = |part: &[u8]| {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part);
+    };
+    for identity in identities {
+        identity.chain.iter().for_each(|certificate| add(certificate));
+        add(identity.key.secret_der());
     }
+    add(&clients.ca);
+    add(&clients.revoked);
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(context.finish().as_ref());
     fingerprint
@@ -230,6 +324,7 @@ struct TlsMetrics {
     expiry: IntGauge,
     replaced: IntCounter,
     failed: IntCounter,
+    missing: IntGauge,
 }
 
 impl TlsMetrics {
@@ -245,12 +340,18 @@ impl TlsMetrics {
             ),
             &["result"],
         )?;
+        let missing = IntGauge::new(
+            "unpoll_certificate_domains_missing",
+            "Domains of tenants that no certificate is good for.",
+        )?;
+        registry.register(Box::new(missing.clone()))?;
         registry.register(Box::new(expiry.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
         Ok(Self {
             expiry,
             replaced: reloads.get_metric_with_label_values(&["replaced"])?,
             failed: reloads.get_metric_with_label_values(&["failed"])?,
+            missing,
         })
     }
 }
@@ -269,8 +370,14 @@ mod tests {
             certificate: directory.join("certificate.pem"),
             key: directory.join("key.pem"),
         };
+        files(own)
+    }
+
+    fn files(own: Source) -> Files {
         Files {
             own,
+            more: Vec::new(),
+            domains: Domains::default(),
             clients: ClientFiles::default(),
             tickets: None,
         }
@@ -319,11 +426,7 @@ mod tests {
             directory: directory.path().to_owned(),
             domain: "push.example".into(),
         };
-        let files = Files {
-            own,
-            clients: ClientFiles::default(),
-            tickets: None,
-        };
+        let files = files(own);
         let clock = clock();
         let mut keeper = Keeper::open(files, DAY, clock.clone(), &Registry::new()).unwrap();
         let (first, until) = (keeper.current().get(), keeper.metrics.expiry.get());
@@ -335,5 +438,49 @@ mod tests {
         keeper.look(false).await;
         assert_ne!(first.leaf, keeper.current().get().leaf);
         assert_eq!(keeper.metrics.expiry.get(), until + 368 * 86_400);
+    }
+
+    #[tokio::test]
+    async fn a_new_domain_gets_a_certificate_or_is_told_to_have_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = Arc::new(parking_lot::Mutex::new(vec!["tv.example".to_owned()]));
+        let ask = wanted.clone();
+        let domains = Domains(Arc::new(move || ask.lock().clone()));
+        let own = Source::Generated {
+            directory: directory.path().to_owned(),
+            domain: "push.example".into(),
+        };
+        let generating = Files {
+            domains: domains.clone(),
+            ..files(own)
+        };
+        let mut keeper = Keeper::open(generating, DAY, clock(), &Registry::new()).unwrap();
+        let leaf = keeper.current().get().leaf.clone();
+        wanted.lock().push("cars.example".into());
+        assert!(!keeper.current().get().covers("cars.example"));
+        keeper.look(false).await;
+        let served = keeper.current().get();
+        for domain in ["push.example", "tv.example", "cars.example"] {
+            assert!(served.covers(domain), "{domain}");
+        }
+        assert!(served.leaf == leaf && !served.covers("other.example"));
+        assert_ne!(served.end_point(0), served.end_point(1));
+
+        let more = vec![Pair {
+            certificate: directory.path().join("domains/tv.example/certificate.pem"),
+            key: directory.path().join("domains/tv.example/key.pem"),
+        }];
+        let files = Files {
+            domains,
+            more,
+            ..given(directory.path())
+        };
+        let keeper = Keeper::open(files, DAY, clock(), &Registry::new()).unwrap();
+        assert_eq!(
+            (keeper.metrics.missing.get(), &keeper.missing[..]),
+            (1, &["cars.example".to_owned()][..])
+        );
+        let covers = keeper.covers();
+        assert!(covers("tv.example") && !covers("cars.example"));
     }
 }

@@ -10,10 +10,15 @@ use rustls::{
     server::{NoServerSessionStorage, ProducesTickets},
 };
 
-use super::{Clients, TicketSecrets, end_point::end_point, exporter::Exporter};
+use super::{
+    Clients, TicketSecrets,
+    end_point::end_point,
+    exporter::Exporter,
+    names::{ByName, Names},
+};
 use crate::certificate::Identity;
 
-/// One certificate, as all TLS listeners serve it.
+/// Certificates, as all TLS listeners serve them.
 #[derive(Debug)]
 pub struct Served {
     /// For devices: ALPN `xmpp-client`. A client without ALPN is taken, too; one that offers only other protocols is not
@@ -21,10 +26,11 @@ pub struct Served {
     pub devices: Arc<ServerConfig>,
     /// For HTTPS: ALPN `http/1.1`.
     pub web: Arc<ServerConfig>,
-    /// The service's own certificate, in DER.
+    /// The first certificate, in DER.
     pub leaf: CertificateDer<'static>,
-    /// `tls-server-end-point` of it, which logins can be bound to.
-    pub end_point: Option<Arc<[u8]>>,
+    /// `tls-server-end-point` of each certificate, which logins can be bound to.
+    end_points: Vec<Option<Arc<[u8]>>>,
+    names: Arc<Names>,
     /// Judges certificates of devices, if they are asked for one.
     pub clients: Option<Clients>,
 }
@@ -33,12 +39,20 @@ pub struct Served {
 type MakeTicketer<'a> = dyn Fn(&'static str) -> Result<Arc<dyn ProducesTickets>, rustls::Error> + 'a;
 
 impl Served {
-    /// TLS 1.2 and 1.3 with that certificate, and stateless tickets of its own.
+    /// TLS 1.2 and 1.3 with that one certificate, and stateless tickets of its own.
     ///
     /// # Errors
     /// When the key does not fit the certificate, or the system gives no random bytes.
     pub fn new(identity: &Identity, clients: Option<Clients>) -> Result<Self, rustls::Error> {
-        Self::with(identity, clients, &|_| aws_lc_rs::Ticketer::new())
+        Self::of(std::slice::from_ref(identity), clients)
+    }
+
+    /// The same with a certificate for each of several domains: the first is for all that ask for no other.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(identities: &[Identity], clients: Option<Clients>) -> Result<Self, rustls::Error> {
+        Self::with(identities, clients, &|_| aws_lc_rs::Ticketer::new())
     }
 
     /// The same with tickets that all nodes take which have these secrets and serve with the same. `digest`: of what is served with.
@@ -46,23 +60,37 @@ impl Served {
     /// # Errors
     /// When the key does not fit the certificate.
     pub fn sharing(
-        identity: &Identity,
+        identities: &[Identity],
         clients: Option<Clients>,
         secrets: &TicketSecrets,
         digest: [u8; 32],
     ) -> Result<Self, rustls::Error> {
-        Self::with(identity, clients, &|listener| Ok(secrets.ticketer(listener, digest)))
+        Self::with(identities, clients, &|listener| Ok(secrets.ticketer(listener, digest)))
     }
 
-    fn with(identity: &Identity, clients: Option<Clients>, ticketer: &MakeTicketer<'_>) -> Result<Self, rustls::Error> {
-        let leaf = identity.chain.first().cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
-        let mut devices = config(identity, clients.as_ref(), b"xmpp-client", ticketer("devices")?)?;
+    /// `tls-server-end-point` of the certificate that a handshake took ([`super::take_chosen`]).
+    pub fn end_point(&self, chosen: u16) -> Option<Arc<[u8]>> {
+        self.end_points.get(usize::from(chosen)).cloned().flatten()
+    }
+
+    /// Whether one of the certificates is good for that domain, in lower case.
+    pub fn covers(&self, domain: &str) -> bool {
+        self.names.find(domain).is_some()
+    }
+
+    fn with(identities: &[Identity], clients: Option<Clients>, ticketer: &MakeTicketer<'_>) -> Result<Self, rustls::Error> {
+        let first = identities.first().and_then(|identity| identity.chain.first());
+        let leaf = first.cloned().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let names = Arc::new(Names::of(identities));
+        let shown = |tells| ByName::new(names.clone(), identities, tells).map(Arc::new);
+        let mut devices = config(shown(true)?, clients.as_ref(), b"xmpp-client", ticketer("devices")?)?;
         devices.key_log = Arc::new(Exporter);
         devices.ignore_client_order = true;
         Ok(Self {
             devices: Arc::new(devices),
-            web: Arc::new(config(identity, None, b"http/1.1", ticketer("web")?)?),
-            end_point: end_point(&identity.chain),
+            web: Arc::new(config(shown(false)?, None, b"http/1.1", ticketer("web")?)?),
+            end_points: identities.iter().map(|identity| end_point(&identity.chain)).collect(),
+            names,
             leaf,
             clients,
         })
@@ -73,7 +101,7 @@ impl Served {
 /// A client that insists on the hybrid gets it. So does one that insists on SHA-384: processors have instructions for SHA-256
 /// only, and most clients name AES-256-GCM with SHA-384 first; it took a thirteenth of a login's CPU.
 fn config(
-    identity: &Identity,
+    certificates: Arc<ByName>,
     clients: Option<&Clients>,
     protocol: &[u8],
     ticketer: Arc<dyn ProducesTickets>,
@@ -92,7 +120,7 @@ fn config(
         Some(clients) => builder.with_client_cert_verifier(clients.asking()),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![protocol.to_vec()];
     // A fleet that comes back resumes from tickets; a table of sessions would hold a few hundred.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -52,8 +52,10 @@ impl Stage {
                 (*hash == http::key_hash(&key)).then(|| Caller {
                     tenant: TenantId(0),
                     domain: "push.example".into(),
+                    key_id: Some("id".into()),
                     key_name: "test".into(),
                     scope: Scope::Admin,
+                    limits: unpoll::domain::CallerLimits::default(),
                 })
             };
             let counts = HttpMetrics::register(metrics.registry()).unwrap();

@@ -95,3 +95,117 @@ async fn keys_are_listed_in_pages() {
     names.sort();
     assert_eq!(names, ["k0", "k1", "k2", "k3", "k4"]);
 }
+
+#[tokio::test]
+async fn tenants_are_the_operators_business() {
+    let scene = Scene::new().await;
+    let put = async |by: &str, name: &str, body: serde_json::Value| -> Answer {
+        let headers = [("content-type", "application/json")];
+        scene
+            .request(by, "PUT", &format!("/v1/tenants/{name}"), &headers, body.to_string())
+            .await
+    };
+    let tv = json!({"domain": "TV.example", "limits": {"deliveries_per_second": 5}});
+    put("admin", "tv", tv.clone()).await.refused(403, "forbidden", "operator");
+    let made = put("operator", "TV", tv.clone()).await.expect(201);
+    assert_eq!(made.header("location"), "/v1/tenants/tv");
+    let limits = json!({"deliveries_per_second": 5, "burst": 5});
+    assert_eq!(made.json(), json!({"name": "tv", "domain": "tv.example", "limits": limits}));
+    // Without limits in it, PUT takes them away; the domain stays.
+    let changed = put("operator", "tv", json!({})).await.expect(200).json();
+    assert_eq!(changed, json!({"name": "tv", "domain": "tv.example", "limits": null}));
+    put("operator", "tv", json!({"domain": "x.example"}))
+        .await
+        .refused(409, "conflict", "tv.example");
+    put("operator", "other", tv).await.refused(409, "conflict", "domain");
+    put("operator", "other", json!({})).await.refused(400, "missing-field", "domain");
+    put("operator", "other", json!({"domain": "a..b"}))
+        .await
+        .refused(400, "invalid-field", "domain");
+    put("operator", "a%20b", json!({"domain": "b.example"}))
+        .await
+        .refused(400, "invalid-field", "not allowed");
+    let bad = json!({"domain": "b.example", "limits": {"deliveries_per_second": 0}});
+    put("operator", "b", bad).await.refused(400, "invalid-field", "1 to");
+    let bad = json!({"domain": "b.example", "limits": {"per_second": 1}});
+    put("operator", "b", bad)
+        .await
+        .refused(400, "missing-field", "limits.deliveries_per_second");
+
+    for path in ["/v1/tenants", "/v1/tenants/tv"] {
+        let by_admin = scene.request("admin", "GET", path, &[], "").await;
+        by_admin.refused(403, "forbidden", "operator");
+    }
+    let first = scene.get("/v1/tenants?limit=1").await.expect(200).json();
+    assert_eq!(first["items"][0]["name"], "default");
+    let cursor = first["next"].as_str().unwrap();
+    let second = scene.get(&format!("/v1/tenants?cursor={cursor}")).await.expect(200).json();
+    assert_eq!((&second["items"][0]["name"], &second["next"]), (&json!("tv"), &json!(null)));
+    scene.get("/v1/tenants/nobody").await.refused(404, "unknown-tenant", "nobody");
+
+    let key = async |body: serde_json::Value| scene.send("POST", "/v1/keys", &body).await;
+    let made = key(json!({"name": "first", "scope": "admin", "tenant": "tv", "limits": {"deliveries_per_second": 3, "burst": 4}})).await;
+    assert_eq!(made.expect(201).json()["limits"], json!({"deliveries_per_second": 3, "burst": 4}));
+    key(json!({"name": "k", "scope": "operator", "tenant": "tv"}))
+        .await
+        .refused(409, "conflict", "default tenant");
+    key(json!({"name": "k", "scope": "push", "tenant": "no"}))
+        .await
+        .refused(404, "unknown-tenant", "no");
+    let body = json!({"name": "k", "scope": "push", "tenant": "tv"}).to_string();
+    let by_admin = scene
+        .request("admin", "POST", "/v1/keys", &[("content-type", "application/json")], body)
+        .await;
+    by_admin.refused(403, "forbidden", "operator");
+    // It is in the tenant's list and not in the caller's own.
+    assert!(!scene.get("/v1/keys").await.expect(200).body.contains("first"));
+
+    let remove = async |by: &str, name: &str| scene.request(by, "DELETE", &format!("/v1/tenants/{name}"), &[], "").await;
+    remove("admin", "tv").await.refused(403, "forbidden", "operator");
+    remove("operator", "default").await.refused(409, "conflict", "cannot be removed");
+    remove("operator", "tv").await.expect(204);
+    remove("operator", "tv").await.refused(404, "unknown-tenant", "tv");
+}
+
+#[tokio::test]
+async fn a_key_posts_as_much_as_it_may_and_reads_what_is_left() {
+    let scene = Scene::new().await;
+    let body = json!({"name": "slow", "scope": "push", "limits": {"deliveries_per_second": 1, "burst": 2}});
+    let made = scene.send("POST", "/v1/keys", &body).await.expect(201).json();
+    let key = made["key"].as_str().unwrap().to_owned();
+    let post = async |path: &str| -> Answer {
+        let body = json!({"target": {"device": "box"}, "data": 1}).to_string();
+        scene
+            .request(&key, "POST", path, &[("content-type", "application/json")], body)
+            .await
+    };
+    let policy = "\"key\";q=2;w=2;unpoll-unit=\"deliveries\"";
+    post("/v1/events?validate_only=true").await.expect(200);
+    let first = post("/v1/events").await.expect(202);
+    assert_eq!(first.header("ratelimit-policy"), policy);
+    assert_eq!(first.header("ratelimit"), "\"key\";r=1;t=1");
+    let mut refused = None;
+    // A second gives one more, so on a slow machine it may take a few.
+    for _ in 0..100 {
+        let answer = post("/v1/events").await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("one too many");
+    assert_eq!((refused.header("retry-after"), refused.header("ratelimit-policy")), ("1", policy));
+    assert_eq!(refused.header("ratelimit"), "\"key\";r=0;t=2");
+    let problem = refused.refused(
+        429,
+        "rate-limited",
+        "the limit of the key is reached: 1 deliveries a second, 2 at once",
+    );
+    assert_eq!(problem["violated-policies"], json!(["key"]));
+    // Others are not concerned, and read of no limit.
+    let free = scene
+        .send("POST", "/v1/events", &json!({"target": {"device": "box"}, "data": 1}))
+        .await
+        .expect(202);
+    assert_eq!(free.header("ratelimit"), "");
+}

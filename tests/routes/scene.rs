@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use unpoll::{
-    domain::{Caller, Clock, DeviceId, Epoch, EventId, Limits, ManualClock, Scope, TenantId, Timestamp},
+    domain::{Caller, CallerLimits, Clock, DeviceId, Epoch, EventId, Limits, ManualClock, Scope, TenantId, Timestamp},
     http::{self, HttpMetrics, Keys},
     ingress::{self, IngressMetrics, IngressState},
     receipts::{self, ReceiptsState},
@@ -135,9 +135,13 @@ impl Scene {
                 time.clone(),
                 limits.clone(),
                 ingress::Config::default(),
-                draining.clone(),
                 IngressMetrics::register(&metrics).unwrap(),
                 count(&replaced),
+                ingress::Throttle {
+                    draining: draining.clone(),
+                    rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),
+                    shed: http::Shed::new(&http::ShedConfig::default(), 1_024, &metrics).unwrap(),
+                },
             )))
             .merge(receipts::routes(ReceiptsState::new(
                 parts.clone(),
@@ -271,16 +275,19 @@ fn keys(store: Arc<dyn Store>) -> Keys {
     let scopes = [Scope::Push, Scope::Read, Scope::Admin, Scope::Operator];
     let known = scopes.map(|scope| (http::key_hash(scope.as_str()), scope));
     Arc::new(move |hash| {
-        let of = |scope, name: &str| Caller {
+        let of = |scope, name: &str, limits| Caller {
             tenant: TenantId(0),
             domain: "localhost".into(),
+            key_id: Some(name.into()),
             key_name: name.into(),
             scope,
+            limits,
         };
         let fixed = known
             .iter()
             .find(|(known, _)| known == hash)
-            .map(|(_, scope)| of(*scope, scope.as_str()));
-        fixed.or_else(|| store.key(hash).map(|key| of(key.scope, &key.name)))
+            .map(|(_, scope)| of(*scope, scope.as_str(), CallerLimits::default()));
+        let limits = |key| CallerLimits { tenant: None, key };
+        fixed.or_else(|| store.key(hash).map(|key| of(key.scope, &key.name, limits(key.limits))))
     })
 }

@@ -12,6 +12,7 @@ mod issuer;
 mod poller;
 mod service;
 mod sse;
+mod tenants;
 mod wire;
 
 pub use certificates::{Authority, Client, Issued, Secure, peer};
@@ -22,6 +23,7 @@ pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, e
 pub use poller::{Polled, Poller, basic};
 pub use service::{Service, Settings, TestDir, terminate, unpoll, wait_for_presence};
 pub use sse::{Listening, Told};
+pub use tenants::stay_apart;
 pub use wire::{STREAM_HEADER, Wire};
 
 use std::{

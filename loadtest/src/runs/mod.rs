@@ -9,6 +9,7 @@ mod helper;
 pub mod memory;
 pub mod nodes;
 mod nodes_report;
+pub mod overload;
 mod pacer;
 pub mod poll;
 mod poll_report;

@@ -484,8 +484,10 @@ pub(super) async fn presence_is_told_over_http_to_who_may_read() {
         let caller = Caller {
             tenant: super::TENANT,
             domain: "localhost".into(),
+            key_id: Some("id".into()),
             key_name: "k".into(),
             scope,
+            limits: crate::domain::CallerLimits::default(),
         };
         let routes = service.presence_routes().layer(Extension(caller));
         let request = Request::get(format!("/v1/devices/{device}/presence")).body(Body::empty()).unwrap();

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{
-        Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, Report, Reported,
-        ScramSecret, TenantId, Timestamp, UserId,
+        Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, RateLimit, Report,
+        Reported, ScramSecret, TenantId, Timestamp, UserId,
     },
     store::{
         ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent, NewSeat,
@@ -221,6 +221,14 @@ impl Registry for MemoryStore {
     }
 
     async fn put_tenant(&self, _: Tenant) -> Result<(), StoreError> {
+        Err(nothing())
+    }
+
+    async fn add_tenant(&self, _: &str, _: &str, _: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError> {
+        Err(nothing())
+    }
+
+    async fn remove_tenant(&self, _: TenantId, _: Timestamp) -> Result<bool, StoreError> {
         Err(nothing())
     }
 

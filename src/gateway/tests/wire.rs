@@ -32,6 +32,8 @@ fn peers(version: &'static SupportedProtocolVersion) -> Peers {
             certificate: file("certificate.pem"),
             key: file("key.pem"),
         },
+        more: Vec::new(),
+        domains: crate::tls::Domains::default(),
         clients: ClientFiles {
             ca: Some(file("ca.pem")),
             ..ClientFiles::default()

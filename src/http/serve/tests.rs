@@ -31,8 +31,10 @@ impl Scene {
             (*hash == super::super::key_hash("right")).then(|| Caller {
                 tenant: TenantId(0),
                 domain: "localhost".into(),
+                key_id: Some("id".into()),
                 key_name: "test".into(),
                 scope: Scope::Push,
+                limits: crate::domain::CallerLimits::default(),
             })
         };
         let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();

@@ -117,7 +117,11 @@ impl Flow {
         };
         draft.options.merge(&self.common)?;
         let (key, now) = (self.common.key_of(index), parts.clock.now());
-        draft.into_event(key, &mut self.ids, &self.caller, now, &parts.limits)
+        let new = draft.into_event(key, &mut self.ids, &self.caller, now, &parts.limits)?;
+        if !self.validate_only {
+            parts.throttle.rates.take(&self.caller, 1, std::time::Instant::now())?;
+        }
+        Ok(new)
     }
 
     fn is_full(&self) -> bool {

@@ -41,7 +41,9 @@ pub(super) async fn store(parts: &Parts, group: Vec<Waiting>, validate_only: boo
 
 async fn enqueue(parts: &Parts, events: Vec<NewEvent>) -> Vec<Outcome> {
     let devices: Vec<_> = events.iter().map(|new| new.event.device.clone()).collect();
+    let waiting = parts.throttle.shed.wait(events.len());
     let answers = parts.store.enqueue(events).await;
+    drop(waiting);
     let mut away = None;
     let mut outcomes = Vec::with_capacity(answers.len());
     for (answer, device) in answers.into_iter().zip(&devices) {

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::domain::{
     CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
-    FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, Reason, Report, Reported,
-    Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
+    FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, RateLimit, Reason, Report,
+    Reported, Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
 pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*};
@@ -239,6 +239,7 @@ macro_rules! run_contract {
             a_device_that_returns_is_a_new_one,
             credentials_have_a_bound_and_a_generation,
             keys_and_tenants_answer_from_memory,
+            tenants_come_and_go_under_numbers_that_no_other_has,
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
             what_a_device_reports_is_kept_until_it_goes,
             receipts_tell_every_end_in_order,

@@ -333,6 +333,7 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
         tenant,
         scope: crate::domain::Scope::Push,
         created_at: START,
+        limits: None,
     };
     assert!(store.put_first_key([1; 32], key("k1", 0)).await.unwrap());
     assert!(!store.put_first_key([9; 32], key("k9", 0)).await.unwrap());
@@ -348,6 +349,8 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
         id,
         name: name.to_owned(),
         domain: domain.to_owned(),
+        limits: None,
+        removed_at: None,
     };
     store.put_tenant(tenant(5, "tv", "tv.example")).await.unwrap();
     let taken = store.put_tenant(tenant(6, "other", "tv.example")).await;
@@ -358,6 +361,77 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
     assert_eq!(store.key(&[2; 32]).as_deref(), Some(&key("k2", 5)));
     let names: Vec<_> = store.tenants().iter().map(|tenant| tenant.name.clone()).collect();
     assert_eq!(names, ["default", "tv"]);
+}
+
+pub async fn tenants_come_and_go_under_numbers_that_no_other_has(bench: impl Bench) {
+    let store = bench.store();
+    let limit = RateLimit {
+        deliveries_per_second: 7,
+        burst: 9,
+    };
+    let tv = store.add_tenant("tv", "tv.example", Some(limit)).await.unwrap();
+    assert_eq!((tv.id, &*tv.name, &*tv.domain, tv.limits), (1, "tv", "tv.example", Some(limit)));
+    for (name, domain) in [("tv", "x.example"), ("x", "tv.example"), ("default", "x.example")] {
+        let taken = store.add_tenant(name, domain, None).await;
+        assert!(matches!(taken, Err(StoreError::Conflict(_))), "{name} {domain}");
+    }
+    // At once, and only one gets the name.
+    let both = futures_util::future::join(
+        store.add_tenant("cars", "cars.example", None),
+        store.add_tenant("cars", "cars.example", None),
+    );
+    let (one, other) = both.await;
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    let cars = one.or(other).unwrap();
+    assert!(cars.id > tv.id);
+    // The default tenant has limits, too, and keeps them.
+    let default = store.tenant(TENANT).unwrap();
+    let limits = Some(limit);
+    store
+        .put_tenant(Tenant {
+            limits,
+            ..Tenant::clone(&default)
+        })
+        .await
+        .unwrap();
+
+    let (tv_id, cars_id) = (TenantId(tv.id), TenantId(cars.id));
+    let device = DeviceKey {
+        tenant: tv_id,
+        device: "box".parse().unwrap(),
+    };
+    store.put_device(&device, DeviceChange::default(), true, START).await.unwrap();
+    let occupied = store.remove_tenant(tv_id, START).await;
+    assert!(matches!(occupied, Err(StoreError::Conflict(_))), "{occupied:?}");
+    let api_key = |id: &str, tenant| ApiKey {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        tenant,
+        scope: crate::domain::Scope::Admin,
+        created_at: START,
+        limits,
+    };
+    store.put_key([1; 32], api_key("k1", cars.id)).await.unwrap();
+    store.put_key([2; 32], api_key("k2", tv.id)).await.unwrap();
+    assert!(store.remove_tenant(cars_id, START).await.unwrap());
+    assert!(!store.remove_tenant(cars_id, START).await.unwrap());
+    assert!(!store.remove_tenant(TenantId(99), START).await.unwrap());
+    assert_eq!(store.key(&[1; 32]), None);
+    store.remove_device(&device, START).await.unwrap();
+
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    assert_eq!(store.tenant(TENANT).unwrap().limits, limits);
+    assert_eq!((store.tenant(tv_id), store.tenant_at("tv.example")), (Some(tv.clone()), Some(tv)));
+    assert_eq!((store.tenant(cars_id), store.tenant_at("cars.example")), (None, None));
+    assert_eq!(store.key(&[1; 32]), None);
+    assert_eq!(store.key(&[2; 32]).unwrap().limits, limits);
+    // Name and domain are free again, the number is not.
+    let again = store.add_tenant("cars", "cars.example", None).await.unwrap();
+    assert!(again.id > cars.id);
+    assert!(store.remove_tenant(tv_id, START).await.unwrap(), "a removed device holds nobody");
+    let names: Vec<_> = store.tenants().iter().map(|tenant| tenant.name.clone()).collect();
+    assert_eq!(names, ["default", "cars"]);
 }
 
 pub async fn what_a_device_reports_is_kept_until_it_goes(bench: impl Bench) {

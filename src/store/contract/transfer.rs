@@ -3,6 +3,12 @@
 use super::*;
 use crate::store::transfer::{Header, Part, Piece, Row, Taken, Transfer};
 
+/// Those of the tenant and the key that are moved.
+const LIMITS: Option<RateLimit> = Some(RateLimit {
+    deliveries_per_second: 7,
+    burst: 9,
+});
+
 /// Everything, through text and back.
 async fn exported(store: &dyn Transfer) -> (Header, Vec<Row>) {
     let mut rows = Vec::new();
@@ -90,6 +96,8 @@ async fn live(store: &dyn Store) -> Scene {
         id: 3,
         name: "other".into(),
         domain: "other.example".into(),
+        limits: LIMITS,
+        removed_at: None,
     };
     store.put_tenant(tenant).await.unwrap();
     store.put_key([5; 32], api_key()).await.unwrap();
@@ -178,6 +186,7 @@ fn api_key() -> ApiKey {
         tenant: 3,
         scope: crate::domain::Scope::Push,
         created_at: START,
+        limits: LIMITS,
     }
 }
 
@@ -244,7 +253,8 @@ pub async fn everything_moves(source: impl Bench, target: impl Bench) {
         store.ledger(minute, minute + 1).await.unwrap()
     );
     assert_eq!(moved.key(&[5; 32]).as_deref(), Some(&api_key()));
-    assert!(moved.tenants().iter().any(|tenant| tenant.domain == "other.example"));
+    let tenant = moved.tenant_at("other.example").unwrap();
+    assert_eq!((tenant.id, tenant.limits), (3, LIMITS));
     let counts = |store: &dyn Store| {
         let stats = store.stats();
         (stats.queued, stats.devices, stats.devices_polling, stats.devices_control)

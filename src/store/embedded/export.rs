@@ -217,12 +217,7 @@ fn tenant(view: &View<'_>, value: &[u8]) -> Result<TenantRow, StoreError> {
             .map(u32::from_be_bytes)
             .map_err(|_| damaged("the last ordinal"))
     });
-    Ok(TenantRow {
-        id: tenant.id,
-        name: tenant.name,
-        domain: tenant.domain,
-        last_ordinal: last.transpose()?.unwrap_or(0),
-    })
+    Ok(TenantRow::of(&tenant, last.transpose()?.unwrap_or(0)))
 }
 
 fn api_key(key: &[u8], value: &[u8]) -> Result<KeyRow, StoreError> {
@@ -235,6 +230,7 @@ fn api_key(key: &[u8], value: &[u8]) -> Result<KeyRow, StoreError> {
         tenant: key.tenant,
         scope: key.scope,
         created_at: key.created_at,
+        limits: key.limits,
     })
 }
 

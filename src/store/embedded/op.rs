@@ -31,6 +31,9 @@ pub(super) enum Op {
     PutKey([u8; 32], ApiKey, Fallible<()>),
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
+    /// A tenant whose number is still to be found.
+    AddTenant(Box<Tenant>, Fallible<Option<Tenant>>),
+    RemoveTenant(TenantId, Timestamp, Fallible<Option<Tenant>>),
     AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
     BeginImport(Box<Header>, Fallible<()>),
     Import(Box<Piece>, Fallible<Taken>),
@@ -81,6 +84,7 @@ pub(super) enum Outcome {
     Removed(Result<Option<Seat>, StoreError>),
     Done(Result<(), StoreError>),
     Revoked(Result<bool, StoreError>),
+    Tenant(Result<Option<Tenant>, StoreError>),
     Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
     Began(Result<Identity, StoreError>),
@@ -116,7 +120,10 @@ impl Op {
 
     /// Whether doing it twice comes to the same as doing it once.
     pub(super) fn is_idempotent(&self) -> bool {
-        !matches!(self, Self::Enqueue(..) | Self::PutDevice(..) | Self::AddMinute(..) | Self::Care(_))
+        !matches!(
+            self,
+            Self::Enqueue(..) | Self::PutDevice(..) | Self::AddTenant(..) | Self::RemoveTenant(..) | Self::AddMinute(..) | Self::Care(_)
+        )
     }
 
     /// Answers. Whoever asked may be gone; then nobody listens.
@@ -144,6 +151,7 @@ impl Op {
             (Self::BeginImport(_, to), Outcome::Began(result)) => drop(to.send(result.map(|_| ()))),
             (Self::Import(_, to), Outcome::Imported(result)) => drop(to.send(result)),
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
+            (Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to), Outcome::Tenant(result)) => drop(to.send(result)),
             (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
             _ => {}
@@ -168,6 +176,7 @@ impl Op {
             Self::BeginImport(_, to) | Self::FinishImport(_, to) => drop(to.send(Err(error.clone()))),
             Self::Import(_, to) => drop(to.send(Err(error.clone()))),
             Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }

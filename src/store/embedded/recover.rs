@@ -363,17 +363,20 @@ fn with_cohorts(engine: &Engine, mut totals: Totals) -> Result<Totals, OpenError
 }
 
 fn tenants(engine: &Engine, config: &Config) -> Result<BTreeMap<u16, Arc<Tenant>>, OpenError> {
-    let mut tenants = BTreeMap::new();
+    let mut tenants: BTreeMap<u16, Arc<Tenant>> = BTreeMap::new();
     for row in engine.prefix(Space::Rows, b"t") {
         let tenant: Tenant = serde_json::from_slice(&row?.1).map_err(|_| damaged("a tenant"))?;
         tenants.insert(tenant.id, Arc::new(tenant));
     }
+    let limits = tenants.get(&0).and_then(|known| known.limits);
     tenants.insert(
         0,
         Arc::new(Tenant {
             id: 0,
             name: "default".to_owned(),
             domain: config.default_domain.clone(),
+            limits,
+            removed_at: None,
         }),
     );
     Ok(tenants)

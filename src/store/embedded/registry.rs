@@ -1,6 +1,6 @@
 //! The registry: devices, keys, tenants. Changes are steps of the writer, look-ups go to the rows or to RAM.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::Map;
@@ -10,11 +10,12 @@ use super::{
     rows::DeviceHead, steps::Book, users,
 };
 use crate::{
-    domain::{Departure, DeviceId, FastChange, FastTokens, Report, Reported, TenantId, Timestamp, UserId},
+    domain::{Departure, DeviceId, FastChange, FastTokens, RateLimit, Report, Reported, TenantId, Timestamp, UserId},
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
         codec::damaged,
+        registry::next_tenant,
     },
 };
 
@@ -162,20 +163,62 @@ impl Book {
         found.is_some()
     }
 
-    pub(super) fn put_tenant(&self, draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
-        let taken = self
-            .shared
-            .tenants
-            .read()
-            .values()
-            .any(|other| other.id != tenant.id && (other.domain == tenant.domain || other.name == tenant.name));
-        if taken {
+    pub(super) fn put_tenant(draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
+        if tenants(draft)?.values().any(|other| tenant.excludes(other)) {
             return Err(StoreError::Conflict("another tenant has that name or domain".into()));
         }
         draft.put(Space::Rows, keys::tenant(tenant.id), json(tenant)?);
         draft.must_sync();
         Ok(())
     }
+
+    pub(super) fn add_tenant(draft: &mut Draft<'_>, new: &Tenant) -> Result<Option<Tenant>, StoreError> {
+        let id = next_tenant(tenants(draft)?.keys()).ok_or_else(|| StoreError::Conflict("no number is left for a tenant".into()))?;
+        let tenant = Tenant { id, ..new.clone() };
+        Self::put_tenant(draft, &tenant)?;
+        Ok(Some(tenant))
+    }
+
+    /// Ends a tenant that has no device, and its keys. Answers what is left of it; `None`: there is none.
+    pub(super) fn remove_tenant(&self, draft: &mut Draft<'_>, id: TenantId, now: Timestamp) -> Result<Option<Tenant>, StoreError> {
+        let known = tenants(draft)?.remove(&id.0).filter(|known| known.removed_at.is_none());
+        let Some(known) = known else { return Ok(None) };
+        let there = |row: &[u8]| DeviceHead::decode(row).map(|head| !head.removed);
+        let prefix = keys::device_row(id, "");
+        let mut occupied = false;
+        // What the same commit adds, then what is there.
+        let added = draft.changes(Space::Rows).iter().filter(|(key, _)| key.starts_with(&prefix));
+        for row in added.filter_map(|(_, row)| row.as_ref()) {
+            occupied |= there(row)?;
+        }
+        for row in draft.engine().prefix(Space::Rows, &prefix) {
+            if occupied {
+                break;
+            }
+            let (key, row) = row?;
+            occupied = !draft.changes(Space::Rows).contains_key(&key) && there(&row)?;
+        }
+        if occupied {
+            return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));
+        }
+        for (hash, _) in self.shared.keys.read().iter().filter(|(_, key)| key.tenant == id.0) {
+            draft.remove(Space::Rows, keys::api_key(hash));
+        }
+        let removed_at = Some(now);
+        let tenant = Tenant { removed_at, ..known };
+        draft.put(Space::Rows, keys::tenant(id.0), json(&tenant)?);
+        draft.must_sync();
+        Ok(Some(tenant))
+    }
+}
+
+/// All tenants, also those that were removed, as the steps before in the same commit leave them.
+fn tenants(draft: &Draft<'_>) -> Result<BTreeMap<u16, Tenant>, StoreError> {
+    let rows = draft.prefix(Space::Rows, b"t")?;
+    let read = |row: &[u8]| serde_json::from_slice(row).map_err(|_| damaged("a tenant"));
+    rows.values()
+        .map(|row| read(row).map(|tenant: Tenant| (tenant.id, tenant)))
+        .collect()
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
@@ -325,7 +368,38 @@ impl Registry for EmbeddedStore {
         self.ask(|answer| Op::PutTenant(tenant, answer)).await?
     }
 
+    async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError> {
+        let new = Tenant {
+            id: 0,
+            name: name.to_owned(),
+            domain: domain.to_owned(),
+            limits,
+            removed_at: None,
+        };
+        let made = self.ask(|answer| Op::AddTenant(Box::new(new), answer)).await??;
+        made.map(Arc::new).ok_or_else(|| damaged("the answer to a new tenant"))
+    }
+
+    async fn remove_tenant(&self, tenant: TenantId, now: Timestamp) -> Result<bool, StoreError> {
+        let removed = self.ask(|answer| Op::RemoveTenant(tenant, now, answer)).await??;
+        Ok(removed.is_some())
+    }
+
     fn tenants(&self) -> Vec<Arc<Tenant>> {
-        self.shared.tenants.read().values().cloned().collect()
+        let tenants = self.shared.tenants.read();
+        tenants.values().filter(|tenant| tenant.removed_at.is_none()).cloned().collect()
+    }
+
+    fn tenant(&self, tenant: TenantId) -> Option<Arc<Tenant>> {
+        let tenants = self.shared.tenants.read();
+        tenants.get(&tenant.0).filter(|tenant| tenant.removed_at.is_none()).cloned()
+    }
+
+    fn tenant_at(&self, domain: &str) -> Option<Arc<Tenant>> {
+        let tenants = self.shared.tenants.read();
+        let found = tenants
+            .values()
+            .find(|tenant| tenant.domain == domain && tenant.removed_at.is_none());
+        found.cloned()
     }
 }

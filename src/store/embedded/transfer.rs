@@ -5,9 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{EmbeddedStore, op::Op};
-use crate::store::{
-    ApiKey, Registry, StoreError, Tenant,
-    transfer::{Header, Part, Piece, RowPage, Taken, Transfer},
+use crate::{
+    domain::TenantId,
+    store::{
+        ApiKey, Registry, StoreError, Tenant,
+        transfer::{Header, Part, Piece, RowPage, Taken, Transfer},
+    },
 };
 
 #[async_trait]
@@ -30,14 +33,18 @@ impl Transfer for EmbeddedStore {
 
     async fn import(&self, piece: Piece) -> Result<Taken, StoreError> {
         match &piece {
-            Piece::Tenant(tenant) if tenant.id != 0 => {
-                let tenant = Tenant {
-                    id: tenant.id,
-                    name: tenant.name.clone(),
-                    domain: tenant.domain.clone(),
-                };
-                self.put_tenant(tenant).await?;
-            }
+            Piece::Tenant(tenant) => match self.tenant(TenantId::default()) {
+                // Its domain is the one that this store was opened with.
+                Some(own) if tenant.id == own.id => {
+                    let limits = tenant.limits;
+                    self.put_tenant(Tenant {
+                        limits,
+                        ..Tenant::clone(&own)
+                    })
+                    .await?;
+                }
+                _ => self.put_tenant(tenant.tenant()).await?,
+            },
             Piece::Key(key) => {
                 let there = self.key(&key.hash).is_some();
                 let row = ApiKey {
@@ -46,6 +53,7 @@ impl Transfer for EmbeddedStore {
                     tenant: key.tenant,
                     scope: key.scope,
                     created_at: key.created_at,
+                    limits: key.limits,
                 };
                 self.put_key(key.hash, row).await?;
                 return Ok(if there { Taken::Present } else { Taken::Stored });

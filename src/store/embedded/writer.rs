@@ -316,7 +316,9 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
         Op::ChangeFastTokens(device, generation, change, _) => Outcome::Done(book.change_fast_tokens(draft, device, *generation, change)),
         Op::PutKey(hash, key, _) => Outcome::Done(Book::put_key(draft, hash, key)),
         Op::RevokeKey(tenant, id, _) => Outcome::Revoked(Ok(book.revoke_key(draft, *tenant, id))),
-        Op::PutTenant(tenant, _) => Outcome::Done(book.put_tenant(draft, tenant)),
+        Op::PutTenant(tenant, _) => Outcome::Done(Book::put_tenant(draft, tenant)),
+        Op::AddTenant(new, _) => Outcome::Tenant(Book::add_tenant(draft, new)),
+        Op::RemoveTenant(tenant, now, _) => Outcome::Tenant(book.remove_tenant(draft, *tenant, *now)),
         Op::AddMinute(minute, node, figures, _) => Outcome::Done(Book::add_minute(draft, *minute, node, figures)),
         Op::BeginImport(header, _) => Outcome::Began(book.begin_import(draft, header)),
         Op::Import(piece, _) => Outcome::Imported(book.import(draft, piece)),
@@ -348,6 +350,12 @@ fn remember(shared: &Shared, ops: &[Op], outcomes: &[Outcome]) {
                 shared.keys.write().retain(|_, key| key.tenant != tenant.0 || key.id != *id);
             }
             (Op::PutTenant(tenant, _), Outcome::Done(Ok(()))) => {
+                shared.tenants.write().insert(tenant.id, Arc::new(tenant.clone()));
+            }
+            (Op::AddTenant(..) | Op::RemoveTenant(..), Outcome::Tenant(Ok(Some(tenant)))) => {
+                if tenant.removed_at.is_some() {
+                    shared.keys.write().retain(|_, key| key.tenant != tenant.id);
+                }
                 shared.tenants.write().insert(tenant.id, Arc::new(tenant.clone()));
             }
             (Op::BeginImport(..), Outcome::Began(Ok(identity))) => {

@@ -84,12 +84,7 @@ impl Shared {
         let mut page = RowPage::default();
         for tenant in tenants {
             let last = self.last_ordinal(TenantId(tenant.id)).await?;
-            page.rows.push(Row::Tenant(TenantRow {
-                id: tenant.id,
-                name: tenant.name.clone(),
-                domain: tenant.domain.clone(),
-                last_ordinal: last.unwrap_or(0),
-            }));
+            page.rows.push(Row::Tenant(TenantRow::of(&tenant, last.unwrap_or(0))));
         }
         Ok(page)
     }
@@ -116,6 +111,7 @@ impl Shared {
                 tenant: key.tenant,
                 scope: key.scope,
                 created_at: key.created_at,
+                limits: key.limits,
             })
         };
         RowPage {

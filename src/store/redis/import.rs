@@ -228,19 +228,24 @@ impl RedisStore {
             tenant: key.tenant,
             scope: key.scope,
             created_at: key.created_at,
+            limits: key.limits,
         };
         self.put_key(key.hash, row).await?;
         Ok(if there { Taken::Present } else { Taken::Stored })
     }
 
     async fn import_tenant(&self, tenant: &TenantRow) -> Result<Taken, StoreError> {
-        if tenant.id != 0 {
-            let tenant = Tenant {
-                id: tenant.id,
-                name: tenant.name.clone(),
-                domain: tenant.domain.clone(),
-            };
-            self.put_tenant(tenant).await?;
+        match self.tenant(TenantId::default()) {
+            // Its domain is the one that this store was opened with.
+            Some(own) if tenant.id == own.id => {
+                let limits = tenant.limits;
+                self.put_tenant(Tenant {
+                    limits,
+                    ..Tenant::clone(&own)
+                })
+                .await?;
+            }
+            _ => self.put_tenant(tenant.tenant()).await?,
         }
         self.shared.import_ordinal(tenant).await
     }

@@ -45,6 +45,7 @@ mod seat;
 mod settle;
 mod shards;
 mod shared;
+mod tenants;
 mod tickets;
 mod topology;
 mod url;

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, Reason, Report, Reported, TenantId, Timestamp, UserId,
+        Clock as _, Cohort, Departure, DeviceId, FastChange, FastTokens, Outcome, RateLimit, Reason, Report, Reported, TenantId, Timestamp,
+        UserId,
     },
     store::{
         ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
@@ -549,13 +550,7 @@ impl Registry for RedisStore {
 
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError> {
         self.shared.remember_all().await?;
-        let taken = self
-            .shared
-            .memory
-            .tenants
-            .read()
-            .values()
-            .any(|other| other.id != tenant.id && (other.domain == tenant.domain || other.name == tenant.name));
+        let taken = self.shared.memory.tenants.read().values().any(|other| tenant.excludes(other));
         if taken {
             return Err(StoreError::Conflict("another tenant has that name or domain".into()));
         }
@@ -565,8 +560,38 @@ impl Registry for RedisStore {
         Ok(())
     }
 
+    async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError> {
+        self.shared.add_tenant(name, domain, limits).await
+    }
+
+    async fn remove_tenant(&self, tenant: TenantId, now: Timestamp) -> Result<bool, StoreError> {
+        self.shared.remember_all().await?;
+        if self.tenant(tenant).is_none() {
+            return Ok(false);
+        }
+        // A device that another node adds at this moment stays behind, where nobody reaches it.
+        if !self.devices(tenant, None, 1).await?.is_empty() {
+            return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));
+        }
+        self.shared.end_tenant(tenant, now).await
+    }
+
     fn tenants(&self) -> Vec<Arc<Tenant>> {
-        self.shared.memory.tenants.read().values().cloned().collect()
+        let tenants = self.shared.memory.tenants.read();
+        tenants.values().filter(|tenant| tenant.removed_at.is_none()).cloned().collect()
+    }
+
+    fn tenant(&self, tenant: TenantId) -> Option<Arc<Tenant>> {
+        let tenants = self.shared.memory.tenants.read();
+        tenants.get(&tenant.0).filter(|tenant| tenant.removed_at.is_none()).cloned()
+    }
+
+    fn tenant_at(&self, domain: &str) -> Option<Arc<Tenant>> {
+        let tenants = self.shared.memory.tenants.read();
+        let found = tenants
+            .values()
+            .find(|tenant| tenant.domain == domain && tenant.removed_at.is_none());
+        found.cloned()
     }
 }
 

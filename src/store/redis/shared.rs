@@ -81,10 +81,13 @@ impl Identity {
 impl Shared {
     /// Sees to it that the default tenant has its domain.
     pub(super) async fn first_tenant(&self, domain: &str) -> Result<(), StoreError> {
+        let limits = self.read_tenants().await?.get(&0).and_then(|known| known.limits);
         let tenant = Tenant {
             id: 0,
             name: "default".to_owned(),
             domain: domain.to_owned(),
+            limits,
+            removed_at: None,
         };
         self.store_shared("tenants", b"0", &json(&tenant)?).await
     }
@@ -98,6 +101,18 @@ impl Shared {
             .await?;
         self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
         Ok(())
+    }
+
+    /// The same for a row that must not be there yet. False: it is, and nothing was stored.
+    pub(super) async fn add_shared(&self, name: &str, field: &[u8], row: &[u8]) -> Result<bool, StoreError> {
+        let (hash, version) = (self.keys.shared(name), self.keys.shared("version"));
+        let durable = Route::durable(Slot::of(SHARED));
+        let added = self
+            .shards
+            .ask(durable, |_| command("HSETNX", &[hash.as_bytes(), field, row]))
+            .await?;
+        self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
+        Ok(reply::int(&added) == Some(1))
     }
 
     /// Takes one row away. False: it was not there.
@@ -122,7 +137,7 @@ impl Shared {
         Ok(won != redis::Value::Nil)
     }
 
-    async fn read_shared(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(super) async fn read_shared(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let hash = self.keys.shared(name);
         let route = Route::read(Slot::of(SHARED));
         let rows = self.shards.ask(route, |_| command("HGETALL", &[hash.as_bytes()])).await?;
@@ -149,11 +164,7 @@ impl Shared {
             let key: ApiKey = serde_json::from_slice(&row).map_err(|_| damaged("an API key"))?;
             keys.insert(hash, Arc::new(key));
         }
-        let mut tenants = BTreeMap::new();
-        for (_, row) in self.read_shared("tenants").await? {
-            let tenant: Tenant = serde_json::from_slice(&row).map_err(|_| damaged("a tenant"))?;
-            tenants.insert(tenant.id, Arc::new(tenant));
-        }
+        let tenants = self.read_tenants().await?;
         *self.memory.keys.write() = keys;
         *self.memory.tenants.write() = tenants;
         Ok(())

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     domain::{
-        Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, Reason, Reported, Scope, TenantId, Timestamp, Told, UserId,
+        Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, RateLimit, Reason, Reported, Scope, TenantId, Timestamp,
+        Told, UserId,
     },
-    store::{Device, DeviceKey, Receipt, StoreError, codec::damaged},
+    store::{Device, DeviceKey, Receipt, StoreError, Tenant, codec::damaged},
 };
 
 /// One row.
@@ -78,6 +79,35 @@ pub struct TenantRow {
     pub domain: String,
     /// The last ordinal that a device of it was given.
     pub last_ordinal: u32,
+    /// How much it may post.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RateLimit>,
+    /// It was removed, and when: its number is not given again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at: Option<Timestamp>,
+}
+
+impl TenantRow {
+    pub(in crate::store) fn tenant(&self) -> Tenant {
+        Tenant {
+            id: self.id,
+            name: self.name.clone(),
+            domain: self.domain.clone(),
+            limits: self.limits,
+            removed_at: self.removed_at,
+        }
+    }
+
+    pub(in crate::store) fn of(tenant: &Tenant, last_ordinal: u32) -> Self {
+        Self {
+            id: tenant.id,
+            name: tenant.name.clone(),
+            domain: tenant.domain.clone(),
+            last_ordinal,
+            limits: tenant.limits,
+            removed_at: tenant.removed_at,
+        }
+    }
 }
 
 /// An API key, by its hash.
@@ -97,6 +127,9 @@ pub struct KeyRow {
     pub scope: Scope,
     /// When it was made.
     pub created_at: Timestamp,
+    /// How much may be posted with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RateLimit>,
 }
 
 /// A receipt.

@@ -66,6 +66,8 @@ impl<W: World> Run<W> {
             id: 1,
             name: "other".into(),
             domain: "other.example".into(),
+            limits: None,
+            removed_at: None,
         };
         run.world
             .store(0)
