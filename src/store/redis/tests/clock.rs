@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_clock_that_leaps_ends_nothing_early_and_numbers_go_on_rising() {
+async fn a_clock_that_leaps_ends_and_brings_nothing_early_and_numbers_go_on_rising() {
     let server = redis::Server::start(&redis::Settings::default()).unwrap();
     let clock = ManualClock::at(system_time());
     let config = Config {
@@ -33,6 +33,12 @@ async fn a_clock_that_leaps_ends_nothing_early_and_numbers_go_on_rising() {
         let id = push(&**store, event).await.unwrap().id;
         (id, store.locate(TENANT, id).unwrap().number)
     };
+    add(&**store, "later").await;
+    let in_an_hour = Event {
+        deliver_at: Some(system_time().plus(Duration::from_secs(3_600))),
+        ..event("later", "{}", system_time())
+    };
+    push(&**store, in_an_hour).await.unwrap();
     let mut last = post().await;
     let mut ids = vec![last.0];
     let mut epoch = claim(&**store, "box", 0).await.unwrap().epoch;
@@ -42,6 +48,7 @@ async fn a_clock_that_leaps_ends_nothing_early_and_numbers_go_on_rising() {
         // Before the next heartbeat knows of it, too.
         let (expired, _) = contract::sweep(&**store, clock.now()).await;
         assert_eq!(expired, 0, "by {leap} days");
+        assert_eq!(store.requeue_due(clock.now(), 10).await.unwrap(), 0, "by {leap} days");
         until("the right time", async || {
             right.now().since(system_time()) < Duration::from_secs(60)
         })
