@@ -127,7 +127,7 @@ impl Listening {
             let (teller, told) = channel();
             teller.send(first).unwrap();
             let rest = std::mem::replace(&mut open.told, told);
-            std::thread::spawn(move || rest.into_iter().try_for_each(|told| teller.send(told)));
+            std::thread::spawn(move || rest.into_iter().all(|told| teller.send(told).is_ok()));
         }
         Ok(Ok(open))
     }

@@ -9,7 +9,7 @@ use super::{
     Shared,
     keys::{self, BUCKETS, Slot},
     mover::Log,
-    record,
+    receipt,
     reply::{self, Reply},
     shards::Route,
 };
@@ -128,7 +128,7 @@ impl Shared {
         let entries = self.logged(TenantId(tenant), Log::Receipts, position, RECEIPTS).await?;
         let mut page = RowPage::default();
         for (position, bytes) in &entries {
-            let receipt = record::read_receipt(*position, bytes)?;
+            let receipt = receipt::read_receipt(*position, bytes)?;
             page.rows.push(Row::Receipt(ReceiptRow::of(TenantId(tenant), &receipt)?));
         }
         let next = match entries.last() {

@@ -6,7 +6,8 @@ use super::{
     Shared,
     device::{Head, Row as DeviceRecord},
     keys,
-    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, NewReceipt, REPLACED, TOLD, VERSION, WAITS},
+    receipt::NewReceipt,
+    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, REPLACED, TOLD, VERSION, WAITS},
     reply::p48,
     shared::json,
 };

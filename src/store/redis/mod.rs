@@ -34,6 +34,7 @@ mod metrics;
 mod mover;
 mod nodes;
 mod reading;
+mod receipt;
 mod record;
 mod records;
 mod registry;

@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     RedisStore, Shared, feed,
     keys::{self, BUCKETS, Slot},
-    record,
+    receipt,
     reply::{self, Reply, p48},
     script,
     shards::Route,
@@ -247,7 +247,7 @@ impl Shared {
                 let row = reply::bytes(row).ok_or_else(|| list.damaged())?;
                 count += 1;
                 let read = match log {
-                    Log::Receipts => record::read_outbox(&row, bucket, &self.ids),
+                    Log::Receipts => receipt::read_outbox(&row, bucket, &self.ids),
                     Log::Feed => feed::read_outbox(&row),
                 };
                 let taken = read.and_then(|(tenant, row)| of_tenant.entry(tenant.0).or_default().push(position, &row));

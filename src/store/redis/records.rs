@@ -10,7 +10,7 @@ use super::{
     RedisStore, Shared,
     keys::{self, Slot},
     mover::{self, Log},
-    record,
+    receipt,
     reply::{self, Reply},
     shards::Route,
 };
@@ -161,7 +161,7 @@ impl Records for RedisStore {
         let rows = self.shared.logged(tenant, Log::Receipts, after, limit).await?;
         rows.into_iter()
             .take_while(|(position, _)| *position <= newest)
-            .map(|(position, bytes)| record::read_receipt(position, &bytes))
+            .map(|(position, bytes)| receipt::read_receipt(position, &bytes))
             .collect()
     }
 
