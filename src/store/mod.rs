@@ -20,6 +20,7 @@ mod registry;
 mod scan;
 pub mod transfer;
 mod watch;
+mod webhooks;
 
 #[cfg(test)]
 pub mod contract;
@@ -34,6 +35,9 @@ pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
 pub use scan::{Candidate, Scan, Wanted};
 pub use watch::{Watch, Watches};
+pub use webhooks::{
+    Stepped, Unsent, Webhook, WebhookDisabled, WebhookEnd, WebhookProgress, WebhookSecret, WebhookStep, WebhookWork, Webhooks,
+};
 
 use crate::domain::{
     Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue,

@@ -15,6 +15,7 @@ mod registry;
 mod schedule;
 mod seat;
 mod transfer;
+mod webhooks;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ use crate::domain::{
     Reported, Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*};
+pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*, webhooks::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -43,6 +44,8 @@ pub trait Bench: Send + Sync {
     fn store(&self) -> Arc<dyn Store>;
     /// The same, as everything is moved from it or into it.
     fn transfer(&self) -> Arc<dyn super::transfer::Transfer>;
+    /// The same, as webhooks stand on it.
+    fn webhooks(&self) -> Arc<dyn super::Webhooks>;
     /// The clock that it was opened with.
     fn clock(&self) -> Arc<ManualClock>;
     /// What it has announced and nobody has taken yet.
@@ -247,6 +250,10 @@ macro_rules! run_contract {
             ledger_minutes_add_up,
             everything_durable_survives_a_reopening,
             epochs_and_numbers_rise_over_a_reopening,
+            a_webhook_is_changed_only_as_it_was_read,
+            one_at_a_time_serves_a_webhook,
+            what_a_webhook_did_not_take_is_kept,
+            webhooks_follow_the_receipts_of_their_tenant,
         );
     };
     ($new:expr; $($suite:ident),* $(,)?) => {

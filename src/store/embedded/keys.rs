@@ -18,6 +18,9 @@
 //! | rows | `n`, tenant 2 | the last ordinal given out |
 //! | rows | `k`, hash 32 | an API key |
 //! | rows | `t`, tenant 2 | a tenant |
+//! | rows | `Wc`, id | a webhook |
+//! | rows | `Wp`, id | how far its sending is |
+//! | rows | `Ww` or `Wd`, id, 0, position 8 | a receipt that waits for its webhook, or that was given up |
 //! | rows | `M` and a word | facts of the store |
 
 use crate::{
@@ -227,6 +230,38 @@ pub(super) fn api_key(hash: &[u8; 32]) -> [u8; 33] {
 pub(super) fn tenant(id: u16) -> [u8; 3] {
     let mut key = [b't'; 3];
     key[1..].copy_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// What the rows of webhooks begin with.
+pub(super) const WEBHOOK: &[u8] = b"Wc";
+
+pub(super) fn webhook(id: &str) -> Vec<u8> {
+    [WEBHOOK, id.as_bytes()].concat()
+}
+
+pub(super) fn webhook_progress(id: &str) -> Vec<u8> {
+    [b"Wp", id.as_bytes()].concat()
+}
+
+/// A receipt that waits for a webhook; without a position what all of them begin with.
+pub(super) fn webhook_waiting(id: &str, position: Option<u64>) -> Vec<u8> {
+    of_webhook(b"Ww", id, position)
+}
+
+/// One that was given up.
+pub(super) fn webhook_dead(id: &str, position: Option<u64>) -> Vec<u8> {
+    of_webhook(b"Wd", id, position)
+}
+
+fn of_webhook(kind: &[u8; 2], id: &str, position: Option<u64>) -> Vec<u8> {
+    let mut key = Vec::with_capacity(11 + id.len());
+    key.extend_from_slice(kind);
+    key.extend_from_slice(id.as_bytes());
+    key.push(0);
+    if let Some(position) = position {
+        key.extend_from_slice(&position.to_be_bytes());
+    }
     key
 }
 

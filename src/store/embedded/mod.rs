@@ -38,6 +38,7 @@ mod steps;
 mod sweep;
 mod transfer;
 mod users;
+mod webhooks;
 mod writer;
 
 #[cfg(test)]

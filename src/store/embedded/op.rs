@@ -3,7 +3,7 @@
 use fjall::Slice;
 use tokio::sync::oneshot;
 
-use super::{engine::Space, rows::Identity};
+use super::{engine::Space, rows::Identity, webhooks};
 use crate::{
     domain::{Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
@@ -35,6 +35,7 @@ pub(super) enum Op {
     AddTenant(Box<Tenant>, Fallible<Option<Tenant>>),
     RemoveTenant(TenantId, Timestamp, Fallible<Option<Tenant>>),
     AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
+    Webhook(webhooks::Step, Fallible<webhooks::Done>),
     BeginImport(Box<Header>, Fallible<()>),
     Import(Box<Piece>, Fallible<Taken>),
     FinishImport(String, Fallible<()>),
@@ -87,6 +88,7 @@ pub(super) enum Outcome {
     Tenant(Result<Option<Tenant>, StoreError>),
     Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
+    Webhook(Result<webhooks::Done, StoreError>),
     Began(Result<Identity, StoreError>),
     Imported(Result<Taken, StoreError>),
     Nothing,
@@ -154,6 +156,7 @@ impl Op {
             (Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to), Outcome::Tenant(result)) => drop(to.send(result)),
             (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
+            (Self::Webhook(_, to), Outcome::Webhook(result)) => drop(to.send(result)),
             _ => {}
         }
         Vec::new()
@@ -178,6 +181,7 @@ impl Op {
             Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
+            Self::Webhook(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }
     }

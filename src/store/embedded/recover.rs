@@ -201,6 +201,7 @@ fn start(
         boot,
         lost_after: None,
         next_epoch: u64::from(boot) << 32 | 1,
+        webhook_leases: super::webhooks::Leases::default(),
         seat_changes: Vec::new(),
         touched: Vec::new(),
         now: shared.clock.now(),

@@ -10,6 +10,7 @@ use super::{
     keys::{self, Place},
     record::{self, Ending, Facts, Kept, decode_event},
     rows::{NewReceipt, Totals},
+    webhooks,
 };
 use crate::{
     domain::{DeliveryState, Durability, EventId, Lane, Located, Outcome, Queue, Reason, Require, Seq, TenantId, Timestamp},
@@ -62,6 +63,8 @@ pub(super) struct Book {
     /// Where the search for seats of earlier lives goes on.
     pub(super) lost_after: Option<Vec<u8>>,
     pub(super) next_epoch: u64,
+    /// Who serves which webhook.
+    pub(super) webhook_leases: webhooks::Leases,
     pub(super) seat_changes: SeatChanges,
     /// Devices whose queue or row changed: whoever watches them is woken once the commit holds.
     pub(super) touched: Vec<DeviceKey>,

@@ -15,7 +15,7 @@ use super::{Config, EmbeddedStore};
 use crate::{
     domain::{Clock, Durability, ManualClock},
     store::{
-        Arrival, Store,
+        Arrival, Store, Webhooks,
         contract::{self, Bench, START},
         transfer::Transfer,
     },
@@ -64,6 +64,10 @@ impl Bench for Embedded {
 
     fn transfer(&self) -> Arc<dyn Transfer> {
         Arc::clone(&self.store) as Arc<dyn Transfer>
+    }
+
+    fn webhooks(&self) -> Arc<dyn Webhooks> {
+        Arc::clone(&self.store) as Arc<dyn Webhooks>
     }
 
     fn clock(&self) -> Arc<ManualClock> {

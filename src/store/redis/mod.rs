@@ -51,6 +51,7 @@ mod tickets;
 mod topology;
 mod url;
 mod users;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;

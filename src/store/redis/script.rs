@@ -72,6 +72,10 @@ scripts! {
     IMPORT "" ["import"],
     IMPORT_LOG "" ["import-log"],
     RAISE "" ["raise"],
+    WEBHOOK "" ["webhook"],
+    WEBHOOK_LEASE "allow-oom" ["webhook-lease"],
+    WEBHOOK_STEP "allow-oom" ["webhook-step"],
+    WEBHOOK_REDRIVE "" ["webhook-redrive"],
 }
 
 /// The library: its text, and the names of its functions.

@@ -22,7 +22,7 @@ use super::{Config, Opened, RedisMetrics, RedisStore};
 use crate::{
     domain::{CorrectedClock, Durability, ManualClock},
     store::{
-        Arrival, Store,
+        Arrival, Store, Webhooks,
         contract::{self, Bench, START},
         embedded::tests::Embedded,
         transfer::Transfer,
@@ -116,6 +116,10 @@ impl Bench for Redis {
     }
 
     fn transfer(&self) -> Arc<dyn Transfer> {
+        self.opened.store.clone()
+    }
+
+    fn webhooks(&self) -> Arc<dyn Webhooks> {
         self.opened.store.clone()
     }
 

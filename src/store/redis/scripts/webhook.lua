@@ -1,0 +1,13 @@
+-- Add, change or remove a webhook: KEYS webhooks, state, waiting, dead letters. ARGV: 1 id, 2 revision that it must have ('': none),
+-- 3 row as it is to be ('': none). A row is its revision, a space, and JSON. Answers whether it is so now.
+local row = call('HGET', KEYS[1], ARGV[1])
+-- The step was made before, and its answer lost.
+if (row or '') == ARGV[3] then return 1 end
+if (row and string.match(row, '^%d+') or '') ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then
+  call('HDEL', KEYS[1], ARGV[1])
+  call('DEL', KEYS[2], KEYS[3], KEYS[4])
+else
+  call('HSET', KEYS[1], ARGV[1], ARGV[3])
+end
+return 1
