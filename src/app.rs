@@ -43,6 +43,7 @@ use crate::{
     store::{Store, redis::RedisStore},
     telemetry::Metrics,
     tls, tokens, transfer,
+    webhooks::{self, Webhooks},
 };
 
 /// How long the last acknowledgements may take at a stop, out of the whole drain.
@@ -57,6 +58,7 @@ pub struct App {
     others: Option<Joined>,
     presence: presence::Routes,
     receipt_stream: receipts::Stream,
+    webhooks: Webhooks,
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
@@ -234,6 +236,16 @@ impl App {
             receipts::ReceiptMetrics::register(prometheus)?,
             end_waits.clone(),
         );
+        let webhooks = Webhooks::new(
+            config.webhooks.clone(),
+            webhooks::Parts {
+                store: engine.webhooks(),
+                clock: clock.clone(),
+                limits: config.limits.clone(),
+                metrics: webhooks::WebhookMetrics::register(prometheus)?,
+                node: node.clone(),
+            },
+        )?;
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -269,6 +281,7 @@ impl App {
             .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
             .merge(presence.router())
             .merge(receipt_stream.router())
+            .merge(webhooks.router())
             .merge(ledger::routes(ledger.clone()));
         let door = poll::Door::new(
             config.poll.clone(),
@@ -351,6 +364,7 @@ impl App {
             others,
             presence,
             receipt_stream,
+            webhooks,
             ledger,
             metrics,
             keeper,
@@ -390,6 +404,7 @@ impl App {
         self.dispatcher.start(&delivery, self.inputs);
         self.presence.start(&watch);
         self.receipt_stream.start(&watch);
+        self.webhooks.start(&watch);
         if let Some(others) = self.others {
             node::carry(&watch, &others.store, &others.cluster, others.indirect, others.published);
             others.tasks.start(&watch);

@@ -58,6 +58,8 @@ pub struct Config {
     pub presence: crate::presence::Config,
     /// `[receipts]`: who is told what became of events.
     pub receipts: crate::receipts::Config,
+    /// `[webhooks]`: receipts sent to backends.
+    pub webhooks: crate::webhooks::Config,
     /// `[registry]`: how devices are added.
     pub registry: crate::registry::Config,
     /// `[dispatch]`: the way from the store to the sessions.
@@ -91,6 +93,7 @@ impl Default for Config {
             shed: crate::http::ShedConfig::default(),
             presence: crate::presence::Config::default(),
             receipts: crate::receipts::Config::default(),
+            webhooks: crate::webhooks::Config::default(),
             registry: crate::registry::Config::default(),
             dispatch: crate::dispatch::Config::default(),
             ledger: crate::ledger::Config::default(),

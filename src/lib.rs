@@ -18,6 +18,7 @@ pub mod xmpp;
 
 pub mod ledger;
 pub mod receipts;
+pub mod webhooks;
 
 pub mod admin;
 pub mod telemetry;

@@ -12,12 +12,13 @@ use std::{
 
 /// What every part may import, and which parts each may import beside that. Imports point down the flow.
 const EVERYONE: [&str; 3] = ["domain", "telemetry", "crew"];
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("ingress", &["store", "http"]),
     ("store", &[]),
     ("dispatch", &["store", "presence", "gateway"]),
     ("presence", &["store", "http"]),
     ("registry", &["store", "http"]),
+    ("webhooks", &["store", "http"]),
     ("transfer", &["store", "http"]),
     ("gateway", &["presence", "store", "xmpp", "http", "proxy", "tls", "tokens"]),
     ("xmpp", &["store"]),

@@ -102,8 +102,8 @@ fn the_programs_in_the_guides_are_those_that_the_tests_run() {
         }
     }
     assert_eq!(
-        shown, 10,
-        "four devices, one that polls, two posting programs, one that reads receipts, provisioning and the clock"
+        shown, 11,
+        "four devices, one that polls, two posting programs, one that reads receipts, a receiver of webhooks, provisioning and the clock"
     );
 }
 

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::{
     admin::Check,
     domain::Clock,
-    store::{Mailbox, Store, StoreError, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
+    store::{Mailbox, Store, StoreError, Webhooks, embedded::EmbeddedStore, redis::RedisStore, transfer::Transfer},
 };
 
 use super::tickets::Tickets;
@@ -35,6 +35,14 @@ impl Engine {
 
     /// The way out and in for everything that is kept.
     pub(super) fn transfer(&self) -> Arc<dyn Transfer> {
+        match self {
+            Self::Embedded(store) => store.clone(),
+            Self::Redis(store) => store.clone(),
+        }
+    }
+
+    /// The same, as webhooks stand on it.
+    pub(super) fn webhooks(&self) -> Arc<dyn Webhooks> {
         match self {
             Self::Embedded(store) => store.clone(),
             Self::Redis(store) => store.clone(),

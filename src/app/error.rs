@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{cluster, gateway, store, tls, tokens};
+use crate::{cluster, gateway, store, tls, tokens, webhooks};
 
 /// Why the service could not start. Each message names what is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum StartError {
     /// The keys of device tokens.
     #[error(transparent)]
     Tokens(#[from] tokens::KeysError),
+    /// What sends to webhooks.
+    #[error(transparent)]
+    Webhooks(#[from] webhooks::SenderError),
     /// The store does not open.
     #[error("the store in {} does not open: {source}", .dir.display())]
     Store {

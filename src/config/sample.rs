@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 21] = [
+const DOCUMENTED: [(&str, &str, &str); 22] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
@@ -25,6 +25,7 @@ const DOCUMENTED: [(&str, &str, &str); 21] = [
     ("shed", include_str!("../http/shed.rs"), "Config"),
     ("presence", include_str!("../presence/config.rs"), "Config"),
     ("receipts", include_str!("../receipts/config.rs"), "Config"),
+    ("webhooks", include_str!("../webhooks/config.rs"), "Config"),
     ("registry", include_str!("../registry/mod.rs"), "Config"),
     ("dispatch", include_str!("../dispatch/config.rs"), "Config"),
     ("ledger", include_str!("../ledger/config.rs"), "Config"),

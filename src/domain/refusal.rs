@@ -191,6 +191,9 @@ pub enum Refusal {
     /// A tenant that is not here.
     #[error("no tenant has the name {0}; make it with PUT /v1/tenants/{0}")]
     UnknownTenant(String),
+    /// A webhook that is not here.
+    #[error("no webhook has the id {0}")]
+    UnknownWebhook(String),
     /// Nothing is served at that path.
     #[error("nothing is served at {0}; see GET /v1/limits and the documentation")]
     UnknownPath(String),
@@ -292,7 +295,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 48] = [
+    pub const SLUGS: [&'static str; 49] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -325,6 +328,7 @@ impl Refusal {
         "forbidden",
         "unknown-key",
         "unknown-tenant",
+        "unknown-webhook",
         "unknown-path",
         "method-not-allowed",
         "conflict",
@@ -378,6 +382,7 @@ impl Refusal {
             Self::Forbidden { .. } => (403, "forbidden", "The key may not do this"),
             Self::UnknownKey(_) => (404, "unknown-key", "The key is not known"),
             Self::UnknownTenant(_) => (404, "unknown-tenant", "The tenant is not known"),
+            Self::UnknownWebhook(_) => (404, "unknown-webhook", "The webhook is not known"),
             Self::UnknownPath(_) => (404, "unknown-path", "Nothing is served here"),
             Self::MethodNotAllowed(_) => (405, "method-not-allowed", "The method is not allowed here"),
             Self::Conflict(_) => (409, "conflict", "The change does not fit what is there"),
