@@ -49,6 +49,7 @@ impl Groups {
             Row::Delivery(delivery) => return self.deliver(bytes, rows, *delivery).map(|()| None),
             Row::Tenant(tenant) => Piece::Tenant(tenant),
             Row::Key(key) => Piece::Key(key),
+            Row::Webhook(webhook) => Piece::Webhook(webhook),
             Row::Receipt(receipt) => {
                 receipt.check()?;
                 if let Some(Group {

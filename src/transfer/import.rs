@@ -148,7 +148,7 @@ impl Import {
             return Ok(());
         }
         // Devices need their tenant, and keys, too.
-        let alone = matches!(row, Row::Tenant(_) | Row::Key(_));
+        let alone = matches!(row, Row::Tenant(_) | Row::Key(_) | Row::Webhook(_));
         match self.groups.add(line.number, bytes.len(), row) {
             Ok(Some(group)) => self.store(group).await?,
             Ok(None) => {}

@@ -80,6 +80,7 @@ pub(super) struct Worker {
     served: watch::Receiver<Served>,
     figures: Arc<Figures>,
     id: String,
+    url: String,
     fence: u64,
     queue: Queue,
     progress: WebhookProgress,
@@ -114,14 +115,19 @@ impl Worker {
         let Some(fence) = lease else { return Ok(None) };
         let work = shared.store.webhook_work(&webhook.id).await?;
         let mut progress = work.progress;
-        // What was before it was enabled is forgotten.
-        progress.failing_since = progress.failing_since.filter(|since| *since >= webhook.enabled_at);
+        let mut queue = Queue::new(progress.cursor.unwrap_or(webhook.begins_behind), work.waiting);
+        // What was before it was enabled is forgotten, and nothing waits for a time that was set then.
+        if progress.failing_since.is_some_and(|since| since < webhook.enabled_at) {
+            progress.failing_since = None;
+            queue.hurry(shared.clock.now(), HURRY_WITHIN);
+        }
         debug!(webhook.id = %webhook.id, "this node serves the webhook {}", webhook.id);
         Ok(Some(Self {
-            queue: Queue::new(progress.cursor.unwrap_or(webhook.begins_behind), work.waiting),
+            queue,
             stored: progress.clone(),
             progress,
             id: webhook.id.clone(),
+            url: webhook.url.clone(),
             shared,
             served,
             figures,
@@ -161,12 +167,12 @@ impl Worker {
             let wake = self.wake_at(leave_by, &sending);
             tokio::select! {
                 Some((sent, attempt)) = sending.next(), if !sending.is_empty() => self.judge(sent, attempt),
-                changed = self.served.changed() => if changed.is_err() || self.served.borrow_and_update().webhook.disabled.is_some() {
+                changed = self.served.changed() => if changed.is_ok() {
+                    self.compare();
+                } else {
+                    // The webhook is gone, or the keeper.
                     self.leaving.get_or_insert(Leaving::Told);
-                    // The keeper is gone, and has nothing more to say.
-                    if changed.is_err() {
-                        leave_by.get_or_insert(Instant::now());
-                    }
+                    leave_by.get_or_insert(Instant::now());
                 },
                 () = stop.cancelled(), if self.leaving.is_none() => self.leaving = Some(Leaving::Told),
                 () = sleep_until(wake) => {}
@@ -182,6 +188,20 @@ impl Worker {
                 }
             }
             Err(error) => debug!(webhook.id = %self.id, "the last step of the webhook {} was not stored: {error}", self.id),
+        }
+    }
+
+    /// Takes what the keeper says of the webhook now.
+    fn compare(&mut self) {
+        let webhook = Arc::clone(&self.served.borrow_and_update().webhook);
+        if webhook.disabled.is_some() {
+            self.leaving.get_or_insert(Leaving::Told);
+        }
+        if webhook.url != self.url {
+            // Another receiver: what the one before did is not its fault.
+            self.url.clone_from(&webhook.url);
+            self.paused_until = Timestamp(0);
+            self.queue.hurry(self.shared.clock.now(), HURRY_WITHIN);
         }
     }
 

@@ -1,6 +1,9 @@
 //! Moving everything from one engine to another.
 
-use super::*;
+use super::{
+    webhooks::{step, unsent, webhook},
+    *,
+};
 use crate::store::transfer::{Header, Part, Piece, Row, Taken, Transfer};
 
 /// Those of the tenant and the key that are moved.
@@ -36,6 +39,7 @@ async fn import(store: &dyn Transfer, header: &Header, rows: Vec<Row>) -> Vec<Ta
         match row {
             Row::Tenant(tenant) => pieces.push(Piece::Tenant(tenant)),
             Row::Key(key) => pieces.push(Piece::Key(key)),
+            Row::Webhook(webhook) => pieces.push(Piece::Webhook(webhook)),
             Row::Receipt(receipt) => pieces.push(Piece::Receipts(vec![receipt])),
             Row::Minute(minute) => pieces.push(Piece::Minutes(vec![minute])),
             Row::Device(device) => pieces.push(Piece::Device(device, Vec::new())),
@@ -343,6 +347,38 @@ async fn what_was_moved_goes_on(store: &dyn Store, moved: &dyn Store, scene: &Sc
     moved.remove_device(&key("gone"), later(33)).await.unwrap();
 }
 
+pub async fn webhooks_move_with_their_secrets_and_what_waits(source: impl Bench, target: impl Bench) {
+    let from = source.webhooks();
+    let (one, two) = (webhook("wh_1", 0), webhook("wh_2", 3));
+    for webhook in [&one, &two] {
+        assert!(from.change_webhook(&webhook.id, None, Some(webhook.clone())).await.unwrap());
+    }
+    let fence = from.lease_webhook("wh_1", "n1", Duration::from_secs(60)).await.unwrap().unwrap();
+    let done = step(
+        700,
+        vec![unsent(3, "box", 2), unsent(9, "box", 0)],
+        vec![],
+        vec![unsent(1, "tv", 7)],
+    );
+    from.step_webhook("wh_1", fence, Duration::ZERO, &done, 10).await.unwrap();
+    let (header, rows) = exported(&*source.transfer()).await;
+    let taken = import(&*target.transfer(), &header, rows).await;
+    assert!(taken.iter().filter(|taken| **taken == Taken::Stored).count() >= 2, "{taken:?}");
+    let to = target.webhooks();
+    assert_eq!(to.webhooks(None).await.unwrap(), [one, two]);
+    let work = to.webhook_work("wh_1").await.unwrap();
+    assert_eq!((work.progress, work.waiting, work.dead_letters), (done.progress, done.waiting, 0));
+    // Again: what has happened since stays.
+    let fence = to.lease_webhook("wh_1", "n1", Duration::from_secs(60)).await.unwrap().unwrap();
+    let later = step(800, vec![], vec![3, 9], vec![]);
+    to.step_webhook("wh_1", fence, Duration::from_secs(60), &later, 10).await.unwrap();
+    let (_, rows) = exported(&*source.transfer()).await;
+    let taken = import(&*target.transfer(), &header, rows).await;
+    assert!(taken.iter().all(|taken| *taken == Taken::Present), "{taken:?}");
+    let work = to.webhook_work("wh_1").await.unwrap();
+    assert_eq!((work.progress.cursor, work.waiting.len()), (Some(800), 0));
+}
+
 pub async fn an_import_goes_on_where_it_was_cut(source: impl Bench, target: impl Bench) {
     let scene = live(&*source.store()).await;
     let (header, rows) = exported(&*source.transfer()).await;
@@ -388,6 +424,7 @@ macro_rules! run_transfer {
     ($source:expr, $target:expr) => {
         $crate::store::contract::run_transfer!($source, $target;
             everything_moves,
+            webhooks_move_with_their_secrets_and_what_waits,
             an_import_goes_on_where_it_was_cut,
             an_import_needs_a_new_store,
         );

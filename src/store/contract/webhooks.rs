@@ -9,7 +9,7 @@ const MADE: Stepped = Stepped::Made {
     dropped: 0,
 };
 
-fn webhook(id: &str, tenant: u16) -> Webhook {
+pub(super) fn webhook(id: &str, tenant: u16) -> Webhook {
     let secret = WebhookSecret {
         text: "whsec_x".to_owned(),
         until: None,
@@ -29,7 +29,7 @@ fn webhook(id: &str, tenant: u16) -> Webhook {
     }
 }
 
-fn unsent(position: u64, device: &str, attempts: u32) -> Unsent {
+pub(super) fn unsent(position: u64, device: &str, attempts: u32) -> Unsent {
     let receipt = serde_json::json!({
         "position": position, "event": "e", "device": device, "state": "delivered", "at": START, "latency_ms": 4,
     });
@@ -42,7 +42,7 @@ fn unsent(position: u64, device: &str, attempts: u32) -> Unsent {
     }
 }
 
-fn step(cursor: u64, waiting: Vec<Unsent>, done: Vec<u64>, dead: Vec<Unsent>) -> WebhookStep {
+pub(super) fn step(cursor: u64, waiting: Vec<Unsent>, done: Vec<u64>, dead: Vec<Unsent>) -> WebhookStep {
     WebhookStep {
         progress: WebhookProgress {
             cursor: Some(cursor),

@@ -55,6 +55,8 @@ impl Shared {
         let prefix: &[u8] = match part {
             Part::Tenants => b"t",
             Part::Keys => b"k",
+            // They are asked of the whole store.
+            Part::Webhooks => return Ok(RowPage::default()),
             Part::Receipts => b"r",
             Part::Minutes => b"m",
             Part::Devices => b"d",
@@ -69,6 +71,7 @@ impl Shared {
             let (key, value) = row?;
             bytes += value.len();
             match part {
+                Part::Webhooks => {}
                 Part::Tenants => page.rows.push(Row::Tenant(tenant(&view, &value)?)),
                 Part::Keys => page.rows.push(Row::Key(api_key(&key, &value)?)),
                 Part::Receipts => page.rows.push(Row::Receipt(receipt(&key, &value)?)),

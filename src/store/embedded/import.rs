@@ -85,9 +85,9 @@ impl Book {
         }
         draft.must_sync();
         match piece {
-            // The tenant itself and the key are put as others are.
+            // The tenant itself, the key and the webhook are put as others are.
             Piece::Tenant(tenant) => raise_ordinal(draft, TenantId(tenant.id), tenant.last_ordinal),
-            Piece::Key(_) => Ok(Taken::Present),
+            Piece::Key(_) | Piece::Webhook(_) => Ok(Taken::Present),
             Piece::Receipts(receipts) => self.import_receipts(draft, receipts),
             Piece::Minutes(minutes) => import_minutes(draft, minutes),
             Piece::Device(device, deliveries) => self.import_device(draft, device, deliveries),

@@ -190,7 +190,7 @@ impl Op {
 /// Rough bytes that a piece of an import adds to a commit.
 fn imported_bytes(piece: &Piece) -> usize {
     match piece {
-        Piece::Tenant(_) | Piece::Key(_) => 256,
+        Piece::Tenant(_) | Piece::Key(_) | Piece::Webhook(_) => 256,
         Piece::Receipts(receipts) => receipts.len() * 128,
         Piece::Minutes(minutes) => minutes.iter().map(|minute| 64 + minute.figures.len() * 48).sum(),
         Piece::Device(_, deliveries) => {

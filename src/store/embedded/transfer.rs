@@ -9,7 +9,7 @@ use crate::{
     domain::TenantId,
     store::{
         ApiKey, Registry, StoreError, Tenant,
-        transfer::{Header, Part, Piece, RowPage, Taken, Transfer},
+        transfer::{Header, Part, Piece, RowPage, Taken, Transfer, exported_webhooks, import_webhook},
     },
 };
 
@@ -20,6 +20,9 @@ impl Transfer for EmbeddedStore {
     }
 
     async fn rows(&self, part: Part, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
+        if part == Part::Webhooks {
+            return exported_webhooks(self, after).await;
+        }
         let shared = Arc::clone(&self.shared);
         let read = move || shared.read(|engine| shared.exported_rows(engine, part, after));
         let page = tokio::task::spawn_blocking(read).await;
@@ -58,6 +61,7 @@ impl Transfer for EmbeddedStore {
                 self.put_key(key.hash, row).await?;
                 return Ok(if there { Taken::Present } else { Taken::Stored });
             }
+            Piece::Webhook(webhook) => return import_webhook(self, webhook).await,
             _ => {}
         }
         self.ask(|answer| Op::Import(Box::new(piece), answer)).await?

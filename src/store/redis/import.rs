@@ -23,7 +23,7 @@ use crate::{
         figures,
         transfer::{
             DeliveryRow, DeviceRow, Header, KeyRow, MinuteRow, ORDINALS_LEFT_OUT, Part, Piece, Progress, ReceiptRow, RowPage, Taken,
-            TenantRow, Transfer, may_begin, next_generation,
+            TenantRow, Transfer, exported_webhooks, import_webhook, may_begin, next_generation,
         },
     },
 };
@@ -258,6 +258,9 @@ impl Transfer for RedisStore {
     }
 
     async fn rows(&self, part: Part, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
+        if part == Part::Webhooks {
+            return exported_webhooks(self, after).await;
+        }
         if part == Part::Receipts && after.is_none() {
             mover::round(self).await?;
         }
@@ -272,6 +275,7 @@ impl Transfer for RedisStore {
         match &piece {
             Piece::Tenant(tenant) => self.import_tenant(tenant).await,
             Piece::Key(key) => self.import_key(key).await,
+            Piece::Webhook(webhook) => import_webhook(self, webhook).await,
             Piece::Receipts(receipts) => self.shared.import_receipts(receipts).await,
             Piece::Minutes(minutes) => self.shared.import_minutes(minutes).await,
             Piece::Device(device, deliveries) => self.shared.import_device(device, deliveries).await,

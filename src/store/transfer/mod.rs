@@ -7,11 +7,14 @@
 mod delivery;
 mod forms;
 mod rows;
+mod webhooks;
 
 use async_trait::async_trait;
 
 pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
 pub use rows::{Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
+pub use webhooks::WebhookRow;
+pub(in crate::store) use webhooks::{exported as exported_webhooks, imported as import_webhook};
 
 use super::StoreError;
 
@@ -32,6 +35,8 @@ pub enum Part {
     Tenants,
     /// API keys.
     Keys,
+    /// Webhooks.
+    Webhooks,
     /// Receipts that are kept.
     Receipts,
     /// Minutes of the ledger.
@@ -42,7 +47,14 @@ pub enum Part {
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 5] = [Self::Tenants, Self::Keys, Self::Receipts, Self::Minutes, Self::Devices];
+    pub const ALL: [Self; 6] = [
+        Self::Tenants,
+        Self::Keys,
+        Self::Webhooks,
+        Self::Receipts,
+        Self::Minutes,
+        Self::Devices,
+    ];
 }
 
 /// Some rows of a part.
@@ -61,6 +73,8 @@ pub enum Piece {
     Tenant(TenantRow),
     /// An API key.
     Key(KeyRow),
+    /// A webhook.
+    Webhook(Box<WebhookRow>),
     /// Receipts of one tenant, in order.
     Receipts(Vec<ReceiptRow>),
     /// Minutes of the ledger.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeliveryRow, NUMBER_MAX, NUMBERS_LEFT_OUT,
+    DeliveryRow, NUMBER_MAX, NUMBERS_LEFT_OUT, WebhookRow,
     forms::{hex, text, text_or_none},
 };
 use crate::{
@@ -26,6 +26,8 @@ pub enum Row {
     Tenant(TenantRow),
     /// An API key, by its hash.
     Key(KeyRow),
+    /// A webhook.
+    Webhook(Box<WebhookRow>),
     /// A receipt.
     Receipt(ReceiptRow),
     /// A minute of the ledger.
@@ -335,6 +337,9 @@ pub struct Counts {
     pub tenants: u64,
     /// API keys.
     pub keys: u64,
+    /// Webhooks.
+    #[serde(default)]
+    pub webhooks: u64,
     /// Receipts.
     pub receipts: u64,
     /// Minutes of the ledger.
@@ -349,8 +354,8 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} tenants, {} keys, {} receipts, {} minutes, {} devices and {} deliveries",
-            self.tenants, self.keys, self.receipts, self.minutes, self.devices, self.deliveries
+            "{} tenants, {} keys, {} webhooks, {} receipts, {} minutes, {} devices and {} deliveries",
+            self.tenants, self.keys, self.webhooks, self.receipts, self.minutes, self.devices, self.deliveries
         )
     }
 }
@@ -360,6 +365,7 @@ impl Counts {
     pub fn add(&mut self, others: Self) {
         self.tenants += others.tenants;
         self.keys += others.keys;
+        self.webhooks += others.webhooks;
         self.receipts += others.receipts;
         self.minutes += others.minutes;
         self.devices += others.devices;
@@ -372,6 +378,7 @@ impl Counts {
             Row::Export(_) | Row::End(_) => return,
             Row::Tenant(_) => &mut self.tenants,
             Row::Key(_) => &mut self.keys,
+            Row::Webhook(_) => &mut self.webhooks,
             Row::Receipt(_) => &mut self.receipts,
             Row::Minute(_) => &mut self.minutes,
             Row::Device(_) => &mut self.devices,
