@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Receipt, StoreError};
+use super::{Receipt, Records, StoreError};
 use crate::domain::{DeliveryState, TenantId, Timestamp};
 
 /// A secret that messages are signed with.
@@ -165,7 +165,7 @@ pub enum Stepped {
 
 /// Webhooks. One node at a time serves one, by a lease.
 #[async_trait]
-pub trait Webhooks: Send + Sync + 'static {
+pub trait Webhooks: Records {
     /// Those of a tenant, or all of all tenants, in order of their ids.
     async fn webhooks(&self, tenant: Option<TenantId>) -> Result<Vec<Webhook>, StoreError>;
 
@@ -191,9 +191,6 @@ pub trait Webhooks: Send + Sync + 'static {
     /// here: as if it had never been tried.
     async fn redrive(&self, id: &str, letters: &[Unsent], waiting_max: u64) -> Result<u64, StoreError>;
 
-    /// Receipts of a tenant behind a position, oldest first, for who follows the log: what was written a second ago may be missing.
-    async fn receipts_behind(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError>;
-
-    /// The newest position in the log of a tenant.
+    /// The newest position in the log of a tenant, with all that this process wrote before.
     async fn newest_receipt(&self, tenant: TenantId) -> Result<u64, StoreError>;
 }

@@ -34,6 +34,14 @@ impl Message {
         if let Some(members) = data.as_object_mut() {
             // A place in the store, and no fact of the delivery.
             members.shift_remove("position");
+            // In the words that the stream of receipts has for it.
+            if members.shift_remove("told").is_some()
+                && let Some(told) = &receipt.told
+            {
+                members.insert("outcome".into(), told.status.as_str().into());
+                members.insert("code".into(), told.code.as_deref().into());
+                members.insert("text".into(), told.text.as_deref().into());
+            }
         }
         let kind = format!("com.unpoll.delivery.{}", receipt.state);
         Ok(Self::new(id_of(receipt), &kind, receipt.at, &data))
@@ -89,7 +97,7 @@ mod tests {
                 "type": "com.unpoll.delivery.delivered",
                 "timestamp": "1970-01-01T00:00:01.000Z",
                 "data": {"event": "abc", "device": "tsn-1", "state": "delivered", "at": "1970-01-01T00:00:01.000Z", "session_epoch": 7,
-                         "latency_ms": 40},
+                         "latency_ms": 40, "attempt": 1},
             })
         );
         assert_eq!(message, Message::of(&receipt(1 << 40, "tsn-1", 1_000)).unwrap());

@@ -227,7 +227,7 @@ impl Worker {
         }
         let room = self.queue.room(&self.shared.config).min(PAGE);
         let webhook = Arc::clone(&self.served.borrow().webhook);
-        match self.shared.store.receipts_behind(webhook.tenant(), self.queue.read(), room).await {
+        match self.shared.store.receipts(webhook.tenant(), self.queue.read(), room).await {
             Ok(page) => {
                 self.more = page.len() >= room;
                 let Some(read) = page.last().map(|last| last.position) else {

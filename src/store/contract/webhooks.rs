@@ -195,9 +195,7 @@ pub async fn webhooks_follow_the_receipts_of_their_tenant(bench: impl Bench) {
         end(&*store, "box", id, Outcome::Delivered, START).await;
     }
     let newest = webhooks.newest_receipt(TENANT).await.unwrap();
-    let all = webhooks.receipts_behind(TENANT, 0, 10).await.unwrap();
-    assert_eq!(all, store.receipts(TENANT, 0, 10).await.unwrap());
+    let all = webhooks.receipts(TENANT, 0, 10).await.unwrap();
     assert_eq!((all.len(), all[1].position), (2, newest));
-    assert_eq!(webhooks.receipts_behind(TENANT, all[0].position, 10).await.unwrap(), all[1..]);
     assert_eq!(webhooks.newest_receipt(TenantId(9)).await.unwrap(), 0);
 }

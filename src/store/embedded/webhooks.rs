@@ -3,7 +3,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
-use fjall::Slice;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
-    steps::{Book, position_of},
+    steps::Book,
 };
 use crate::{
     domain::{TenantId, Timestamp},
@@ -284,15 +283,7 @@ impl Webhooks for EmbeddedStore {
         }
     }
 
-    async fn receipts_behind(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
-        self.receipts(tenant, after, limit).await
-    }
-
     async fn newest_receipt(&self, tenant: TenantId) -> Result<u64, StoreError> {
-        self.shared.read(|engine| {
-            let range = engine.range(Space::Log, &keys::receipt(tenant, 0), &keys::receipt(tenant, u64::MAX));
-            let last: Option<(Slice, Slice)> = { range }.next_back().transpose()?;
-            last.map_or(Ok(0), |(key, _)| position_of(&key))
-        })
+        Ok(self.receipt_bounds(tenant).await?.newest)
     }
 }

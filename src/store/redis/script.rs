@@ -73,8 +73,8 @@ scripts! {
     IMPORT_LOG "" ["import-log"],
     RAISE "" ["raise"],
     WEBHOOK "" ["webhook"],
-    WEBHOOK_LEASE "allow-oom" ["webhook-lease"],
-    WEBHOOK_STEP "allow-oom" ["webhook-step"],
+    WEBHOOK_LEASE "'allow-oom'" ["webhook-lease"],
+    WEBHOOK_STEP "'allow-oom'" ["webhook-step"],
     WEBHOOK_REDRIVE "" ["webhook-redrive"],
 }
 

@@ -8,9 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     RedisStore,
-    keys::{self, SHARED, Slot},
-    mover::{self, Log},
-    record,
+    keys::{SHARED, Slot},
+    mover,
     reply::{self, Reply},
     script,
     shards::Route,
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::TenantId,
-    store::{Receipt, Stepped, StoreError, Unsent, Webhook, WebhookStep, WebhookWork, Webhooks, codec::damaged},
+    store::{Records, Stepped, StoreError, Unsent, Webhook, WebhookStep, WebhookWork, Webhooks, codec::damaged},
 };
 
 /// Reads a row: revision, space, JSON.
@@ -196,24 +195,8 @@ impl Webhooks for RedisStore {
         put.ok_or_else(|| damaged("the answer to a redrive"))
     }
 
-    async fn receipts_behind(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
-        // The movers see to what is on its way.
-        let rows = self.shared.logged(tenant, Log::Receipts, after, limit).await?;
-        rows.into_iter()
-            .map(|(position, bytes)| record::read_receipt(position, &bytes))
-            .collect()
-    }
-
     async fn newest_receipt(&self, tenant: TenantId) -> Result<u64, StoreError> {
         mover::round(self).await?;
-        let moved = self.shared.keys.tenant(tenant, Log::Receipts.moved());
-        let make = |_| {
-            let mut cmd = redis::cmd("HGET");
-            cmd.arg(&moved).arg("last");
-            cmd
-        };
-        let route = Route::read(Slot::of(&keys::tenant_tag(tenant)));
-        let last = self.shared.shards.ask(route, make).await?;
-        Ok(reply::int(&last).and_then(|last| u64::try_from(last).ok()).unwrap_or(0))
+        Ok(self.receipt_bounds(tenant).await?.newest)
     }
 }
