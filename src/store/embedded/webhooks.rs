@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{TenantId, Timestamp},
-    store::{Receipt, Records, Stepped, StoreError, Unsent, Webhook, WebhookProgress, WebhookStep, WebhookWork, Webhooks, codec::damaged},
+    store::{Records, Stepped, StoreError, Unsent, Webhook, WebhookProgress, WebhookStep, WebhookWork, Webhooks, codec::damaged},
 };
 
 /// What the writer is asked to do with a webhook.
