@@ -192,7 +192,7 @@ pub enum Refusal {
     #[error("no tenant has the name {0}; make it with PUT /v1/tenants/{0}")]
     UnknownTenant(String),
     /// Nothing is served at that path.
-    #[error("nothing is served at {0}; see GET /v1/limits and the documentation")]
+    #[error("nothing is served at {0}; see GET /docs")]
     UnknownPath(String),
     /// The path takes other methods.
     #[error("{0} is not a method of this path")]
