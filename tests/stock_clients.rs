@@ -15,6 +15,7 @@ use std::{
     sync::LazyLock,
 };
 
+use loadtest::redis;
 use serde_json::{Value, json};
 use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
@@ -484,7 +485,14 @@ fn cases() -> String {
 /// The document is valid OpenAPI 3.1, and its examples do what it says.
 #[test]
 fn the_examples_of_the_document_lead_to_the_answers_that_it_describes() {
-    let service = Service::start_with(Settings::default().set("UNPOLL_XMPP_REQUIRE_TLS", "false"));
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let embedded = Settings::default().set("UNPOLL_XMPP_REQUIRE_TLS", "false");
+    let clustered = embedded.clone().set("UNPOLL_REDIS_URL", &redis.url());
+    [embedded, clustered].into_iter().for_each(the_examples_lead_to_what_is_described);
+}
+
+fn the_examples_lead_to_what_is_described(settings: Settings) {
+    let service = Service::start_with(settings);
     let output = python()
         .arg(clients().join("documents.py"))
         .arg(format!("http://{}", service.http))

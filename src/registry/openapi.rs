@@ -36,7 +36,7 @@ fn devices(limits: &Limits) -> Vec<Operation> {
             .summary("Add a device, or put it anew.")
             .text("What is left out goes back to its default; credentials that are left out stay.")
             .device()
-            .body("application/json", device_body(limits, false))
+            .body("application/json", device_body(limits))
             .example("a device", example)
             .answer(Answer::json(200, "It was there.", device()))
             .answer(Answer::json(201, "It is new.", device()).header("Location", Schema::text().with("format", "uri-reference")))
@@ -51,7 +51,7 @@ fn devices(limits: &Limits) -> Vec<Operation> {
         Operation::new("patch", "/v1/devices/{id}", "patchDevice", "devices", writers())
             .summary("Change a device (JSON merge patch, RFC 7396).")
             .device()
-            .body("application/merge-patch+json", device_body(limits, true))
+            .body("application/merge-patch+json", device_body(limits))
             .example("an attribute", json!({"attributes": {"channel": "beta", "model": null}}))
             .answer(Answer::json(200, "It, as it is now.", device()))
             .refuses(READS_JSON)
@@ -134,8 +134,7 @@ fn user() -> Schema {
         .about("The owner, a household: without spaces and control characters.")
 }
 
-fn device_body(limits: &Limits, patch: bool) -> Schema {
-    let or_null = |schema: Schema| if patch { schema.or_null() } else { schema };
+fn device_body(limits: &Limits) -> Schema {
     let most = 2 * limits.credentials_max;
     let credential = Schema::any_of([
         Schema::object([("type", Schema::word(["password"])), ("value", password())]),
@@ -145,27 +144,24 @@ fn device_body(limits: &Limits, patch: bool) -> Schema {
             ("sha256", Schema::text().about("Of the certificate's DER, in hexadecimal.")),
         ]),
     ]);
+    let credentials = Schema::list(credential.named("Credential")).with("maxItems", most);
     Schema::object([
         ("id?", device_id().about("Must be that of the path; may be left out.")),
-        ("user?", or_null(user())),
+        ("user?", user().or_null()),
         (
             "attributes?",
-            if patch {
-                Schema::map(Schema::anything())
-            } else {
-                Schema::map(Schema::anything()).about("Facts that you keep about it.")
-            },
+            Schema::map(Schema::anything()).about("Facts that you keep about it. One that is `null` is taken away."),
         ),
-        ("cohort?", or_null(cohort())),
+        ("cohort?", cohort().or_null()),
         ("password?", password().about("Short for one credential.")),
         (
             "credentials?",
-            or_null(Schema::list(credential.named("Credential")).with("maxItems", most))
-                .about("At most two live ones of a type. Never shown again."),
+            credentials.or_null().about("At most two live ones of a type. Never shown again."),
         ),
     ])
     .with("not", json!({"required": ["password", "credentials"]}))
-    .named(if patch { "DevicePatch" } else { "DeviceBody" })
+    .named("DeviceBody")
+    .about("A field that is `null` goes back to its default.")
 }
 
 fn password() -> Schema {

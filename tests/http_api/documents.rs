@@ -18,7 +18,7 @@ fn routed() -> BTreeSet<String> {
                 below(&path, found);
             } else if name.ends_with(".rs") && name != "tests.rs" {
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
                 let routes = code.split(".route(").skip(1).map(str::trim_start);
                 found.extend(routes.map(|rest| rest.split('"').nth(1).unwrap().to_owned()));
             }

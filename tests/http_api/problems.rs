@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use loadtest::redis;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Backend, Service, Settings, basic};
@@ -178,8 +179,18 @@ fn names(problem: &Value) -> BTreeSet<&String> {
 
 #[test]
 fn every_documented_problem_is_provoked_and_is_as_its_document_says() {
+    are_as_documented(Settings::default());
+}
+
+#[test]
+fn every_documented_problem_is_the_same_on_redis() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    are_as_documented(Settings::default().set("UNPOLL_REDIS_URL", &redis.url()));
+}
+
+fn are_as_documented(engine: Settings) {
     let service = Service::start_with(
-        Settings::default()
+        engine
             .set("UNPOLL_HTTP_BODY_SECS", "1")
             .set("UNPOLL_LIMITS_QUEUE_MAX_EVENTS", "1")
             .set("UNPOLL_POLL_WRONG_PASSWORDS_MAX", "1")

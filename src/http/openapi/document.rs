@@ -130,7 +130,10 @@ impl<'a> Written<'a> {
         }
         let mut responses: BTreeMap<String, Value> = BTreeMap::new();
         for answer in &operation.answers {
-            responses.insert(answer.status.to_string(), self.answer(answer));
+            let shown = self.answer(answer);
+            if responses.insert(answer.status.to_string(), shown).is_some() {
+                self.fault(format!("{}: {} is described twice", operation.id, answer.status));
+            }
         }
         for (status, problems) in self.problems(operation) {
             let refusal = refusal(&problems);
@@ -185,8 +188,8 @@ impl<'a> Written<'a> {
             }
             members.insert("headers".into(), Value::Object(headers));
         }
-        if let Some(content) = &answer.content {
-            let content: Map<String, Value> = [self.content(content)].into_iter().collect();
+        if !answer.contents.is_empty() {
+            let content: Map<String, Value> = answer.contents.iter().map(|content| self.content(content)).collect();
             members.insert("content".into(), Value::Object(content));
         }
         shown

@@ -72,7 +72,7 @@ pub struct Answer {
     pub(super) status: u16,
     pub(super) text: &'static str,
     pub(super) headers: Vec<(&'static str, Schema)>,
-    pub(super) content: Option<Content>,
+    pub(super) contents: Vec<Content>,
 }
 
 impl Operation {
@@ -217,7 +217,7 @@ impl Answer {
             status,
             text,
             headers: Vec::new(),
-            content: None,
+            contents: Vec::new(),
         }
     }
 
@@ -228,14 +228,17 @@ impl Answer {
 
     /// An answer of another type.
     pub fn of(status: u16, text: &'static str, media_type: &'static str, schema: Schema) -> Self {
-        Self {
-            content: Some(Content {
-                media_type,
-                schema,
-                examples: Vec::new(),
-            }),
-            ..Self::empty(status, text)
-        }
+        Self::empty(status, text).or(media_type, schema)
+    }
+
+    /// The same answer in another type.
+    pub fn or(mut self, media_type: &'static str, schema: Schema) -> Self {
+        self.contents.push(Content {
+            media_type,
+            schema,
+            examples: Vec::new(),
+        });
+        self
     }
 
     /// A header that it always has.
@@ -244,9 +247,9 @@ impl Answer {
         self
     }
 
-    /// An example of the body.
+    /// An example of the body, in the type that was added last.
     pub fn example(mut self, value: impl Into<Value>) -> Self {
-        if let Some(content) = &mut self.content {
+        if let Some(content) = self.contents.last_mut() {
             content.examples.push(("example", value.into()));
         }
         self

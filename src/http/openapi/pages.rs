@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::html::{escape, page, prose};
 use crate::{domain::Explained, http::problem};
@@ -130,9 +130,9 @@ fn operation(page: &mut String, operation: &Value) {
         self::content(page, content);
     }
     for (status, answer) in members(&operation["responses"]) {
-        let content = answer["content"].as_object().and_then(Map::iter_first);
-        if let Some(("application/problem+json", content)) = content {
-            let slugs = members(&content["examples"]).map(|(slug, _)| {
+        let refusal = &answer["content"]["application/problem+json"];
+        if refusal.is_object() {
+            let slugs = members(&refusal["examples"]).map(|(slug, _)| {
                 let slug = escape(slug);
                 format!("<a href=\"/problems/{slug}\">{slug}</a>")
             });
@@ -147,21 +147,10 @@ fn operation(page: &mut String, operation: &Value) {
         if !headers.is_empty() {
             let _ = writeln!(page, "<ul>{}</ul>", headers.concat());
         }
-        if let Some((media_type, content)) = content {
+        for (media_type, content) in members(&answer["content"]) {
             let _ = writeln!(page, "<p><code>{}</code></p>", escape(media_type));
             self::content(page, content);
         }
-    }
-}
-
-/// The first member of an object.
-trait First {
-    fn iter_first(&self) -> Option<(&str, &Value)>;
-}
-
-impl First for Map<String, Value> {
-    fn iter_first(&self) -> Option<(&str, &Value)> {
-        self.iter().next().map(|(name, value)| (name.as_str(), value))
     }
 }
 
