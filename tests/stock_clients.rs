@@ -513,6 +513,10 @@ fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
     let service = Service::start_with(Settings::default().set("UNPOLL_POLL_WAIT_MAX_SECS", "0"));
     let backend = service.backend();
     backend.add_device("box", "secret");
+    let key = backend.get("/v1/keys").expect(200).json()["items"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     // Streams have no end.
     let output = Command::new(installed().join("python/bin/st"))
         .args([
@@ -532,12 +536,14 @@ fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
         .arg("positive_data_acceptance,use_after_free,ensure_resource_availability")
         .env("PYTHONPATH", clients())
         .env("SCHEMATHESIS_HOOKS", "made_up")
+        .env("KEPT", format!("box,{key}"))
         .current_dir(service.dir())
         .output()
         .expect("tests/all installs what it needs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     backend.get("/v1/limits").expect(200);
+    backend.get("/v1/devices/box").expect(200);
 }
 
 fn root() -> &'static Path {
