@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidName, Refusal, Scope};
+use super::{DeviceId, EventId, InvalidFilter, InvalidName, Refusal, Scope};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The event of the examples.
@@ -46,12 +46,14 @@ pub fn explained() -> Vec<Explained> {
                 code: 0xfffe,
                 offset: 12,
             },
-            "A text has a character that XML 1.0 cannot carry (U+FFFE, U+FFFF, most controls outside JSON escapes), so no XMPP message can.",
+            "A text has a character that XML 1.0 cannot carry (U+FFFE, U+FFFF, most controls outside JSON \
+                 escapes), so no XMPP message can.",
             "Remove it, or send the data as `data_base64`.",
         ),
         one(
             Refusal::UnknownField("tll".into()),
-            "A field, or an extension attribute that starts with `push`, is not known. Refused so that a misspelt option is never ignored.",
+            "A field, or an extension attribute that starts with `push`, is not known. Refused so that a \
+                 misspelt option is never ignored.",
             "Correct its name.",
         ),
         one(
@@ -74,6 +76,14 @@ pub fn explained() -> Vec<Explained> {
             },
             "A query parameter is not known or not valid.",
             "Correct it.",
+        ),
+        one(
+            Refusal::InvalidFilter(InvalidFilter {
+                offset: 18,
+                why: "a value is missing".into(),
+            }),
+            "`offset` is where, in bytes of the decoded text; the detail says what is expected there.",
+            "Correct it there; the backend guide has the whole language.",
         ),
         one(
             Refusal::NoTarget,
@@ -120,9 +130,31 @@ pub fn explained() -> Vec<Explained> {
             "Send a link to it.",
         ),
         one(
+            Refusal::ItemTooLarge { limit: 262_144 },
+            "A line of NDJSON, or an event of a batch, is above the limit (256 KiB). Its neighbours are taken.",
+            "Send less, or a link to the data.",
+        ),
+        one(
+            Refusal::TooManyEvents { limit: 1_000 },
+            "More than 1,000; nothing of it was stored.",
+            "Send several batches, or all events as `application/x-ndjson`, which has no such limit.",
+        ),
+        one(
+            Refusal::AnswerUnread {
+                within: Duration::from_secs(30),
+            },
+            "A request with `results=errors` or `all` is answered while it is sent, and nobody read the answer \
+                 for 25 s.
+It is the end of such an answer: what was read until then is told before it, and nothing \
+                 behind that was taken.",
+            "Read while you send, or leave `results` out: then the answer comes at the end.",
+        ),
+        one(
             Refusal::UnsupportedMediaType("text/plain".into()),
             "The path does not take that content type.",
-            "Use `application/json`, `application/cloudevents+json`, or `ce-` headers.",
+            "Use `application/json`, `application/cloudevents+json`, or `ce-` headers; for many events \
+                 `application/cloudevents-batch+json` or
+`application/x-ndjson`.",
         ),
         one(
             Refusal::UnknownDevice(device()),
@@ -168,7 +200,8 @@ pub fn explained() -> Vec<Explained> {
         ),
         one(
             Refusal::WrongCredentials,
-            "A device's own request has no HTTP Basic, or its JID and password are not those of a device. A device that was removed is answered the same.",
+            "A device's own request has no HTTP Basic, or its JID and password are not those of a device. A \
+                 device that was removed is answered the same.",
             "Send `Authorization: Basic` with the bare JID and the password; if they are right, the device was removed.",
         ),
         one(
@@ -195,6 +228,11 @@ pub fn explained() -> Vec<Explained> {
             "List them with `GET /v1/keys`.",
         ),
         one(
+            Refusal::UnknownTenant("tv".into()),
+            "No tenant has that name.",
+            "List them with `GET /v1/tenants`.",
+        ),
+        one(
             Refusal::UnknownPath("/v1/event".into()),
             "Nothing is served at that path.",
             "Correct it.",
@@ -210,8 +248,19 @@ pub fn explained() -> Vec<Explained> {
             "The detail says what stands in the way.",
         ),
         one(
+            Refusal::RateLimited {
+                policy: "key",
+                per_second: 100,
+                burst: 200,
+                retry_after: SOON,
+            },
+            "More deliveries were posted than the limit of the key, or of its tenant, allows;
+`violated-policies` says which.",
+            "Retry after the pause. `RateLimit` on every answer to a post says beforehand what is left.",
+        ),
+        one(
             Refusal::Overloaded { retry_after: SOON },
-            "More requests wait than the service takes.",
+            "More events wait than the service takes, or requests hold more bytes than it may.",
             "Retry after the pause.",
         ),
         one(
@@ -238,6 +287,18 @@ pub fn explained() -> Vec<Explained> {
                 retry_after: SOON,
             },
             "As many streams of presence are open at this node as it serves at once (`presence.streams_max`).",
+            "Close one, or try again after `Retry-After`; at another node there may be room.",
+        ),
+        one(
+            Refusal::TooManyConsumers {
+                limit: 64,
+                of: "for this tenant at this node",
+                retry_after: SOON,
+            },
+            "As many streams of receipts are open at this node as it serves at once, of all \
+                 tenants
+(`receipts.streams_max`) or of yours (`receipts.streams_max_per_tenant`). One stream tells \
+                 of everything; filter on your side.",
             "Close one, or try again after `Retry-After`; at another node there may be room.",
         ),
         one(

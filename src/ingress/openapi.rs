@@ -1,6 +1,6 @@
 //! What the ingress says of itself.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     domain::{DeliveryState, Durability, Limits, Scope},
@@ -17,12 +17,18 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
             .summary("Post an event.")
             .text(
                 "The event is stored as durably as `Push-Durability` names before the answer. Native JSON, or a CloudEvent 1.0: structured, \
-                 or binary with `ce-` headers, whose body is then the data. Retry with the same key after a `503`, or when no answer came.",
+                 or binary with `ce-` headers, whose body is then the data. Many events come as a batch or as NDJSON: each stands alone, one that \
+                 is refused spoils no other, and the answer tells of each by its `index`. Retry with the same key after a `503`, or when no answer came.",
             )
             .query(
                 "validate_only",
                 Schema::flag(),
                 "Checks everything but the room in the queue, stores nothing, and answers how many devices it is for.",
+            )
+            .query(
+                "results",
+                Schema::word(["summary", "errors", "all"]),
+                "With many events: the counts (default), or a line for each that was refused, or for each one, as soon as it is known.",
             )
             .header(
                 "Idempotency-Key",
@@ -50,12 +56,21 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
                 }),
             )
             .body("application/cloudevents+json", cloud_event(limits))
+            .example("structured", cloud_event_example("rec-88122"))
+            .body(
+                "application/cloudevents-batch+json",
+                Schema::list(Schema::anything())
+                    .with("maxItems", limits.batch_max_events)
+                    .about("CloudEvents, each judged alone."),
+            )
+            .example("a batch", json!([cloud_event_example("rec-88123"), cloud_event_example("rec-88124")]))
+            .body(
+                "application/x-ndjson",
+                Schema::anything().about("An event a line: native or, where it has `specversion`, a CloudEvent. As many as you like."),
+            )
             .example(
-                "structured",
-                json!({
-                    "specversion": "1.0", "id": "rec-88122", "source": "/scheduler", "type": "com.example.recording.scheduled",
-                    "subject": "tsn-746", "pushttl": 600, "data": {"program": "SH016916860000"},
-                }),
+                "lines",
+                "{\"target\":{\"device\":\"tsn-746\"},\"type\":\"com.example.line\",\"data\":1}\n{\"target\":{\"device\":\"tsn-746\"},\"type\":\"com.example.line\",\"data\":2}\n",
             )
             .answer(taken(
                 202,
@@ -69,6 +84,8 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
                 "two-targets",
                 "ttl-out-of-range",
                 "data-too-large",
+                "too-many-events",
+                "rate-limited",
                 "invalid-device-id",
                 "unknown-device",
                 "removed-device",
@@ -85,6 +102,21 @@ fn ttl(limits: &Limits) -> Schema {
     Schema::count()
         .between(0, limits.ttl_max_secs)
         .about("Seconds that the event is worth delivering; 0: now or never.")
+}
+
+fn deliver_at(limits: &Limits) -> Schema {
+    let text = format!(
+        "Not before that time, at most {} s ahead. The TTL counts from it.",
+        limits.deliver_at_max_secs
+    );
+    Schema::time().about(&text)
+}
+
+fn cloud_event_example(id: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": id, "source": "/scheduler", "type": "com.example.recording.scheduled",
+        "subject": "tsn-746", "pushttl": 600, "data": {"program": "SH016916860000"},
+    })
 }
 
 fn collapse_key(limits: &Limits) -> Schema {
@@ -128,6 +160,7 @@ fn native(limits: &Limits) -> Schema {
         ("ttl?", ttl(limits)),
         ("urgency?", urgency()),
         ("collapse_key?", collapse_key(limits)),
+        ("deliver_at?", deliver_at(limits)),
         ("require?", require()),
     ])
     .named("Event")
@@ -160,6 +193,7 @@ fn cloud_event(limits: &Limits) -> Schema {
         ("pushttl?", ttl(limits)),
         ("pushurgency?", urgency()),
         ("pushcollapsekey?", collapse_key(limits)),
+        ("pushdeliverat?", deliver_at(limits)),
         ("pushrequire?", require()),
     ])
     .with("additionalProperties", attribute.into_json())
@@ -191,13 +225,39 @@ fn taken(status: u16, text: &'static str) -> Answer {
         .example(json!({"id": "mfrggzdfmztwq2lkmfrggzdfmztwq2lk", "state": "queued", "durability": "disk"}))
 }
 
-/// 200 is the repeat, or what `validate_only` found: then without the headers.
+/// 200 is the repeat, what `validate_only` found, or what became of many: then without the headers.
 fn taken_or_looked_at() -> Answer {
     let looked_at = Schema::object([("targets", Schema::count())]).named("Looked");
     Answer::json(
         200,
         "The repeat of an event that was taken before, with `Location` and `Push-Durability` as then; or, with `validate_only`, how many devices \
-         it is for.",
-        Schema::any_of([accepted(), looked_at]),
+         it is for; or what became of many. With `results` `errors` or `all` in lines, of which the last has the `summary`.",
+        Schema::any_of([accepted(), looked_at, many()]),
     )
+    .or("application/x-ndjson", Schema::text())
+}
+
+fn many() -> Schema {
+    let refused = Schema::object([
+        ("index", Schema::count().about("From 0.")),
+        ("status", Schema::count()),
+        ("retry_after?", Schema::count().about("In seconds.")),
+        ("problem", Schema::map(Schema::anything()).about("A problem (RFC 9457).")),
+    ]);
+    Schema::object([
+        ("total", Schema::count()),
+        ("accepted?", Schema::count()),
+        ("repeated?", Schema::count()),
+        ("durability?", Schema::map(Schema::count()).about("How many at each level.")),
+        ("valid?", Schema::count().about("With `validate_only`, as `targets`.")),
+        ("targets?", Schema::count()),
+        ("refused", Schema::count()),
+        ("failed", Schema::list(refused).about("The first hundred that were refused.")),
+        ("left_off", Schema::count().about("How many more were refused.")),
+        (
+            "problem?",
+            Schema::map(Schema::anything()).about("Why the request was not read to its end."),
+        ),
+    ])
+    .named("Many")
 }

@@ -19,6 +19,12 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
         operation("/v1/presence", "listPresence")
             .summary("Presence of all devices, in order of their ids.")
             .paged(limits)
+            .query(
+                "filter",
+                Schema::text(),
+                "Those that it fits alone: a subset of AIP-160, with `state` in it.",
+            )
+            .refuses(["invalid-filter"])
             .answer(Answer::json(200, "A page of it.", Schema::page(presence()).named("Presences"))),
         operation("/v1/presence/stream", "streamPresence")
             .summary("Every connect and disconnect, in order, as server-sent events.")

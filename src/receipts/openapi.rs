@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::{
     domain::{DeliveryState, Limits, Reason, Scope, Status},
     http::openapi::{Access, Answer, Operation, Schema, device_id, event_id, require, urgency},
+    store::Transport,
 };
 
 /// Events, their deliveries, and the deliveries of a device.
@@ -54,6 +55,26 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
             Schema::page(delivery()).named("Deliveries"),
         ))
         .refuses(["unknown-device", "removed-device", "unavailable"]),
+        Operation::new("get", "/v1/receipts", "streamReceipts", "events", readers())
+            .summary("Every change of a delivery's state, as server-sent events.")
+            .text("`id` is the position: send the last one to go on where you were, to any node. The stream has no end.")
+            .query(
+                "from",
+                Schema::word(["oldest"]),
+                "With all that is kept. Default: with what comes now.",
+            )
+            .query("last_event_id", Schema::text(), "The id of the last event that you have.")
+            .query("device", Schema::text(), "Of these devices alone, with commas between them.")
+            .query("event", Schema::text(), "Of these events alone.")
+            .query("state", Schema::text(), "Changes to these states alone.")
+            .header("Last-Event-ID", Schema::text(), "As `last_event_id`, and before it.")
+            .answer(Answer::of(
+                200,
+                "Receipts, and `gap` where some are not kept any more.",
+                "text/event-stream",
+                Schema::text(),
+            ))
+            .refuses(["invalid-field", "too-many-consumers", "draining", "unavailable"]),
     ]
 }
 
@@ -73,10 +94,22 @@ fn event() -> Schema {
         ("expires_at", Schema::time()),
         ("urgency", urgency()),
         ("collapse_key", Schema::text().or_null()),
+        ("deliver_at", Schema::time().or_null()),
+        ("replaced_by", event_id().or_null()),
         ("require", require()),
         ("deliveries", Schema::object(counts).about("How many are in each state.")),
     ])
     .named("EventStatus")
+}
+
+fn session() -> Schema {
+    Schema::object([
+        ("epoch", Schema::count()),
+        ("node", Schema::text()),
+        ("transport", Schema::word(Transport::ALL.map(Transport::as_str))),
+        ("connected_at", Schema::time()),
+    ])
+    .named("Session")
 }
 
 fn delivery() -> Schema {
@@ -103,7 +136,20 @@ fn delivery() -> Schema {
         ("replaced_by", event_id().or_null()),
         ("attempt", Schema::count()),
         ("lane", Schema::text()),
-        ("seq", Schema::count()),
+        ("seq", Schema::count().or_null()),
+        ("deliver_at", Schema::time().or_null()),
+        (
+            "waits_for",
+            Schema::word(["device", "session", "acknowledgement", "receipt", "outcome"])
+                .or_null()
+                .about("What is still to happen, while it waits."),
+        ),
+        (
+            "session",
+            session()
+                .or_null()
+                .about("The session that it was written to, and not acknowledged yet."),
+        ),
         ("urgency", urgency()),
         ("accepted_at", Schema::time()),
         ("expires_at", Schema::time()),

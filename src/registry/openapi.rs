@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{credentials, keys::KEYS_MAX};
+use super::{credentials, keys::KEYS_MAX, rates};
 use crate::{
     domain::{Cohort, Limits, Scope},
     http::openapi::{Access, Answer, Operation, READS_JSON, READS_LINES, Schema, device_id},
@@ -15,6 +15,7 @@ const STORES: [&str; 3] = ["conflict", "no-space", "unavailable"];
 pub fn operations(limits: &Limits) -> Vec<Operation> {
     let mut all = devices(limits);
     all.extend(keys(limits));
+    all.extend(tenants(limits));
     all.push(
         Operation::new("get", "/v1/limits", "getLimits", "limits", Access::Key(Vec::new()))
             .summary("The bounds of the service.")
@@ -67,6 +68,9 @@ fn devices(limits: &Limits) -> Vec<Operation> {
         Operation::new("get", "/v1/devices", "listDevices", "devices", readers())
             .summary("All devices, in order of their ids.")
             .paged(limits)
+            .query("filter", Schema::text(), "Those that it fits alone: a subset of AIP-160.")
+            .query("user", user(), "Those of this user alone.")
+            .refuses(["invalid-filter"])
             .answer(Answer::json(200, "A page of them.", Schema::page(device()).named("Devices")))
             .refuses(["unavailable"]),
         Operation::new("post", "/v1/devices", "postDevices", "devices", writers())
@@ -98,13 +102,21 @@ fn keys(limits: &Limits) -> Vec<Operation> {
             ))
             .body(
                 "application/json",
-                Schema::object([("name", Schema::text().long(1, 64)), ("scope", scope())]),
+                Schema::object([
+                    ("name", Schema::text().long(1, 64)),
+                    ("scope", scope()),
+                    (
+                        "tenant?",
+                        Schema::text().about("For a key of the scope `operator`: whose the new one is to be."),
+                    ),
+                    ("limits?", rate_given().or_null()),
+                ]),
             )
             .example("for a program that only posts", json!({"name": "scheduler", "scope": "push"}))
             .answer(Answer::json(201, "The key.", key(true)))
             .refuses(READS_JSON)
             .refuses(STORES)
-            .refuses(["unsupported-media-type"]),
+            .refuses(["unsupported-media-type", "unknown-tenant"]),
         Operation::new("get", "/v1/keys", "listKeys", "keys", admins())
             .summary("All keys, without the keys themselves.")
             .paged(limits)
@@ -117,6 +129,77 @@ fn keys(limits: &Limits) -> Vec<Operation> {
             .refuses(STORES)
             .refuses(["unknown-key"]),
     ]
+}
+
+fn tenants(limits: &Limits) -> Vec<Operation> {
+    let operation = |method, path, id| Operation::new(method, path, id, "tenants", Access::Key(vec![Scope::Operator]));
+    let one = |method, id| {
+        operation(method, "/v1/tenants/{name}", id)
+            .segment("name", device_id(), "Its name.", "tv")
+            .refuses(["invalid-field"])
+    };
+    let body = Schema::object([
+        ("domain?", Schema::text().about("Its XMPP domain. Needed for a new one, and stays.")),
+        ("limits?", rate_given().or_null()),
+    ]);
+    vec![
+        one("put", "putTenant")
+            .summary("Add a tenant, or change its limits.")
+            .body("application/json", body)
+            .example(
+                "a tenant",
+                json!({"domain": "tv.example.org", "limits": {"deliveries_per_second": 1_000, "burst": 5_000}}),
+            )
+            .answer(Answer::json(200, "It was there.", tenant()))
+            .answer(Answer::json(201, "It is new.", tenant()).header("Location", Schema::text().with("format", "uri-reference")))
+            .refuses(READS_JSON)
+            .refuses(STORES)
+            .refuses(["unsupported-media-type"]),
+        one("get", "getTenant")
+            .summary("A tenant.")
+            .answer(Answer::json(200, "It.", tenant()))
+            .refuses(["unknown-tenant", "unavailable"]),
+        one("delete", "removeTenant")
+            .summary("Remove a tenant that has no devices.")
+            .answer(Answer::empty(204, "It is removed, and its keys are worthless."))
+            .refuses(STORES)
+            .refuses(["unknown-tenant"]),
+        operation("get", "/v1/tenants", "listTenants")
+            .summary("All tenants, in order of their names.")
+            .paged(limits)
+            .answer(Answer::json(200, "A page of them.", Schema::page(tenant()).named("Tenants"))),
+    ]
+}
+
+fn tenant() -> Schema {
+    Schema::object([
+        ("name", device_id()),
+        ("domain", Schema::text()),
+        ("limits", rate().or_null()),
+        (
+            "certificate?",
+            Schema::flag().about("Whether a certificate of this node names its domain."),
+        ),
+    ])
+    .named("Tenant")
+}
+
+/// A limit as answers show it.
+fn rate() -> Schema {
+    Schema::object([("deliveries_per_second", Schema::count()), ("burst", Schema::count())])
+        .named("RateLimit")
+        .about("How much may be posted.")
+}
+
+/// A limit as a request brings it.
+fn rate_given() -> Schema {
+    let number = || Schema::count().between(1, rates::MOST.into());
+    Schema::object([
+        ("deliveries_per_second", number()),
+        ("burst?", number().about("Default: as many as a second has.")),
+    ])
+    .named("RateLimitBody")
+    .about("How much may be posted. Default: no limit.")
 }
 
 fn cohort() -> Schema {
@@ -223,6 +306,7 @@ fn key(shown: bool) -> Schema {
         ("name", Schema::text()),
         ("scope", scope()),
         ("created_at", Schema::time()),
+        ("limits?", rate()),
     ];
     if shown {
         members.push(("key", Schema::text().about("The key itself.")));

@@ -60,7 +60,7 @@ fn what_is_mounted_is_described_and_what_is_described_is_mounted() {
     };
     let metrics = metrics.get("/metrics").expect(200).body;
     for (path, methods) in described {
-        let concrete = path.replace("{id}", "box").replace("{slug}", "internal");
+        let concrete = path.replace("{id}", "box").replace("{name}", "box").replace("{slug}", "internal");
         // A method that nothing has: the answer names those that the path has.
         let refused = service.backend().request("TRACE", &concrete, &[], b"");
         assert_eq!(

@@ -11,13 +11,15 @@ use std::{
 use loadtest::redis;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Backend, Service, Settings, basic};
+use crate::support::{Answer, Backend, SOON, Service, Settings, basic, wait_for};
 
 /// Problems that need more than one service and a request, and where they are provoked.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("no-space", "tests/disk_full.rs"),
     ("unavailable", "tests/redis_away.rs"),
     ("draining", "tests/routes/events.rs"),
+    ("item-too-large", "tests/routes/many.rs"),
+    ("answer-unread", "tests/routes/many.rs"),
     ("too-many-viewers", "src/admin/tests.rs"),
     ("internal", "src/http/serve/tests.rs"),
 ];
@@ -90,6 +92,10 @@ fn of_events(all: &mut Provoked) {
     // The queue has room for one.
     all.backend.push("full", &json!(1));
     all.to("queue-full", json!({"target": {"device": "full"}}));
+    let many = format!("[{}0]", "0,".repeat(1_000));
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let many = all.backend.request("POST", "/v1/events", &batch, many.as_bytes());
+    all.add("too-many-events", "post /v1/events", many);
     let text = all
         .backend
         .request("POST", "/v1/events", &[("content-type", "text/plain")], b"hello");
@@ -109,6 +115,9 @@ fn of_callers(all: &mut Provoked) {
         .json();
     let scheduler = backend.with_key(made["key"].as_str().unwrap());
     all.add("forbidden", "get /v1/devices", scheduler.get("/v1/devices"));
+    all.add("invalid-filter", "get /v1/devices", backend.get("/v1/devices?filter="));
+    all.add("unknown-tenant", "get /v1/tenants/{name}", backend.get("/v1/tenants/nobody"));
+    all.add("too-many-consumers", "get /v1/receipts", backend.get("/v1/receipts"));
     all.add("unknown-path", "", backend.get("/v1/event"));
     all.add("method-not-allowed", "", backend.request("PUT", "/v1/events", &[], b""));
     // No bulk request has room here, and no stream.
@@ -142,6 +151,18 @@ fn of_callers(all: &mut Provoked) {
         "get /v1/devices/{id}/events",
         poll("/v1/devices/box/events", "wrong"),
     );
+}
+
+/// What posting too much provokes: one delivery a second.
+fn of_rates(all: &mut Provoked) {
+    let body = json!({"name": "slow", "scope": "push", "limits": {"deliveries_per_second": 1, "burst": 1}});
+    let made = all.backend.send("POST", "/v1/keys", &body).expect(201).json();
+    let slow = all.backend.with_key(made["key"].as_str().unwrap());
+    let event = json!({"target": {"device": "box"}, "type": "t"});
+    let limited = wait_for("a second delivery is refused", SOON, || {
+        Some(slow.post(&event)).filter(|answer| answer.status != 202 && answer.slug() == "rate-limited")
+    });
+    all.add("rate-limited", "post /v1/events", limited);
 }
 
 /// What only bytes provoke.
@@ -195,6 +216,7 @@ fn are_as_documented(engine: Settings) {
             .set("UNPOLL_LIMITS_QUEUE_MAX_EVENTS", "1")
             .set("UNPOLL_POLL_WRONG_PASSWORDS_MAX", "1")
             .set("UNPOLL_PRESENCE_STREAMS_MAX", "0")
+            .set("UNPOLL_RECEIPTS_STREAMS_MAX", "0")
             .set("UNPOLL_REGISTRY_BULK_MAX_REQUESTS", "0"),
     );
     let open = Service::start_with(
@@ -211,6 +233,7 @@ fn are_as_documented(engine: Settings) {
     let mut all = Provoked { backend, rows: Vec::new() };
     of_events(&mut all);
     of_callers(&mut all);
+    of_rates(&mut all);
     of_bodies(&mut all, &service);
     of_websockets(&mut all, &open);
 

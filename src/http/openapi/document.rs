@@ -290,6 +290,10 @@ fn problem_schema() -> Schema {
         ("column?", Schema::count().about("From 1.")),
         ("limit?", Schema::count().about("The bound that was reached.")),
         ("event?", super::event_id()),
+        (
+            "violated-policies?",
+            Schema::list(Schema::text()).about("Whose limit it is: `tenant` or `key`."),
+        ),
     ])
     .named("Problem")
     .about("A problem (RFC 9457).")
