@@ -59,9 +59,7 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
             .example("structured", cloud_event_example("rec-88122"))
             .body(
                 "application/cloudevents-batch+json",
-                Schema::list(Schema::anything())
-                    .with("maxItems", limits.batch_max_events)
-                    .about("CloudEvents, each judged alone."),
+                Schema::list(Schema::anything()).about(&format!("CloudEvents, each judged alone; at most {}.", limits.batch_max_events)),
             )
             .example("a batch", json!([cloud_event_example("rec-88123"), cloud_event_example("rec-88124")]))
             .body(
