@@ -1,6 +1,7 @@
 //! Composition root: bind, run, drain. It knows every part; no part knows it.
 
 mod bootstrap;
+mod documents;
 mod engine;
 mod error;
 mod node;
@@ -22,6 +23,7 @@ use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use documents::document;
 use engine::Engine;
 pub use error::StartError;
 use tickets::Tickets;
@@ -301,7 +303,9 @@ impl App {
         )?;
         let routes = http::mount_beside(
             routes,
-            poll::routes(door).merge(gateway.routes()),
+            poll::routes(door)
+                .merge(gateway.routes())
+                .merge(http::openapi::routes(&document(&config))),
             keys(parts.clone()),
             http_metrics.clone(),
         );

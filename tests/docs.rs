@@ -1,5 +1,4 @@
-//! The documents are true: programs in the guides are the ones that run, commands in them work, links lead somewhere, and every
-//! refusal has its heading.
+//! The documents are true: programs in the guides are the ones that run, commands in them work, and links lead somewhere.
 //!
 //! `BLESS=1 cargo test --test docs` writes the programs into the guides.
 
@@ -8,7 +7,6 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -204,35 +202,6 @@ fn the_commands_of_the_readme_are_understood() {
         std::os::unix::fs::PermissionsExt::mode(&script.permissions()) & 0o111 != 0,
         "tests/all can be run"
     );
-}
-
-#[test]
-fn every_refusal_has_its_heading_and_no_heading_is_left_over() {
-    let code = read("src/domain/refusal.rs");
-    let code = code.split("let (status, slug, title) = match self {").nth(1).unwrap();
-    let code = code.split("Face { status, slug, title }").next().unwrap();
-    let mut faces = BTreeMap::new();
-    for face in code.split("=> (").skip(1) {
-        let mut parts = face.splitn(3, ',').map(str::trim);
-        let (status, slug, rest) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-        let title = rest.trim_start_matches('"').split('"').next().unwrap();
-        faces.insert(slug.trim_matches('"').to_owned(), format!("`{status}` {title}."));
-    }
-    assert!(faces.len() >= 30, "{faces:?}");
-    let page = read("docs/reference/errors.md");
-    let mut documented = BTreeMap::new();
-    for section in page.split("\n## ").skip(1) {
-        let (slug, text) = section.split_once('\n').unwrap();
-        documented.insert(slug.to_owned(), text.trim().to_owned());
-    }
-    assert_eq!(documented.keys().collect::<Vec<_>>(), faces.keys().collect::<Vec<_>>());
-    for (slug, face) in faces {
-        assert!(
-            documented[&slug].starts_with(&face),
-            "{slug}: the page says {:?}, the code {face:?}",
-            documented[&slug]
-        );
-    }
 }
 
 #[test]

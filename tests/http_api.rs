@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "http_api/documents.rs"]
+mod documents;
+#[path = "http_api/problems.rs"]
+mod problems;
 mod support;
 
 use std::time::Duration;

@@ -310,6 +310,7 @@ fn a_minute_without_redis_costs_no_connection_and_no_acknowledgement() {
         for backend in &backends {
             let answer = backend.request("POST", "/v1/events", &headers, event.as_bytes()).expect(503);
             assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            assert_eq!(answer.slug(), "unavailable");
             refused += 1;
         }
         if gone.elapsed() > AWAY / 4 {

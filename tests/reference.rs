@@ -1,4 +1,4 @@
-//! The reference pages say what the code says: every setting, every metric.
+//! The reference pages say what the code says: every setting, every metric, every problem.
 //!
 //! `BLESS=1 cargo test --test reference` writes them.
 
@@ -6,7 +6,7 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use unpoll::{app::App, cluster::ClusterMetrics, config::Config, store::redis::RedisMetrics, telemetry::reference};
+use unpoll::{app::App, cluster::ClusterMetrics, config::Config, domain, http::openapi, store::redis::RedisMetrics, telemetry::reference};
 
 #[track_caller]
 fn is_fresh(page: &str, fresh: &str) {
@@ -29,6 +29,11 @@ fn every_setting_is_on_its_page() {
         Config::sample()
     );
     is_fresh("docs/reference/config.md", &page);
+}
+
+#[test]
+fn every_problem_is_on_its_page() {
+    is_fresh("docs/reference/errors.md", &openapi::reference(&domain::explained()));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::{
     sync::LazyLock,
 };
 
+use loadtest::redis;
 use serde_json::{Value, json};
 use support::{Backend, Event, SOON, Service, Settings, wait_for, wait_for_presence};
 
@@ -472,6 +473,84 @@ fn curl_posts_over_https_and_learns_the_fate() {
     wait_for("curl reads that it is delivered", SOON, || {
         (curl(&[&path])["items"][0]["state"] == "delivered").then_some(())
     });
+}
+
+/// Cases for each operation, of schemathesis; `tests/long` gives it more.
+const CASES: &str = "12";
+
+fn cases() -> String {
+    std::env::var("UNPOLL_TEST_CASES").unwrap_or_else(|_| CASES.to_owned())
+}
+
+/// The document is valid OpenAPI 3.1, and its examples do what it says.
+#[test]
+fn the_examples_of_the_document_lead_to_the_answers_that_it_describes() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let embedded = Settings::default().set("UNPOLL_XMPP_REQUIRE_TLS", "false");
+    let clustered = embedded.clone().set("UNPOLL_REDIS_URL", &redis.url());
+    [embedded, clustered].into_iter().for_each(the_examples_lead_to_what_is_described);
+}
+
+fn the_examples_lead_to_what_is_described(settings: Settings) {
+    let service = Service::start_with(settings);
+    let output = python()
+        .arg(clients().join("documents.py"))
+        .arg(format!("http://{}", service.http))
+        .env("UNPOLL_KEY", service.admin_key())
+        .output()
+        .expect("tests/all installs what it needs");
+    assert!(output.status.success(), "{output:?}");
+    let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        counts["sent"].as_u64() >= counts["operations"].as_u64().filter(|count| *count > 20),
+        "{counts}"
+    );
+}
+
+/// Made-up requests, valid and not: no server error, and no answer but those that the document describes.
+#[test]
+fn schemathesis_finds_no_server_error_and_no_undocumented_answer() {
+    let service = Service::start_with(Settings::default().set("UNPOLL_POLL_WAIT_MAX_SECS", "0"));
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let key = backend.get("/v1/keys").expect(200).json()["items"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // Streams have no end.
+    let output = Command::new(installed().join("python/bin/st"))
+        .args([
+            "run",
+            &format!("http://{}/openapi.json", service.http),
+            "--no-color",
+            "--seed",
+            "746",
+            "--no-shrink",
+        ])
+        .args(["--header", &format!("Authorization: Bearer {}", service.admin_key())])
+        .args(["--phases", "coverage,fuzzing", "--max-examples", &cases(), "--continue-on-failure"])
+        .args([
+            "--exclude-path",
+            "/v1/presence/stream",
+            "--exclude-path",
+            "/v1/receipts",
+            "--warnings",
+            "off",
+        ])
+        // What no schema can say (which device is there, which cursor was given) may be refused, with 4xx; and an event that was taken back
+        // still has its story.
+        .args(["--checks", "all", "--exclude-checks"])
+        .arg("positive_data_acceptance,use_after_free,ensure_resource_availability")
+        .env("PYTHONPATH", clients())
+        .env("SCHEMATHESIS_HOOKS", "made_up")
+        .env("KEPT", format!("box,{key}"))
+        .current_dir(service.dir())
+        .output()
+        .expect("tests/all installs what it needs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    backend.get("/v1/limits").expect(200);
+    backend.get("/v1/devices/box").expect(200);
 }
 
 fn root() -> &'static Path {

@@ -284,6 +284,8 @@ async fn viewers_share_what_is_made_and_are_bounded() {
         (503, &"10".parse().expect("a value"))
     );
     assert_eq!(one_more.headers()["content-type"], "application/problem+json");
+    let said = axum::body::to_bytes(one_more.into_body(), 4_096).await.expect("a body");
+    assert!(String::from_utf8_lossy(&said).contains(r#""/problems/too-many-viewers""#));
 
     let mut texts = Vec::new();
     for viewer in viewers.iter_mut().take(2) {

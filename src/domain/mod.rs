@@ -8,6 +8,7 @@ mod credential;
 mod departure;
 mod event;
 mod event_id;
+mod explained;
 mod fast;
 mod filter;
 mod hash;
@@ -29,6 +30,7 @@ pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVer
 pub use departure::Departure;
 pub use event::{Data, Durability, Event, Require, Urgency};
 pub use event_id::{EventId, EventIdKey, Located, Queue};
+pub use explained::{Explained, explained};
 pub use fast::{FastAgent, FastChange, FastMechanism, FastProof, FastToken, FastTokens};
 pub use filter::{Facts, Filter, FilterBounds, InvalidFilter};
 pub use hash::{sha256, stable_hash, stable_hash_of};

@@ -43,6 +43,11 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The one of all examples.
+    pub(super) fn example() -> Self {
+        Self("tsn-746".into())
+    }
 }
 
 impl FromStr for DeviceId {

@@ -82,7 +82,8 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Rejected, Self::Later];
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Done, Self::Failed, Self::Rejected, Self::Later];
 
     /// The word.
     pub fn as_str(self) -> &'static str {

@@ -195,7 +195,7 @@ pub enum Refusal {
     #[error("no webhook has the id {0}")]
     UnknownWebhook(String),
     /// Nothing is served at that path.
-    #[error("nothing is served at {0}; see GET /v1/limits and the documentation")]
+    #[error("nothing is served at {0}; see GET /docs")]
     UnknownPath(String),
     /// The path takes other methods.
     #[error("{0} is not a method of this path")]

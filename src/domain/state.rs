@@ -93,6 +93,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::Poison,
+        Self::DeviceRemoved,
+        Self::DeviceError,
+        Self::DeviceFailed,
+        Self::DeviceRejected,
+        Self::TooManyAttempts,
+    ];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ mod link;
 mod listener;
 mod login;
 mod metrics;
+mod openapi;
 pub mod poll;
 mod proof;
 mod recent;
@@ -54,6 +55,7 @@ pub use certificate::CertificateIdentity;
 pub use config::{Config, Hosts};
 pub use link::{Behind, Link, Links, Offer};
 pub use metrics::GatewayMetrics;
+pub use openapi::operations;
 pub use tokens::{CohortOf, DeviceTokens};
 
 use crate::{

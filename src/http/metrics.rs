@@ -10,9 +10,13 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 22] = [
+pub const ROUTES: [&str; 28] = [
     "/.well-known/host-meta",
     "/.well-known/host-meta.json",
+    "/docs",
+    "/docs/style.css",
+    "/openapi.json",
+    "/problems/{slug}",
     "/v1/events",
     "/v1/events/{id}",
     "/v1/events/{id}/deliveries",
@@ -22,6 +26,8 @@ pub const ROUTES: [&str; 22] = [
     "/v1/devices/{id}/deliveries",
     "/v1/devices/{id}/events",
     "/v1/devices/{id}/presence",
+    "/v1/export",
+    "/v1/import",
     "/v1/keys",
     "/v1/keys/{id}",
     "/v1/limits",

@@ -6,6 +6,7 @@
 //!
 //! What is deliberately absent: HTTP/2 (a backend behind a proxy speaks it there), and any knowledge of the store.
 
+mod asset;
 mod body;
 mod connection;
 mod gate;
@@ -13,6 +14,7 @@ mod headers;
 pub mod json;
 mod lines;
 mod metrics;
+pub mod openapi;
 mod page;
 mod patience;
 mod problem;
@@ -30,6 +32,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use asset::Asset;
 pub use body::{read, read_counted};
 pub use gate::{Keys, key_hash, mount, mount_beside, mount_for_browsers};
 pub use headers::{MediaType, single};

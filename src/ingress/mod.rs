@@ -13,6 +13,7 @@ mod draft;
 mod events;
 mod many;
 mod native;
+mod openapi;
 mod options;
 mod rates;
 
@@ -25,6 +26,7 @@ use axum::{Router, middleware, routing::post};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
 
+pub use openapi::operations;
 pub use rates::{Config as RatesConfig, LiveNodes, Rates};
 
 use self::admission::Admission;

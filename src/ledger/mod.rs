@@ -16,6 +16,7 @@ mod figures;
 mod flush;
 mod measured;
 mod metric;
+mod openapi;
 mod poll_collector;
 mod polls;
 mod report;
@@ -32,6 +33,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 
 pub use config::Config;
+pub use openapi::operations;
 pub use report::{BaselineReport, Bytes, Calibration, CohortReport, ControlReport, Interval, Latency, Ratio, Report, Saved, words};
 pub use routes::routes;
 

@@ -5,6 +5,7 @@ mod config;
 mod follow;
 mod lost;
 mod metrics;
+mod openapi;
 mod routes;
 mod stream;
 
@@ -21,6 +22,7 @@ use crate::{
 
 pub use config::Config;
 pub use metrics::PresenceMetrics;
+pub use openapi::operations;
 pub use routes::{Parts, Routes};
 
 /// Whether a device can be reached.

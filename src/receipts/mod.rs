@@ -8,6 +8,7 @@ mod cursor;
 mod events;
 mod follow;
 mod metrics;
+mod openapi;
 mod rooms;
 mod row;
 mod stream;
@@ -17,6 +18,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::{Router, routing::get};
 use futures_util::future::BoxFuture;
+
+pub use openapi::operations;
 
 use crate::{
     domain::{Clock, EventId, Limits},

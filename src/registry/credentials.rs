@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// The fewest PBKDF2 rounds (RFC 7677 §4), for secrets that cannot be guessed.
-const ITERATIONS_MIN: u32 = 4_096;
+pub(super) const ITERATIONS_MIN: u32 = 4_096;
 /// The most: a box of 2010 needs a second for them.
 pub(super) const ITERATIONS_MAX: u32 = 10_000;
 /// The longest password, in bytes.
-const PASSWORD_MAX: usize = 256;
+pub(super) const PASSWORD_MAX: usize = 256;
 
 /// Passwords in both forms are one type, certificates the other.
 const TYPES: usize = 2;

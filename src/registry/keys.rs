@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Keys of one tenant at once.
-const KEYS_MAX: usize = 1_000;
+pub(super) const KEYS_MAX: usize = 1_000;
 /// The largest body of a request for a key, in bytes.
 const BODY_MAX: usize = 4 * 1024;
 

@@ -4,7 +4,10 @@ use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 
 use super::RegistryState;
-use crate::domain::{DeviceLimits, Limits};
+use crate::{
+    domain::{DeviceLimits, Limits, Refusal},
+    http::Parameters,
+};
 
 /// The limits that backends meet, and those of devices where the door for them is known.
 #[derive(Serialize)]
@@ -16,9 +19,14 @@ pub(super) struct Published {
 }
 
 /// Any key may read them.
-pub(super) async fn limits(State(state): State<RegistryState>, devices: Option<Extension<DeviceLimits>>) -> Json<Published> {
-    Json(Published {
+pub(super) async fn limits(
+    State(state): State<RegistryState>,
+    devices: Option<Extension<DeviceLimits>>,
+    parameters: Parameters,
+) -> Result<Json<Published>, Refusal> {
+    parameters.finish()?;
+    Ok(Json(Published {
         limits: state.0.limits.clone(),
         devices: devices.map(|Extension(devices)| devices),
-    })
+    }))
 }

@@ -11,6 +11,7 @@ mod devices;
 mod form;
 mod keys;
 mod limits;
+mod openapi;
 mod rates;
 mod tenants;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 pub use keys::{new_key, new_key_id};
+pub use openapi::operations;
 pub use tenants::Certified;
 
 use crate::{

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The largest number of either kind.
-const MOST: u32 = 10_000_000;
+pub(super) const MOST: u32 = 10_000_000;
 
 /// Takes `limits` out: `{"deliveries_per_second", "burst"}`, where `burst` is as many as a second has when it is left out. `None`
 /// when there are none, or `null`.

@@ -6,12 +6,15 @@
 mod export;
 mod group;
 mod import;
+mod openapi;
 mod outcome;
 
 use std::sync::Arc;
 
 use axum::{Router, routing::get, routing::post};
 use tokio::sync::Semaphore;
+
+pub use openapi::operations;
 
 use crate::store::transfer::Transfer;
 

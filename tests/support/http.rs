@@ -82,7 +82,7 @@ impl Backend {
             written?;
             read?;
         }
-        parse(&answer).ok_or_else(|| std::io::Error::other("the answer is cut short"))
+        self::answer(&answer).ok_or_else(|| std::io::Error::other("the answer is cut short"))
     }
 
     #[track_caller]
@@ -149,7 +149,8 @@ impl Backend {
     }
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+/// An answer out of its bytes.
+pub fn answer(answer: &[u8]) -> Option<Answer> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut lines = head.split("\r\n");

@@ -17,7 +17,7 @@ mod wire;
 
 pub use certificates::{Authority, Client, Issued, Secure, peer};
 pub use device::{Device, Event};
-pub use http::{Answer, Backend};
+pub use http::{Answer, Backend, answer};
 pub use issuer::{Issuer, KeyServer};
 pub use loadtest::{Acks, Error, Kill, Mechanism, Options, Resumption, Session, event::Pushed, xml::Element};
 pub use poller::{Polled, Poller, basic};

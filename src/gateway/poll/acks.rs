@@ -29,7 +29,7 @@ const UNKNOWN_MAX: usize = 64;
 const ID_BYTES: usize = 40;
 const FRAME_BYTES: usize = 4_096;
 /// Outcomes of one request, and the bytes of one with text and JSON of its own.
-const OUTCOMES_MAX: usize = 100;
+pub(in crate::gateway) const OUTCOMES_MAX: usize = 100;
 const OUTCOME_BYTES: usize = 6 * 1024;
 
 /// What the acknowledgement did, once it is durable.

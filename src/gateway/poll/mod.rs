@@ -29,6 +29,7 @@ use axum::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use acks::OUTCOMES_MAX;
 pub use config::Config;
 pub use metrics::PollMetrics;
 
