@@ -203,6 +203,7 @@ fn start(
         next_epoch: u64::from(boot) << 32 | 1,
         seat_changes: Vec::new(),
         touched: Vec::new(),
+        keys_changed: false,
         now: shared.clock.now(),
         shared: Arc::clone(&shared),
     };

@@ -72,6 +72,8 @@ scripts! {
     IMPORT "" ["import"],
     IMPORT_LOG "" ["import-log"],
     RAISE "" ["raise"],
+    ROTATE "" ["rotate"],
+    AUDIT "'allow-oom'" ["audit"],
 }
 
 /// The library: its text, and the names of its functions.

@@ -11,12 +11,12 @@ mod rows;
 use async_trait::async_trait;
 
 pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
-pub use rows::{Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
+pub use rows::{AuditRow, Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
 
 use super::StoreError;
 
 /// The layout of the rows that this program writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Storage numbers of a device that an import leaves out: the exported store may have given them out after the export.
 pub(in crate::store) const NUMBERS_LEFT_OUT: u64 = 1 << 32;
 /// Ordinals of a tenant that an import leaves out, for the same reason.
@@ -32,6 +32,8 @@ pub enum Part {
     Tenants,
     /// API keys.
     Keys,
+    /// Entries of the audit log.
+    Audit,
     /// Receipts that are kept.
     Receipts,
     /// Minutes of the ledger.
@@ -42,7 +44,7 @@ pub enum Part {
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 5] = [Self::Tenants, Self::Keys, Self::Receipts, Self::Minutes, Self::Devices];
+    pub const ALL: [Self; 6] = [Self::Tenants, Self::Keys, Self::Audit, Self::Receipts, Self::Minutes, Self::Devices];
 }
 
 /// Some rows of a part.
@@ -61,6 +63,8 @@ pub enum Piece {
     Tenant(TenantRow),
     /// An API key.
     Key(KeyRow),
+    /// Entries of the audit log of one tenant.
+    Audit(Vec<AuditRow>),
     /// Receipts of one tenant, in order.
     Receipts(Vec<ReceiptRow>),
     /// Minutes of the ledger.
