@@ -1,6 +1,8 @@
 //! Composition root: bind, run, drain. It knows every part; no part knows it.
 
+mod audit;
 mod bootstrap;
+mod callers;
 mod documents;
 mod engine;
 mod error;
@@ -34,9 +36,9 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Caller, CallerLimits, Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, Scope, SystemClock, TenantId, Timestamp},
+    domain::{Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
-    http::{self, HttpMetrics, Keys, Shed},
+    http::{self, Access, HttpMetrics, Shed},
     ingress, ledger,
     ledger::Ledger,
     presence::{self, Presence, Rules},
@@ -65,7 +67,7 @@ pub struct App {
     metrics: Metrics,
     keeper: tls::Keeper,
     tickets: Option<Tickets>,
-    token_keys: tokens::Keeper,
+    token_keys: [tokens::Keeper; 2],
     doors: Vec<Door>,
     admin: Door,
     page: Live,
@@ -138,6 +140,8 @@ impl App {
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
         let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
+        let (jwt_keys, backend_tokens) = tokens::Keeper::of_backends(&config.jwt, prometheus)?;
+        let callers = callers::callers(parts.clone(), backend_tokens, clock.clone());
         let tickets = engine.tickets(clock.clone()).await?;
         let secrets = tickets.as_ref().map(Tickets::secrets);
         let keeper = bootstrap::tls(&config, parts.clone(), clock.clone(), secrets, prometheus)?;
@@ -306,7 +310,10 @@ impl App {
             poll::routes(door)
                 .merge(gateway.routes())
                 .merge(http::openapi::routes(&document(&config))),
-            keys(parts.clone()),
+            Access::new(callers.clone()).audited(Arc::new(audit::StoredAudit {
+                store: parts.clone(),
+                clock: clock.clone(),
+            })),
             http_metrics.clone(),
         );
         let routes = http::shedding(routes, shed, http_metrics.clone());
@@ -342,7 +349,7 @@ impl App {
         admin.router = if config.admin.listen.ip().is_loopback() {
             routes.merge(probes)
         } else {
-            http::mount_for_browsers(routes, probes, admin_keys(parts), http_metrics)
+            http::mount_for_browsers(routes, probes, Access::new(callers::admins(callers)), http_metrics)
         };
 
         let devices = gateway.addresses();
@@ -373,7 +380,7 @@ impl App {
             metrics,
             keeper,
             tickets,
-            token_keys,
+            token_keys: [token_keys, jwt_keys],
             doors: vec![http_door, https_door],
             admin,
             page,
@@ -421,7 +428,9 @@ impl App {
         if let Some(tickets) = self.tickets {
             watch.spawn(tickets.run(watch.stop_token()));
         }
-        watch.spawn(self.token_keys.run(watch.stop_token()));
+        for keeper in self.token_keys {
+            watch.spawn(keeper.run(watch.stop_token()));
+        }
         tokio::select! {
             () = shutdown => {
                 self.leaving.store(true, Ordering::Relaxed);
@@ -459,33 +468,6 @@ impl App {
 /// Which tenant an XMPP domain belongs to.
 fn hosts(store: Arc<dyn Store>) -> gateway::Hosts {
     Arc::new(move |domain| store.tenant_at(domain).map(|tenant| TenantId(tenant.id)))
-}
-
-/// Who a key belongs to.
-fn keys(store: Arc<dyn Store>) -> Keys {
-    Arc::new(move |hash| {
-        let key = store.key(hash)?;
-        let tenant = store.tenant(TenantId(key.tenant))?;
-        let is_default = TenantId(key.tenant) == TenantId::default();
-        Some(Caller {
-            tenant: TenantId(key.tenant),
-            domain: tenant.domain.as_str().into(),
-            key_id: Some(key.id.as_str().into()),
-            key_name: key.name.as_str().into(),
-            // Whoever may see all tenants is of the default one.
-            scope: if is_default { key.scope } else { key.scope.min(Scope::Admin) },
-            limits: CallerLimits {
-                tenant: tenant.limits,
-                key: key.limits,
-            },
-        })
-    })
-}
-
-/// The admin listener beyond loopback: admin keys only, of the default tenant, because its figures are of the whole service.
-fn admin_keys(store: Arc<dyn Store>) -> Keys {
-    let all = keys(store);
-    Arc::new(move |hash| all(hash).filter(|caller| caller.tenant == TenantId::default() && caller.scope.covers(Scope::Admin)))
 }
 
 /// How many devices each cohort has.

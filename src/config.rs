@@ -46,6 +46,8 @@ pub struct Config {
     pub tls: crate::tls::Config,
     /// `[tokens]`: JWTs of devices.
     pub tokens: crate::tokens::Config,
+    /// `[jwt]`: JWTs of backends, instead of API keys.
+    pub jwt: crate::tokens::BackendConfig,
     /// `[limits]`: the bounds that `GET /v1/limits` publishes.
     pub limits: crate::domain::Limits,
     /// `[ingress]`: how many requests are admitted.
@@ -87,6 +89,7 @@ impl Default for Config {
             cluster: crate::cluster::Config::default(),
             tls: crate::tls::Config::default(),
             tokens: crate::tokens::Config::default(),
+            jwt: crate::tokens::BackendConfig::default(),
             limits: crate::domain::Limits::default(),
             ingress: crate::ingress::Config::default(),
             rates: crate::ingress::RatesConfig::default(),

@@ -287,8 +287,39 @@ fn keys_are_created_listed_and_revoked() {
     let key = key.unwrap_or_else(|| panic!("no key that works in {created:?}"));
     let keys = service.backend().get("/v1/keys").json();
     let id = keys["items"].as_array().unwrap().iter().find(|item| item["name"] == "ops").unwrap()["id"].clone();
+    let rotate = |grace: &str| {
+        let rotated = done(run(service.command().args([
+            "key",
+            "rotate",
+            "--grace",
+            grace,
+            id.as_str().unwrap(),
+        ])));
+        serde_json::from_str::<Value>(&rotated).unwrap()["key"].as_str().unwrap().to_owned()
+    };
+    let second = rotate("1h");
+    for key in [key, second.as_str()] {
+        service.backend().with_key(key).get("/v1/devices").expect(200);
+    }
+    let third = rotate("0");
+    service.backend().with_key(&second).get("/v1/devices").expect(401);
+    service.backend().with_key(&third).get("/v1/devices").expect(200);
     done(run(service.command().args(["key", "revoke", id.as_str().unwrap()])));
-    service.backend().with_key(key).get("/v1/devices").expect(401);
+    for key in [key, third.as_str()] {
+        service.backend().with_key(key).get("/v1/devices").expect(401);
+    }
+    let created = done(run(service.command().args([
+        "key",
+        "create",
+        "--name",
+        "short",
+        "--scope",
+        "read",
+        "--expires-in",
+        "90d",
+    ])));
+    let created: Value = serde_json::from_str(&created).unwrap();
+    assert!(created["expires_at"].is_string(), "{created}");
 }
 
 #[test]

@@ -159,6 +159,25 @@ fn a_server_moves_to_redis_and_back() {
         (&json!(2), &json!(4)),
         "{answer}"
     );
+    let log = new.backend().get("/v1/audit").expect(200).json();
+    let told: Vec<&str> = log["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|entry| entry["resource"].as_str())
+        .collect();
+    let expected = [
+        "/v1/devices/box",
+        "/v1/devices/other",
+        "/v1/keys",
+        "/v1/export",
+        "/v1/import",
+        "/v1/import",
+    ];
+    assert_eq!(
+        told, expected,
+        "what the old server wrote down, and then the two steps of the import"
+    );
     goes_on(&new, &before);
     failure(&import(&new, &file), "imported already");
 

@@ -236,7 +236,8 @@ fn event_in(rounds: u64) {
         let caller = Caller {
             tenant: TenantId(0),
             domain: "localhost".into(),
-            key_id: Some("id".into()),
+            key_id: Some("k".into()),
+            also_push: false,
             key_name: "k".into(),
             scope: Scope::Push,
             limits: unpoll::domain::CallerLimits::default(),

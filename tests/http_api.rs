@@ -451,6 +451,27 @@ fn keys_have_scopes_and_end_when_revoked() {
     let event = scheduler.push("box", &json!(1));
     scheduler.get(&format!("/v1/events/{event}")).expect(200);
     scheduler.send("PUT", "/v1/devices/other", &json!({ "password": "p" })).expect(403);
+    // Beside the routes of `tests/routes`: what needs `read`, and what even `admin` may not.
+    let read = [
+        "/v1/presence",
+        "/v1/presence/stream",
+        "/v1/devices/box/presence",
+        "/v1/reports/polling-avoided",
+    ];
+    for path in read {
+        assert_eq!(scheduler.get(path).expect(403).slug(), "forbidden", "{path}");
+    }
+    let admin = backend
+        .send("POST", "/v1/keys", &json!({ "name": "a", "scope": "admin" }))
+        .expect(201)
+        .json();
+    let admin = backend.with_key(admin["key"].as_str().unwrap());
+    admin.get("/v1/presence").expect(200);
+    admin.get("/v1/reports/polling-avoided").expect(200);
+    admin.get("/v1/export").expect(403);
+    admin
+        .request("POST", "/v1/import", &[("content-type", "application/x-ndjson")], b"")
+        .expect(403);
     let listed = backend.get("/v1/keys").expect(200).body;
     assert!(listed.contains("scheduler") && !listed.contains(key), "{listed}");
     assert!(matches!(backend.delete(&format!("/v1/keys/{id}")).status, 200 | 204));

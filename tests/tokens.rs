@@ -165,3 +165,83 @@ fn a_file_without_keys_is_named_at_the_start() {
         "{said}"
     );
 }
+
+/// Backends: a token instead of a key, judged by the settings, and named in the audit log.
+#[test]
+fn a_backend_comes_with_a_token_instead_of_a_key() {
+    let (dir, issuer, other) = (TestDir::new(), Issuer::new("1"), Issuer::new("2"));
+    let service = Service::start_with(
+        Settings::default()
+            .set("UNPOLL_JWT_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))
+            .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
+            .set("UNPOLL_JWT_AUDIENCE", "push")
+            .set("UNPOLL_JWT_TENANT_CLAIM", "org"),
+    );
+    let claims = |scope: &str| json!({"aud": "push", "sub": "ci@example", "org": "default", "scope": scope});
+    let changed = |name: &str, value: Value| {
+        let mut claims = claims("unpoll:push");
+        claims[name] = value;
+        claims
+    };
+    let with = |token: &str| service.backend().with_key(token);
+    let admin = with(&issuer.sign(&claims("openid unpoll:admin")));
+    admin.request("PUT", "/v1/devices/box", &[], b"{\"user\":\"ann\"}").expect(201);
+    // Read and push together, of which neither contains the other.
+    let both = with(&issuer.sign(&claims("unpoll:read unpoll:push")));
+    both.get("/v1/devices/box").expect(200);
+    both.push("box", &json!(1));
+    both.get("/v1/keys").expect(403);
+    let push = with(&issuer.sign(&claims("unpoll:push")));
+    push.push("box", &json!(2));
+    assert_eq!(push.get("/v1/devices").expect(403).slug(), "forbidden");
+    assert_eq!(
+        with(&issuer.sign(&claims("openid"))).get("/v1/limits").expect(403).slug(),
+        "forbidden"
+    );
+
+    for (token, why) in [
+        (issuer.sign(&changed("exp", json!(1_000))), "expired"),
+        (issuer.sign(&changed("iss", json!("https://evil.example"))), "another issuer"),
+        (issuer.sign(&changed("aud", json!("localhost"))), "another audience"),
+        (issuer.sign(&changed("org", json!("other"))), "tenant"),
+        (issuer.sign(&changed("sub", json!(""))), "subject"),
+        (issuer.sign(&changed("more", json!("x".repeat(6_500)))), "no token"),
+        (other.sign(&claims("unpoll:admin")), "key is not known"),
+        (format!("{}x", issuer.sign(&claims("unpoll:admin"))), ""),
+    ] {
+        let refused = with(&token).get("/v1/limits").expect(401);
+        assert_eq!(refused.slug(), "invalid-token");
+        let challenge = refused.header("www-authenticate").unwrap().to_owned();
+        assert!(
+            challenge.starts_with("Bearer error=\"invalid_token\"") && challenge.contains(why),
+            "{challenge}"
+        );
+        assert!(refused.body.contains(why) && !refused.body.contains(&token), "{refused:?}");
+    }
+    // Keys go on.
+    let log = service.backend().get("/v1/audit").expect(200).json();
+    let entry = &log["items"][0];
+    assert_eq!(entry["actor"], json!({"token": {"subject": "ci@example"}}));
+    assert_eq!(
+        (&entry["resource"], &entry["from"], &entry["fields"]),
+        (&json!("/v1/devices/box"), &json!("127.0.0.1"), &json!(["user"]))
+    );
+    assert_eq!(service.metric("unpoll_jwt_keys"), Some(1.0));
+    assert!(service.metric(r#"unpoll_jwt_checks_total{result="expired"}"#).unwrap() >= 1.0);
+    assert_eq!(service.metric(r#"unpoll_audit_entries_total{result="written"}"#), Some(1.0));
+
+    // The key of an issuer who is not there: nobody is refused for good.
+    let away = Service::start_with(
+        Settings::default()
+            .set("UNPOLL_JWT_KEYS_URL", "http://127.0.0.1:9/keys")
+            .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
+            .set("UNPOLL_JWT_AUDIENCE", "push"),
+    );
+    let refused = away
+        .backend()
+        .with_key(&issuer.sign(&claims("unpoll:push")))
+        .get("/v1/limits")
+        .expect(503);
+    assert_eq!(refused.slug(), "no-issuer-keys");
+    away.backend().get("/v1/limits").expect(200);
+}

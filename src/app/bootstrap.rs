@@ -134,6 +134,8 @@ pub(super) async fn first_key(config: &Config, store: &dyn Store, now: Timestamp
         scope: Scope::Operator,
         created_at: now,
         limits: None,
+        expires_at: None,
+        retires_at: None,
     };
     let until = Instant::now() + FIRST_KEY_PATIENCE;
     let first = loop {
@@ -195,10 +197,10 @@ pub(super) fn tls(
 
 /// What checks device tokens, and who keeps the keys for it.
 pub(super) fn tokens(config: &Config, registry: &Registry) -> Result<(tokens::Keeper, gateway::DeviceTokens), StartError> {
-    let keeper = tokens::Keeper::open(&config.tokens, &config.domain, registry)?;
+    let (keeper, tokens) = tokens::Keeper::of_devices(&config.tokens, &config.domain, registry)?;
     let cohorts = config.registry.clone();
     let cohort = Arc::new(move |tenant, device: &DeviceId| cohorts.cohort(tenant, device));
-    let doors = gateway::DeviceTokens::new(keeper.tokens(), cohort);
+    let doors = gateway::DeviceTokens::new(tokens, cohort);
     Ok((keeper, doors))
 }
 

@@ -38,9 +38,20 @@ enum Action {
         /// Deliveries that may be posted with it at once after a pause. Left out: as many as a second has.
         #[arg(long, value_name = "N", requires = "deliveries_per_second")]
         burst: Option<u32>,
+        /// How long it is good, such as 90d, 12h or 600 (seconds) [default: until it is revoked].
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        expires_in: Option<u64>,
     },
     /// Prints each key, without its secret, as one JSON line.
     List,
+    /// Gives a key another secret and prints it, this once, as one JSON line. The one before it goes on for a while.
+    Rotate {
+        /// Its id, as `list` shows it.
+        id: String,
+        /// How long the secret before it goes on, such as 24h; 0: it ends at once, and so does the one before it [default: the server's].
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        grace: Option<u64>,
+    },
     /// Makes a key worthless.
     Revoke {
         /// Its id, as `list` shows it.
@@ -67,6 +78,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
         Action::Create {
             name,
             scope,
+            expires_in,
             tenant,
             deliveries_per_second,
             burst,
@@ -78,15 +90,59 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 ScopeWord::Operator => "operator",
             };
             let mut body = json!({"name": name, "scope": scope, "limits": tenant::limits(deliveries_per_second, burst)});
-            if let (Some(tenant), Some(members)) = (tenant, body.as_object_mut()) {
-                members.insert("tenant".into(), tenant.into());
+            if let Some(members) = body.as_object_mut() {
+                members.extend(tenant.map(|tenant| ("tenant".to_owned(), tenant.into())));
+                members.extend(expires_in.map(|seconds| ("expires_in_secs".to_owned(), seconds.into())));
             }
             say(client.ask_json(Method::POST, "/v1/keys", &body).await?)
+        }
+        Action::Rotate { id, grace } => {
+            let body = grace.map_or_else(|| json!({}), |seconds| json!({"grace_secs": seconds}));
+            say(client
+                .ask_json(Method::POST, &format!("/v1/keys/{}:rotate", segment(&id)), &body)
+                .await?)
         }
         Action::List => client.each("/v1/keys", |key| say(key)).await,
         Action::Revoke { id } => {
             client.ask(Method::DELETE, &format!("/v1/keys/{}", segment(&id)), None).await?;
             say(json!({"id": id, "revoked": true}))
         }
+    }
+}
+
+/// A number of seconds, or of minutes, hours or days with `m`, `h` or `d` behind it.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (text.get(..at), 1),
+        Some((at, 'm')) => (text.get(..at), 60),
+        Some((at, 'h')) => (text.get(..at), 3_600),
+        Some((at, 'd')) => (text.get(..at), 86_400),
+        _ => (Some(text), 1),
+    };
+    let seconds = number
+        .and_then(|number| number.parse::<u64>().ok())
+        .and_then(|number| number.checked_mul(unit));
+    seconds.ok_or_else(|| format!("{text:?} is no time; write such as 90d, 12h, 30m or 600"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_have_units() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(seconds(text).ok(), expected, "{text}");
+        check("600", Some(600));
+        check("30s", Some(30));
+        check("5m", Some(300));
+        check("12h", Some(43_200));
+        check("90d", Some(7_776_000));
+        check("0", Some(0));
+        check("", None);
+        check("d", None);
+        check("-1", None);
+        check("1w", None);
+        check("1é", None);
+        check("18446744073709551615d", None);
     }
 }

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{Config, layers};
 
 /// Where the documentation of each section stands: the section ("" is the top), the source, and the struct in it.
-const DOCUMENTED: [(&str, &str, &str); 22] = [
+const DOCUMENTED: [(&str, &str, &str); 23] = [
     ("", include_str!("../config.rs"), "Config"),
     ("http", include_str!("../http/mod.rs"), "Config"),
     ("https", include_str!("../config.rs"), "Listen"),
@@ -19,6 +19,7 @@ const DOCUMENTED: [(&str, &str, &str); 22] = [
     ("cluster", include_str!("../cluster/config.rs"), "Config"),
     ("tls", include_str!("../tls/config.rs"), "Config"),
     ("tokens", include_str!("../tokens/config.rs"), "Config"),
+    ("jwt", include_str!("../tokens/backend.rs"), "BackendConfig"),
     ("limits", include_str!("../domain/limits.rs"), "Limits"),
     ("ingress", include_str!("../ingress/mod.rs"), "Config"),
     ("rates", include_str!("../ingress/rates.rs"), "Config"),

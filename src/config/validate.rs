@@ -18,9 +18,16 @@ impl Config {
         problems.extend(self.redis.problems());
         problems.extend(self.redis.is_used().then(|| self.cluster.check().err()).flatten());
         problems.extend(self.tokens.problems());
+        problems.extend(self.jwt.problems());
+        problems.extend(self.check_keys());
         problems.extend(self.xmpp.problems());
         problems.extend(self.log.filter().err().map(|error| error.to_string()));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    fn check_keys(&self) -> Option<String> {
+        let (given, most) = (self.registry.key_grace_secs, crate::registry::KEY_GRACE_MAX_SECS);
+        (given > most).then(|| format!("registry.key_grace_secs = {given} is too long; use at most {most} (30 days)"))
     }
 
     fn check_ledger(&self, problems: &mut Vec<String>) {

@@ -41,19 +41,21 @@ impl std::fmt::Display for Scope {
     }
 }
 
-/// The owner of the API key of one request. The auth layer puts it into the request's extensions.
+/// Who one request is of: the owner of an API key or of a token. The auth layer puts it into the request's extensions.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The key's tenant: every answer is about this tenant alone.
     pub tenant: TenantId,
     /// The XMPP domain of that tenant.
     pub domain: Arc<str>,
-    /// The public id of the key. `None`: it was no key, and `key_name` alone says who it is.
+    /// The public id of the key. `None`: it was a token, and `key_name` is its subject.
     pub key_id: Option<Arc<str>>,
-    /// The name of the key, for the log.
+    /// The name of the key, or the subject of the token, for the log.
     pub key_name: Arc<str>,
     /// What it may do.
     pub scope: Scope,
+    /// It may post, too: a token can have `read` and `push`, of which neither contains the other.
+    pub also_push: bool,
     /// How much it may post.
     pub limits: CallerLimits,
 }
@@ -81,7 +83,8 @@ impl Caller {
     /// # Errors
     /// [`Refusal::Forbidden`], naming the key and the first of the scopes.
     pub fn require_any(&self, needed: &[Scope]) -> Result<(), Refusal> {
-        if needed.iter().any(|needed| self.scope.covers(*needed)) {
+        let posts = |needed: Scope| self.also_push && needed == Scope::Push;
+        if needed.iter().any(|needed| self.scope.covers(*needed) || posts(*needed)) {
             return Ok(());
         }
         Err(Refusal::Forbidden {

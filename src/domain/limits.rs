@@ -43,6 +43,10 @@ pub struct Limits {
     pub presence_changes_kept_secs: u64,
     /// How many of them a tenant keeps, about 60 bytes each. Default: 1000000.
     pub presence_changes_max: u64,
+    /// How long an entry of the audit log is kept, in seconds. Default: 34560000 (400 days).
+    pub audit_kept_secs: u64,
+    /// How many of them a tenant keeps, about 300 bytes each. Default: 1000000.
+    pub audit_max: u64,
     /// How long a removed device is answered with 410 instead of 404, in seconds. Default: 7776000 (90 days).
     pub tombstone_kept_secs: u64,
     /// Items on a page when the request names no limit. Default: 100.
@@ -114,6 +118,8 @@ impl Default for Limits {
             receipts_max: 10_000_000,
             presence_changes_kept_secs: 86_400,
             presence_changes_max: 1_000_000,
+            audit_kept_secs: 400 * 86_400,
+            audit_max: 1_000_000,
             tombstone_kept_secs: 90 * 86_400,
             page_default: 100,
             page_max: 1_000,

@@ -2,6 +2,7 @@
 //!
 //! Everything is parsed once, at the edge, into these types; from there on `==` is identity and a value is valid.
 
+mod audit;
 mod caller;
 mod clock;
 mod credential;
@@ -24,6 +25,7 @@ mod reported;
 mod signal;
 mod state;
 
+pub use audit::{Actor, AuditEntry, AuditOutcome};
 pub use caller::{Caller, CallerLimits, Scope};
 pub use clock::{Clock, CorrectedClock, ManualClock, SystemClock, Timestamp};
 pub use credential::{CertificatePin, Credential, Password, ScramSecret, ScramVerifier};

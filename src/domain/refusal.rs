@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidFilter, InvalidName, Scope};
+use super::{DeviceId, EventId, InvalidFilter, InvalidName, Scope, Timestamp};
 
 /// A refusal. Nothing was stored, unless it is `Unavailable`: then it may have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +165,23 @@ pub enum Refusal {
     /// No key, or one that is not known.
     #[error("the request needs a valid key: Authorization: Bearer <key>")]
     Unauthenticated,
+    /// A key, or a secret of it, whose time is over.
+    #[error("the key {key} has ended at {at}: make another one, or use its newer secret if it was rotated")]
+    ExpiredKey {
+        /// Its name.
+        key: String,
+        /// When it ended.
+        at: Timestamp,
+    },
+    /// A token that is not taken.
+    #[error("the token is not taken: {0}")]
+    InvalidToken(&'static str),
+    /// The keys that tokens are checked with are not known yet.
+    #[error("tokens cannot be checked, because the keys of their issuer are not there yet; retry in {} s", .retry_after.as_secs().max(1))]
+    NoIssuerKeys {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// A request of a device without its password, or with a wrong one.
     #[error("the request needs the device's password: HTTP Basic with its bare JID, such as tsn-746@example.org, and the password")]
     WrongCredentials,
@@ -295,7 +312,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 49] = [
+    pub const SLUGS: [&'static str; 52] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -322,6 +339,9 @@ impl Refusal {
         "key-reused",
         "queue-full",
         "unauthenticated",
+        "expired-key",
+        "invalid-token",
+        "no-issuer-keys",
         "wrong-credentials",
         "too-many-wrong",
         "other-device",
@@ -376,6 +396,9 @@ impl Refusal {
             Self::KeyReused { .. } => (409, "key-reused", "One key was used for two events"),
             Self::QueueFull { .. } => (429, "queue-full", "The queue of the device is full"),
             Self::Unauthenticated => (401, "unauthenticated", "The key is missing or not known"),
+            Self::ExpiredKey { .. } => (401, "expired-key", "The key has ended"),
+            Self::InvalidToken(_) => (401, "invalid-token", "The token is not taken"),
+            Self::NoIssuerKeys { .. } => (503, "no-issuer-keys", "Tokens cannot be checked"),
             Self::WrongCredentials => (401, "wrong-credentials", "The password is missing or wrong"),
             Self::TooManyWrong { .. } => (429, "too-many-wrong", "Too many passwords were wrong"),
             Self::OtherDevice(_) => (403, "other-device", "The path names another device"),
@@ -411,6 +434,7 @@ impl Refusal {
             Self::RateLimited { retry_after, .. } => Some(Duration::from_secs(retry_after.as_secs_f64().ceil() as u64)),
             Self::Overloaded { retry_after }
             | Self::TooManyWrong { retry_after }
+            | Self::NoIssuerKeys { retry_after }
             | Self::NoSpace { retry_after }
             | Self::Unavailable { retry_after }
             | Self::TooManyViewers { retry_after, .. }

@@ -1,4 +1,4 @@
-//! The gate before all parts: who calls, how long it took, what was refused.
+//! The gate before all parts: who calls, what callers change, how long it took, what was refused.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -13,14 +13,53 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::{HttpMetrics, problem::Slug};
+use super::{HttpMetrics, audit, audit::Audit, problem::Slug};
 use crate::domain::{Caller, Refusal, sha256};
 
-/// Finds the caller behind the SHA-256 of a key. Called for every request, so it answers from memory.
-pub type Keys = Arc<dyn Fn(&[u8; 32]) -> Option<Caller> + Send + Sync>;
+/// Finds the caller behind what stands in `Authorization`: a key or a token. Called for every request, so it answers from memory, or
+/// says what is to be computed.
+pub type Callers = Arc<dyn Fn(&str) -> Found + Send + Sync>;
 
-/// The longest key that is looked up, in bytes.
-const KEY_MAX: usize = 256;
+/// What is known of a key or a token.
+pub enum Found {
+    /// Whose it is, or why it is not taken.
+    Known(Result<Caller, Refusal>),
+    /// It takes up to a millisecond of CPU to know: for a thread on which nobody waits.
+    Computed(Box<dyn FnOnce() -> Result<Caller, Refusal> + Send>),
+}
+
+/// Who may come in, and who writes down what they change. Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    callers: Callers,
+    audit: Option<Arc<dyn Audit>>,
+}
+
+impl Access {
+    /// Without an audit log.
+    pub fn new(callers: Callers) -> Self {
+        Self { callers, audit: None }
+    }
+
+    /// By the SHA-256 of keys alone.
+    pub fn of_keys(find: impl Fn(&[u8; 32]) -> Option<Caller> + Send + Sync + 'static) -> Self {
+        Self::new(Arc::new(move |key| {
+            Found::Known(find(&key_hash(key)).ok_or(Refusal::Unauthenticated))
+        }))
+    }
+
+    /// The same, with every administrative change written down before it is made and before it is answered.
+    #[must_use]
+    pub fn audited(self, audit: Arc<dyn Audit>) -> Self {
+        Self {
+            audit: Some(audit),
+            ..self
+        }
+    }
+}
+
+/// The longest key or token that is looked at, in bytes. Of a token a smaller bound is told by who checks it.
+const KEY_MAX: usize = 16 * 1024;
 /// The longest user name and key of HTTP Basic that are looked at, in bytes of Base64.
 const BASIC_MAX: usize = 1_024;
 
@@ -32,20 +71,20 @@ pub fn key_hash(key: &str) -> [u8; 32] {
 
 /// Puts the parts behind the gate: a request of a path that a part serves needs a key, whose [`Caller`] the handlers find in
 /// the request's extensions. Paths and methods that nobody serves get their problem.
-pub fn mount(parts: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    finish(gated(parts, Door::Key(keys), &metrics), metrics)
+pub fn mount(parts: Router, access: Access, metrics: HttpMetrics) -> Router {
+    finish(gated(parts, Door::Key(access), &metrics), metrics)
 }
 
 /// As [`mount`], for parts that a person opens in a browser: it asks for the key as the password of HTTP Basic (RFC 7617), with
 /// any user name, because a browser cannot be told a Bearer token. `open` is for everybody.
-pub fn mount_for_browsers(parts: Router, open: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    let routes = gated(parts, Door::KeyOrPassword(keys), &metrics).merge(gated(open, Door::Open, &metrics));
+pub fn mount_for_browsers(parts: Router, open: Router, access: Access, metrics: HttpMetrics) -> Router {
+    let routes = gated(parts, Door::KeyOrPassword(access), &metrics).merge(gated(open, Door::Open, &metrics));
     finish(routes, metrics)
 }
 
 /// The same with paths beside the gate: `own` finds out by itself who calls. They are measured and counted as the others.
-pub fn mount_beside(parts: Router, own: Router, keys: Keys, metrics: HttpMetrics) -> Router {
-    let routes = gated(parts, Door::Key(keys), &metrics).merge(gated(own, Door::Open, &metrics));
+pub fn mount_beside(parts: Router, own: Router, access: Access, metrics: HttpMetrics) -> Router {
+    let routes = gated(parts, Door::Key(access), &metrics).merge(gated(own, Door::Open, &metrics));
     finish(routes, metrics)
 }
 
@@ -76,10 +115,10 @@ struct Gate {
 enum Door {
     /// Everybody.
     Open,
-    /// Who gives a key as Bearer token.
-    Key(Keys),
-    /// Who gives a key as Bearer token, or as the password of HTTP Basic.
-    KeyOrPassword(Keys),
+    /// Who gives a key or a token as Bearer token.
+    Key(Access),
+    /// Who gives it as Bearer token, or as the password of HTTP Basic.
+    KeyOrPassword(Access),
 }
 
 /// What a browser is asked for.
@@ -89,13 +128,22 @@ const BASIC: HeaderValue =
 async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = match gate.door.caller(&request) {
-        Some(None) => gate.door.ask(),
-        Some(Some(caller)) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
+    let response = match gate.door.access() {
         None => next.run(request).await,
+        Some((access, basic)) => match caller(found(access, &request, basic)).await {
+            Err(refusal) => gate.door.refuse(refusal),
+            Ok(caller) => {
+                let audit = access
+                    .audit
+                    .as_ref()
+                    .filter(|_| audit::is_change(&caller, &request, route.as_ref()));
+                request.extensions_mut().insert(caller.clone());
+                match audit {
+                    None => next.run(request).await,
+                    Some(audit) => audit::watched(&**audit, &gate.metrics, caller, request, next).await,
+                }
+            }
+        },
     };
     let slug = response.extensions().get::<Slug>().map(|slug| slug.0);
     gate.metrics
@@ -104,23 +152,41 @@ async fn pass(State(gate): State<Gate>, mut request: Request<Body>, next: Next) 
 }
 
 impl Door {
-    /// The caller, where the door asks who it is; within, `None` when the request does not name one.
-    fn caller(&self, request: &Request<Body>) -> Option<Option<Caller>> {
-        let (keys, basic) = match self {
-            Self::Open => return None,
-            Self::Key(keys) => (keys, false),
-            Self::KeyOrPassword(keys) => (keys, true),
-        };
-        Some(key(request, basic).and_then(|key| keys(&key_hash(&key))))
+    /// Who may come in, where the door asks; and whether HTTP Basic will do.
+    fn access(&self) -> Option<(&Access, bool)> {
+        match self {
+            Self::Open => None,
+            Self::Key(access) => Some((access, false)),
+            Self::KeyOrPassword(access) => Some((access, true)),
+        }
     }
 
-    /// The answer to who has no valid key.
-    fn ask(&self) -> Response {
-        let mut response = Refusal::Unauthenticated.into_response();
-        if matches!(self, Self::KeyOrPassword(_)) {
+    /// The answer to who is not let in.
+    fn refuse(&self, refusal: Refusal) -> Response {
+        let asks = refusal.face().status == 401;
+        let mut response = refusal.into_response();
+        if asks && matches!(self, Self::KeyOrPassword(_)) {
             response.headers_mut().append(header::WWW_AUTHENTICATE, BASIC);
         }
         response
+    }
+}
+
+/// What is known of who calls.
+fn found(access: &Access, request: &Request<Body>, basic: bool) -> Found {
+    match key(request, basic) {
+        Some(key) => (access.callers)(&key),
+        None => Found::Known(Err(Refusal::Unauthenticated)),
+    }
+}
+
+/// Who calls.
+async fn caller(found: Found) -> Result<Caller, Refusal> {
+    match found {
+        Found::Known(found) => found,
+        Found::Computed(compute) => tokio::task::spawn_blocking(compute)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::Internal("a token".to_owned()))),
     }
 }
 
@@ -152,14 +218,15 @@ mod tests {
     use super::*;
     use crate::domain::{Scope, TenantId};
 
-    fn keys() -> Keys {
-        Arc::new(|hash| {
+    fn keys() -> Access {
+        Access::of_keys(|hash| {
             (*hash == key_hash("right")).then(|| Caller {
                 tenant: TenantId(0),
                 domain: "localhost".into(),
-                key_id: Some("id".into()),
+                key_id: Some("test".into()),
                 key_name: "test".into(),
                 scope: Scope::Admin,
+                also_push: false,
                 limits: crate::domain::CallerLimits::default(),
             })
         })

@@ -10,13 +10,14 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 28] = [
+pub const ROUTES: [&str; 29] = [
     "/.well-known/host-meta",
     "/.well-known/host-meta.json",
     "/docs",
     "/docs/style.css",
     "/openapi.json",
     "/problems/{slug}",
+    "/v1/audit",
     "/v1/events",
     "/v1/events/{id}",
     "/v1/events/{id}/deliveries",
@@ -46,10 +47,12 @@ pub const ROUTES: [&str; 28] = [
 pub struct HttpMetrics {
     duration: Arc<HashMap<&'static str, Histogram>>,
     refusals: Arc<HashMap<&'static str, IntCounter>>,
+    written: IntCounter,
+    unwritten: IntCounter,
 }
 
 impl HttpMetrics {
-    /// Registers `unpoll_request_duration_seconds{route}` and `unpoll_refusals_total{slug}`.
+    /// Registers `unpoll_request_duration_seconds{route}`, `unpoll_refusals_total{slug}` and `unpoll_audit_entries_total{result}`.
     ///
     /// # Errors
     /// When one of them is registered already.
@@ -66,12 +69,28 @@ impl HttpMetrics {
             Opts::new("unpoll_refusals_total", "Requests that were refused, by problem."),
             &["slug"],
         )?;
+        let audit = IntCounterVec::new(
+            Opts::new(
+                "unpoll_audit_entries_total",
+                "Administrative changes with their outcome in the audit log (written), and those that were answered with 503 because they could \
+                 not be written there (failed).",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(audit.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(refusals.clone()))?;
         Ok(Self {
+            written: audit.with_label_values(&["written"]),
+            unwritten: audit.with_label_values(&["failed"]),
             duration: Arc::new(ROUTES.map(|route| (route, duration.with_label_values(&[route]))).into()),
             refusals: Arc::new(Refusal::SLUGS.map(|slug| (slug, refusals.with_label_values(&[slug]))).into()),
         })
+    }
+
+    /// A change is in the audit log, or could not be written there.
+    pub(super) fn audited(&self, ok: bool) {
+        if ok { self.written.inc() } else { self.unwritten.inc() }
     }
 
     pub(super) fn answered(&self, route: Option<&str>, slug: Option<&str>, took: Duration) {

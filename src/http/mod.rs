@@ -7,6 +7,7 @@
 //! What is deliberately absent: HTTP/2 (a backend behind a proxy speaks it there), and any knowledge of the store.
 
 mod asset;
+mod audit;
 mod body;
 mod connection;
 mod gate;
@@ -33,8 +34,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use asset::Asset;
+pub use audit::{Audit, AuditDetail};
 pub use body::{read, read_counted};
-pub use gate::{Keys, key_hash, mount, mount_beside, mount_for_browsers};
+pub use gate::{Access, Callers, Found, key_hash, mount, mount_beside, mount_for_browsers};
 pub use headers::{MediaType, single};
 pub use lines::{Line, Lines};
 pub use metrics::HttpMetrics;

@@ -64,12 +64,17 @@ impl IntoResponse for Refusal {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
         let challenge = match self {
-            Self::Unauthenticated => Some("Bearer"),
-            Self::WrongCredentials => Some("Basic realm=\"unpoll\", charset=\"UTF-8\""),
+            Self::Unauthenticated => Some(HeaderValue::from_static("Bearer")),
+            // RFC 6750 §3.1.
+            Self::ExpiredKey { .. } => Some(HeaderValue::from_static(
+                "Bearer error=\"invalid_token\", error_description=\"the key has ended\"",
+            )),
+            Self::InvalidToken(why) => HeaderValue::try_from(format!("Bearer error=\"invalid_token\", error_description=\"{why}\"")).ok(),
+            Self::WrongCredentials => Some(HeaderValue::from_static("Basic realm=\"unpoll\", charset=\"UTF-8\"")),
             _ => None,
         };
         if let Some(challenge) = challenge {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(Slug(face.slug));
         response

@@ -215,6 +215,7 @@ mod tests {
             domain: "localhost".into(),
             key_id: Some(key.into()),
             key_name: key.into(),
+            also_push: false,
             scope: Scope::Push,
             limits,
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, DeviceId, Refusal, Scope},
-    http::{Line, Lines, MediaType, Parameters, json::Fields, problem},
+    http::{AuditDetail, Line, Lines, MediaType, Parameters, json::Fields, problem},
 };
 
 /// The longest line, in bytes: attributes and credentials at their largest.
@@ -27,7 +27,7 @@ pub(super) async fn post(
     parameters: Parameters,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<(Extension<AuditDetail>, Json<Value>), Refusal> {
     caller.require(Scope::Admin)?;
     parameters.finish()?;
     match MediaType::of(&headers)? {
@@ -77,7 +77,11 @@ pub(super) async fn post(
     let accepted = results.iter().filter(|done| done.problem.is_none()).count();
     let rejected = results.len() - accepted;
     let items: Vec<Value> = results.into_iter().map(Done::shown).collect();
-    Ok(Json(json!({"items": items, "accepted": accepted, "rejected": rejected})))
+    let detail = AuditDetail(format!("{accepted} lines were taken, {rejected} refused"));
+    Ok((
+        Extension(detail),
+        Json(json!({"items": items, "accepted": accepted, "rejected": rejected})),
+    ))
 }
 
 /// What became of one line.

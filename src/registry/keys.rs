@@ -1,25 +1,37 @@
 //! `/v1/keys`: who may call.
 
+use std::{ops::RangeInclusive, time::Duration};
+
 use aws_lc_rs::{error::Unspecified, rand};
-use axum::{Extension, Json, body::Body, extract::State, http::HeaderMap, http::StatusCode, response::IntoResponse};
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
 use data_encoding::BASE32_NOPAD;
 use serde_json::{Value, json};
 
 use super::{RegistryState, devices::require_json, rates};
 use crate::{
-    domain::{Caller, Refusal, Scope, TenantId},
+    domain::{Caller, Refusal, Scope, TenantId, Timestamp},
     http::{
         Paged, Parameters, Segment,
         json::{Field, Fields},
         key_hash, read, text,
     },
-    store::{ApiKey, StoreError},
+    store::{ApiKey, Rotation, StoreError},
 };
 
 /// Keys of one tenant at once.
 pub(super) const KEYS_MAX: usize = 1_000;
 /// The largest body of a request for a key, in bytes.
 const BODY_MAX: usize = 4 * 1024;
+/// The longest life of a key that ends by itself: 10 years.
+const LIFE_MAX_SECS: u64 = 10 * 365 * 86_400;
+/// The longest time that a secret goes on behind a newer one: 30 days.
+pub const GRACE_MAX_SECS: u64 = 30 * 86_400;
 
 /// A new key: `upk_` and 200 random bits.
 ///
@@ -63,11 +75,14 @@ pub(super) async fn create(
         None => caller.tenant,
     };
     let limits = rates::take(&mut fields)?;
+    let parts = &*state.0;
+    let now = parts.clock.now();
+    let expires_at = expires_at(&mut fields, now)?;
     fields.finish()?;
     // Nobody gives away more than he has.
     caller.require(scope)?;
-    let parts = &*state.0;
-    if parts.store.keys(tenant).await.map_err(StoreError::refusal_of_all)?.len() >= KEYS_MAX {
+    let secrets = parts.store.keys(tenant).await.map_err(StoreError::refusal_of_all)?;
+    if secrets.iter().filter(|key| key.retires_at.is_none()).count() >= KEYS_MAX {
         return Err(Refusal::Conflict(format!("the tenant has {KEYS_MAX} keys; revoke some first")));
     }
     let no_random = |_| Refusal::Internal("no random bytes".into());
@@ -77,16 +92,67 @@ pub(super) async fn create(
         name,
         tenant: tenant.0,
         scope,
-        created_at: parts.clock.now(),
+        created_at: now,
         limits,
+        expires_at,
+        retires_at: None,
     };
-    let mut answer = shown(&row);
+    let (mut answer, location) = (shown(&row, None, now), format!("/v1/keys/{}", row.id));
     parts.store.put_key(key_hash(&key), row).await.map_err(StoreError::refusal_of_all)?;
     tracing::info!(key.name = %caller.key_name, "the key {} made a key of scope {scope}", caller.key_name);
     if let Some(members) = answer.as_object_mut() {
         members.insert("key".into(), key.into());
     }
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(answer)))
+}
+
+/// `POST /v1/keys/{id}:rotate`: a new secret for the key, shown here alone. The one before it goes on for a while.
+pub(super) async fn rotate(
+    State(state): State<RegistryState>,
+    Extension(caller): Extension<Caller>,
+    named: Segment,
+    parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    caller.require(Scope::Admin)?;
+    parameters.finish()?;
+    let Some(id) = named.0.strip_suffix(":rotate") else {
+        return Err(Refusal::MethodNotAllowed("POST".into()));
+    };
+    require_json(&headers)?;
+    let body = read(body, BODY_MAX).await?;
+    let parts = &*state.0;
+    let now = parts.clock.now();
+    let grace = grace(&body, parts.config.key_grace_secs)?;
+    let secrets = parts.store.keys(caller.tenant).await.map_err(StoreError::refusal_of_all)?;
+    let Some(key) = secrets.iter().find(|key| key.id == id && key.retires_at.is_none()) else {
+        return Err(Refusal::UnknownKey(id.to_owned()));
+    };
+    caller.require(key.scope)?;
+    if let Some(at) = key.expires_at.filter(|at| now >= *at) {
+        return Err(Refusal::Conflict(format!(
+            "the key {} has ended at {at}; make another one",
+            key.name
+        )));
+    }
+    let secret = new_key().map_err(|_| Refusal::Internal("no random bytes".into()))?;
+    let retires_at = now.plus(grace);
+    let rotation = Rotation {
+        hash: key_hash(&secret),
+        now,
+        retires_at,
+    };
+    let rotated = parts.store.rotate_key(caller.tenant, id, rotation).await;
+    let Some(key) = rotated.map_err(StoreError::refusal_of_all)? else {
+        return Err(Refusal::UnknownKey(id.to_owned()));
+    };
+    tracing::info!(key.name = %caller.key_name, "the key {} gave the key {} another secret", caller.key_name, key.name);
+    let mut answer = shown(&key, (retires_at > now).then_some(retires_at), now);
+    if let Some(members) = answer.as_object_mut() {
+        members.insert("key".into(), secret.into());
+    }
+    Ok(Json(answer))
 }
 
 /// `GET /v1/keys`: without the keys themselves.
@@ -99,10 +165,13 @@ pub(super) async fn list(
     let page = parameters.take_page(&state.0.limits)?;
     let after: Option<String> = page.after()?;
     parameters.finish()?;
-    let mut keys = state.0.store.keys(caller.tenant).await.map_err(StoreError::refusal_of_all)?;
+    let now = state.0.clock.now();
+    let secrets = state.0.store.keys(caller.tenant).await.map_err(StoreError::refusal_of_all)?;
+    let (mut keys, older): (Vec<ApiKey>, Vec<ApiKey>) = secrets.into_iter().partition(|key| key.retires_at.is_none());
     keys.sort_by(|one, other| one.id.cmp(&other.id));
     keys.retain(|key| after.as_ref().is_none_or(|after| key.id > *after));
-    Ok(Json(page.page(keys, |key| key.id.clone()).map(|key| shown(&key))))
+    let until = |key: &ApiKey| older.iter().filter(|other| other.id == key.id).find_map(|other| other.retires_at);
+    Ok(Json(page.page(keys, |key| key.id.clone()).map(|key| shown(&key, until(&key), now))))
 }
 
 /// `DELETE /v1/keys/{id}`: 204. The key is worthless from now on.
@@ -144,12 +213,55 @@ impl RegistryState {
     }
 }
 
-fn shown(key: &ApiKey) -> Value {
-    let mut shown = json!({"id": key.id, "name": key.name, "scope": key.scope, "created_at": key.created_at});
+/// `before`: until when the secret before the newest is good, if it is.
+fn shown(key: &ApiKey, before: Option<Timestamp>, now: Timestamp) -> Value {
+    let mut shown = json!({
+        "id": key.id,
+        "name": key.name,
+        "scope": key.scope,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "previous_secret_until": before.filter(|until| *until > now),
+    });
     if let (Some(limits), Some(members)) = (key.limits, shown.as_object_mut()) {
         members.insert("limits".into(), json!(limits));
     }
     shown
+}
+
+/// `expires_at`, or `expires_in_secs` from now.
+fn expires_at(fields: &mut Fields<'_>, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
+    let (at, within) = (fields.take("expires_at"), fields.take("expires_in_secs"));
+    match (at, within) {
+        (Some(at), Some(_)) => Err(at.invalid("expires_in_secs is there, too; give one of them")),
+        (Some(at), None) => match at.text()?.parse::<Timestamp>() {
+            Ok(time) if time > now => Ok(Some(time)),
+            Ok(_) => Err(at.invalid("it is not in the future")),
+            Err(error) => Err(at.invalid(format!("it is no time of RFC 3339: {error}"))),
+        },
+        (None, Some(within)) => Ok(Some(now.plus(seconds(&within, 1..=LIFE_MAX_SECS)?))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// `grace_secs` of a body that may be missing.
+fn grace(body: &[u8], default_secs: u64) -> Result<Duration, Refusal> {
+    if body.is_empty() {
+        return Ok(Duration::from_secs(default_secs));
+    }
+    let mut fields = Fields::parse(body)?;
+    let grace = fields
+        .take("grace_secs")
+        .map(|field| seconds(&field, 0..=GRACE_MAX_SECS))
+        .transpose()?;
+    fields.finish()?;
+    Ok(grace.unwrap_or(Duration::from_secs(default_secs)))
+}
+
+fn seconds(field: &Field<'_>, allowed: RangeInclusive<u64>) -> Result<Duration, Refusal> {
+    let given = u64::try_from(field.integer()?).ok().filter(|seconds| allowed.contains(seconds));
+    let seconds = given.ok_or_else(|| field.invalid(format!("{} to {} seconds are allowed", allowed.start(), allowed.end())))?;
+    Ok(Duration::from_secs(seconds))
 }
 
 fn name(field: &Field<'_>) -> Result<String, Refusal> {

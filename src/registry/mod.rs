@@ -1,11 +1,13 @@
-//! The registry's interface: devices with their credentials, keys, tenants, and the limits.
+//! The registry's interface: devices with their credentials, keys, tenants, what was changed by whom, and the limits.
 //!
 //! A device's password is turned into SCRAM verifiers at once, off the event loop and a bounded number at a time; neither it nor
 //! they are ever shown. A key is shown once, when it is made; the store has its hash.
 //!
 //! What is deliberately absent: presence (it has a part of its own), and deliveries (`receipts`).
 
+mod audit;
 mod bulk;
+mod callers;
 mod credentials;
 mod devices;
 mod form;
@@ -21,7 +23,8 @@ use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-pub use keys::{new_key, new_key_id};
+pub use callers::{caller, within};
+pub use keys::{GRACE_MAX_SECS as KEY_GRACE_MAX_SECS, new_key, new_key_id};
 pub use openapi::operations;
 pub use tenants::Certified;
 
@@ -42,6 +45,9 @@ pub struct Config {
     /// Percent of the devices added without a cohort that are put into cohort `control`, by a stable hash of tenant and id; the
     /// rest are of cohort `push`. 0 to 100, fractions too. Default: 0.
     pub control_percent: f64,
+    /// How long the secret of a key goes on behind a newer one, when the request does not say, in seconds. At most 2592000 (30 days).
+    /// Default: 86400 (1 day).
+    pub key_grace_secs: u64,
     /// Mixed into that hash: another salt draws another control cohort. Devices that are there stay in their cohort until they are
     /// put again. Default: "".
     pub cohort_salt: String,
@@ -53,6 +59,7 @@ impl Default for Config {
             scram_iterations: credentials::ITERATIONS_MAX,
             bulk_max_requests: 4,
             control_percent: 0.0,
+            key_grace_secs: 86_400,
             cohort_salt: String::new(),
         }
     }
@@ -105,7 +112,7 @@ impl RegistryState {
     }
 }
 
-/// `/v1/devices`, `/v1/keys`, `/v1/tenants` and `/v1/limits`, to be mounted behind the gate.
+/// `/v1/devices`, `/v1/keys`, `/v1/tenants`, `/v1/audit` and `/v1/limits`, to be mounted behind the gate.
 pub fn routes(state: RegistryState) -> Router {
     Router::new()
         .route("/v1/devices", get(devices::list).post(bulk::post))
@@ -114,7 +121,8 @@ pub fn routes(state: RegistryState) -> Router {
             get(devices::show).put(devices::put).patch(devices::patch).delete(devices::remove),
         )
         .route("/v1/keys", get(keys::list).post(keys::create))
-        .route("/v1/keys/{id}", axum::routing::delete(keys::revoke))
+        .route("/v1/keys/{id}", axum::routing::delete(keys::revoke).post(keys::rotate))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/limits", get(limits::limits))
         .route("/v1/tenants", get(tenants::list))
         .route("/v1/tenants/{name}", get(tenants::show).put(tenants::put).delete(tenants::remove))

@@ -1,12 +1,13 @@
 //! The durable truth: queues, who holds each seat, the registry, and the records of what happened.
 //!
-//! Traits over one engine: [`Mailbox`], [`Registry`], [`Records`] and [`Feed`] are here; `Log` (one event, many devices) has
+//! Traits over one engine: [`Mailbox`], [`Registry`], [`Records`], [`Feed`] and [`AuditLog`] are here; `Log` (one event, many devices) has
 //! its place beside them. Each has a contract suite in `store::contract` that runs on every engine. Tenant is in every
 //! key, id and call. Every call of a trait is one durable step on one device (or one row), so that it fits one script of
 //! Redis as well as one batch of the embedded engine; nothing here needs a transaction over two devices.
 //!
 //! What is deliberately absent: callbacks, iterators, and any knowledge of sockets or HTTP.
 
+mod audit;
 mod change;
 mod codec;
 mod codes;
@@ -17,6 +18,7 @@ mod hint;
 pub mod redis;
 mod refusal;
 mod registry;
+mod rotation;
 mod scan;
 pub mod transfer;
 mod watch;
@@ -30,9 +32,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use audit::{AuditLog, audit_position};
 pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
 pub use hint::{Addressed, Hint, Peer};
-pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Tenant};
+pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Rotation, Tenant};
 pub use scan::{Candidate, Scan, Wanted};
 pub use watch::{Watch, Watches};
 pub use webhooks::{
@@ -571,9 +574,9 @@ pub trait Records: Send + Sync + 'static {
 }
 
 /// Everything the service needs of an engine.
-pub trait Store: Mailbox + Registry + Records + Feed {}
+pub trait Store: Mailbox + Registry + Records + Feed + AuditLog {}
 
-impl<T: Mailbox + Registry + Records + Feed> Store for T {}
+impl<T: Mailbox + Registry + Records + Feed + AuditLog> Store for T {}
 
 #[cfg(test)]
 mod tests {

@@ -59,7 +59,7 @@ pub enum Registered {
     Unknown,
 }
 
-/// An API key as the registry keeps it. The key itself is nowhere, only its hash.
+/// One secret of an API key as the registry keeps it. The secret itself is nowhere, only its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKey {
     /// Public id, for listing and revoking.
@@ -75,6 +75,30 @@ pub struct ApiKey {
     /// How much may be posted with it. `None`: as the settings say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<RateLimit>,
+    /// When it ends. `None`: when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// When this secret of it ends, because the key was given a newer one. `None`: this is the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retires_at: Option<Timestamp>,
+}
+
+impl ApiKey {
+    /// When this secret is worth nothing any more.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        [self.expires_at, self.retires_at].into_iter().flatten().min()
+    }
+}
+
+/// Another secret for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// SHA-256 of the new secret.
+    pub hash: [u8; 32],
+    /// Now.
+    pub now: Timestamp,
+    /// When the secret before it ends. Not later than now: at once, and so do all others of the key.
+    pub retires_at: Timestamp,
 }
 
 /// A tenant: an XMPP domain of its own.
@@ -183,10 +207,16 @@ pub trait Registry: Send + Sync + 'static {
     /// The key of that hash. Called for every request, so it answers from memory.
     fn key(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>>;
 
-    /// All keys of a tenant.
+    /// All keys of a tenant, once for each secret.
     async fn keys(&self, tenant: TenantId) -> Result<Vec<ApiKey>, StoreError>;
 
-    /// Ends a key. `false`: there was none of that id.
+    /// Gives a key another secret, in one step: of several at once, one does. Answers the key with it; `None`: there is none of that id.
+    ///
+    /// # Errors
+    /// `Conflict` when two of its secrets live and the one before the last is not to end now; `Busy` when the key is being changed.
+    async fn rotate_key(&self, tenant: TenantId, id: &str, rotation: Rotation) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Ends a key with all its secrets. `false`: there was none of that id.
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
 
     /// Stores a tenant as it is, under its number.

@@ -1,6 +1,9 @@
 //! The settings of `[tokens]`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -61,34 +64,47 @@ impl Config {
         !self.keys_file.as_os_str().is_empty() || !self.keys_url.is_empty()
     }
 
-    /// [`Self::refresh_secs`] as a duration.
-    pub fn refresh_every(&self) -> Duration {
-        Duration::from_secs(self.refresh_secs.max(1))
-    }
-
     /// Everything that does not fit together, each with the setting and the way out.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
         if !self.enabled() {
-            return problems;
+            return Vec::new();
         }
-        if !self.keys_file.as_os_str().is_empty() && !self.keys_url.is_empty() {
-            problems.push("tokens.keys_file and tokens.keys_url are two sources of keys: set one of them".into());
-        }
-        if self.issuer.is_empty() {
-            problems.push("tokens.issuer is empty: name the issuer whose tokens are taken (their `iss`)".into());
-        }
-        if self.algorithms.is_empty() {
-            problems.push("tokens.algorithms is empty, so no token could be taken: name ES256, EdDSA or RS256".into());
-        }
-        if !self.keys_url.is_empty() && !is_safe(&self.keys_url) {
-            problems.push(format!(
-                "tokens.keys_url = {:?} is no address with https: whoever stands between could give keys of his own",
-                self.keys_url
-            ));
-        }
+        let mut problems = check_source("tokens", &self.keys_file, &self.keys_url);
+        problems.extend(check_trust("tokens", &self.issuer, &self.algorithms));
         problems
     }
+}
+
+/// What is wrong with the place of the keys, as that section names it.
+pub(super) fn check_source(section: &str, keys_file: &Path, keys_url: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !keys_file.as_os_str().is_empty() && !keys_url.is_empty() {
+        problems.push(format!(
+            "{section}.keys_file and {section}.keys_url are two sources of keys: set one of them"
+        ));
+    }
+    if !keys_url.is_empty() && !is_safe(keys_url) {
+        problems.push(format!(
+            "{section}.keys_url = {keys_url:?} is no address with https: whoever stands between could give keys of his own"
+        ));
+    }
+    problems
+}
+
+/// What is wrong with whom it trusts.
+pub(super) fn check_trust(section: &str, issuer: &str, algorithms: &[Algorithm]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if issuer.is_empty() {
+        problems.push(format!(
+            "{section}.issuer is empty: name the issuer whose tokens are taken (their `iss`)"
+        ));
+    }
+    if algorithms.is_empty() {
+        problems.push(format!(
+            "{section}.algorithms is empty, so no token could be taken: name ES256, EdDSA or RS256"
+        ));
+    }
+    problems
 }
 
 /// HTTPS, or HTTP to this machine.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
 
 use super::{keys::Keys, *};
-use crate::domain::{TenantId, Timestamp};
+use crate::domain::{Scope, TenantId, Timestamp};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -133,8 +133,13 @@ fn config() -> Config {
 
 fn with(config: &Config, keys: &str) -> Tokens {
     let tokens = Tokens::new(config, "push.example", &Registry::new()).unwrap();
-    tokens.replace(Keys::read(keys.as_bytes(), &config.algorithms).unwrap());
+    replace(&tokens, keys, &config.algorithms);
     tokens
+}
+
+fn replace(tokens: &Tokens, keys: &str, algorithms: &[Algorithm]) {
+    let verifier = &tokens.0.as_ref().unwrap().verifier;
+    verifier.replace(Keys::read(keys.as_bytes(), algorithms).unwrap());
 }
 
 fn check(tokens: &Tokens, token: &str) -> Result<String, TokenError> {
@@ -161,8 +166,8 @@ fn claims_are_held_to_issuer_audience_time_and_subject() {
     let issuer = Issuer::es256();
     let tokens = with(&config(), &issuer.jwks());
     let table = [
-        (changed("iss", json!("https://other.example")), Err(TokenError::NotForUs)),
-        (changed("aud", json!("other.example")), Err(TokenError::NotForUs)),
+        (changed("iss", json!("https://other.example")), Err(TokenError::Issuer)),
+        (changed("aud", json!("other.example")), Err(TokenError::Audience)),
         (changed("aud", json!(["other.example", "push.example"])), Ok("box-7")),
         (changed("exp", json!(NOW - 59)), Ok("box-7")),
         (changed("exp", json!(NOW - 60)), Err(TokenError::Expired)),
@@ -186,7 +191,7 @@ fn claims_are_held_to_issuer_audience_time_and_subject() {
     }
     assert_eq!(
         tokens.check(TenantId(1), &issuer.token(&claims()), Timestamp(NOW * 1000)),
-        Err(TokenError::NotForUs)
+        Err(TokenError::Tenant)
     );
     let until = tokens
         .check(TenantId(0), &issuer.token(&claims()), Timestamp(NOW * 1000))
@@ -262,7 +267,7 @@ fn keys_are_rotated_by_the_set() {
     let newer = new.token_with(&json!({"alg": "ES256", "kid": "2"}), &claims());
     assert_eq!(check(&tokens, &newer), Err(TokenError::UnknownKey));
     let both = json!({"keys": [old.jwk("1"), new.jwk("2"), {"kty": "oct", "k": "AAAA"}, {"kty": "EC"}, 7]});
-    tokens.replace(Keys::read(both.to_string().as_bytes(), &config().algorithms).unwrap());
+    replace(&tokens, &both.to_string(), &config().algorithms);
     assert!(check(&tokens, &newer).is_ok() && check(&tokens, &old.token(&claims())).is_ok());
     // A token that names no key is tried with all.
     let nameless = new.token_with(&json!({"alg": "ES256"}), &claims());
@@ -317,5 +322,82 @@ fn settings_that_would_be_unsafe_are_named() {
         ("keys", false),
     ] {
         assert_eq!(url(&mut config(), address), good, "{address}");
+    }
+}
+
+fn backend(change: fn(&mut BackendConfig)) -> (Issuer, BackendTokens) {
+    let issuer = Issuer::es256();
+    let mut config = BackendConfig {
+        keys_file: "keys".into(),
+        issuer: "https://issuer.example".into(),
+        audience: "push.example".into(),
+        ..BackendConfig::default()
+    };
+    change(&mut config);
+    assert_eq!(config.problems(), [""; 0]);
+    let tokens = BackendTokens::new(&config, &Registry::new()).unwrap();
+    let verifier = &tokens.0.as_ref().unwrap().verifier;
+    verifier.replace(Keys::read(issuer.jwks().as_bytes(), &config.algorithms).unwrap());
+    (issuer, tokens)
+}
+
+#[test]
+fn a_backend_may_do_what_the_settings_make_of_its_claims() {
+    let now = Timestamp(NOW * 1000);
+    let (issuer, tokens) = backend(|config| {
+        config.tenant_claim = "org".into();
+        config.scopes.push("a=b=operator".into());
+    });
+    let ask = |claims: Value| tokens.check(&issuer.token(&claims), now);
+    let of = |scope: Value| {
+        let mut claims = changed("org", json!("tv"));
+        claims["scope"] = scope;
+        ask(claims).map(|bearer| bearer.scopes)
+    };
+    assert_eq!(of(json!("openid unpoll:read  unpoll:push")), Ok(vec![Scope::Read, Scope::Push]));
+    assert_eq!(of(json!(["a=b", 7, "unpoll:admin"])), Ok(vec![Scope::Operator, Scope::Admin]));
+    for nothing in [json!("admin unpoll:operator"), json!(""), json!(7), Value::Null] {
+        assert_eq!(of(nothing.clone()), Ok(Vec::new()), "{nothing}");
+    }
+    let found = ask(changed("org", json!("tv"))).unwrap();
+    assert_eq!((found.subject.as_str(), found.tenant.as_deref()), ("box-7", Some("tv")));
+    assert_eq!(found.until, Timestamp((NOW + 660) * 1000));
+    assert_eq!(ask(claims()), Err(TokenError::Tenant));
+    assert_eq!(ask(changed("org", json!(1))), Err(TokenError::Tenant));
+    for subject in [json!(""), json!("a\nb"), json!("x".repeat(257))] {
+        assert_eq!(ask(changed("sub", subject)), Err(TokenError::Subject));
+    }
+    assert_eq!(ask(changed("aud", json!("other"))), Err(TokenError::Audience));
+    let (issuer, tokens) = backend(|config| config.scope_claim = "roles".into());
+    let found = tokens.check(&issuer.token(&changed("roles", json!(["unpoll:push"]))), now).unwrap();
+    assert_eq!((found.tenant, found.scopes), (None, vec![Scope::Push]));
+}
+
+#[test]
+fn settings_of_backends_that_would_be_unsafe_are_named() {
+    let check = |change: fn(&mut BackendConfig), expected: &str| {
+        let mut config = BackendConfig {
+            keys_file: "keys".into(),
+            issuer: "i".into(),
+            audience: "a".into(),
+            ..BackendConfig::default()
+        };
+        change(&mut config);
+        let problems = config.problems();
+        assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
+    };
+    check(|config| config.audience.clear(), "jwt.audience");
+    check(|config| config.issuer.clear(), "jwt.issuer");
+    check(|config| config.scope_claim.clear(), "jwt.scope_claim");
+    check(|config| config.algorithms.clear(), "jwt.algorithms");
+    for bad in ["unpoll", "=push", "unpoll=root", "two words=push"] {
+        let config = BackendConfig {
+            keys_file: "keys".into(),
+            issuer: "i".into(),
+            audience: "a".into(),
+            scopes: vec![bad.into()],
+            ..BackendConfig::default()
+        };
+        assert!(config.problems().join("").contains("jwt.scopes"), "{bad}");
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     domain::EventIdKey,
     http::text::check_json,
-    store::transfer::{Counts, DeliveryRow, DeviceRow, Piece, ReceiptRow, Row},
+    store::transfer::{AuditRow, Counts, DeliveryRow, DeviceRow, Piece, ReceiptRow, Row},
 };
 
 /// Receipts or minutes of one step.
@@ -50,6 +50,20 @@ impl Groups {
             Row::Tenant(tenant) => Piece::Tenant(tenant),
             Row::Key(key) => Piece::Key(key),
             Row::Webhook(webhook) => Piece::Webhook(webhook),
+            Row::Audit(entry) => {
+                entry.check()?;
+                if let Some(Group {
+                    piece: Piece::Audit(open), ..
+                }) = &mut self.open
+                    && open.len() < TOGETHER
+                    && open.last().is_some_and(|last: &AuditRow| last.tenant == entry.tenant)
+                {
+                    open.push(entry);
+                    self.grow(bytes, rows);
+                    return Ok(None);
+                }
+                Piece::Audit(vec![entry])
+            }
             Row::Receipt(receipt) => {
                 receipt.check()?;
                 if let Some(Group {

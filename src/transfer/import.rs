@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, Refusal, Scope},
-    http::{Line, Lines, MediaType, Parameters},
+    http::{AuditDetail, Line, Lines, MediaType, Parameters},
     store::{
         StoreError,
         transfer::{Counts, FORMAT, Header, Piece, Row, Taken, Transfer},
@@ -31,7 +31,7 @@ pub(super) async fn post(
     mut parameters: Parameters,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Outcome>, Refusal> {
+) -> Result<(Extension<AuditDetail>, Json<Outcome>), Refusal> {
     caller.require(Scope::Operator)?;
     let (partial, begin_only) = (parameters.take_flag("partial")?, parameters.take_flag("begin_only")?);
     parameters.finish()?;
@@ -47,7 +47,13 @@ pub(super) async fn post(
     let header = first(lines.next().await?)?;
     begin(parts, &header).await?;
     if begin_only {
-        return Ok(Json(Outcome::default()));
+        return Ok((
+            Extension(AuditDetail(format!(
+                "export {}, begun",
+                header.id.chars().take(64).collect::<String>()
+            ))),
+            Json(Outcome::default()),
+        ));
     }
     tracing::info!(key.name = %caller.key_name, "the key {} imports the export {}", caller.key_name, header.id);
     let mut import = Import {
@@ -69,7 +75,13 @@ pub(super) async fn post(
         "the import of the key {} has ended: {} devices are new, {} lines were refused",
         caller.key_name, outcome.stored.devices, outcome.refused
     );
-    Ok(Json(outcome))
+    let detail = AuditDetail(format!(
+        "export {}: {} devices are new, {} lines were refused",
+        header.id.chars().take(64).collect::<String>(),
+        outcome.stored.devices,
+        outcome.refused
+    ));
+    Ok((Extension(detail), Json(outcome)))
 }
 
 /// The first line, which says whose export it is.

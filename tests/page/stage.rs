@@ -54,12 +54,13 @@ impl Stage {
                     domain: "push.example".into(),
                     key_id: Some("id".into()),
                     key_name: "test".into(),
+                    also_push: false,
                     scope: Scope::Admin,
                     limits: unpoll::domain::CallerLimits::default(),
                 })
             };
             let counts = HttpMetrics::register(metrics.registry()).unwrap();
-            router = http::mount_for_browsers(router, probes, Arc::new(keys), counts);
+            router = http::mount_for_browsers(router, probes, http::Access::of_keys(keys), counts);
         } else {
             router = router.merge(probes);
         }

@@ -1,8 +1,10 @@
 //! Keys: made, listed, revoked, and never above their maker.
 
-use serde_json::json;
+use std::time::Duration;
 
-use crate::scene::{Answer, Scene};
+use serde_json::{Value, json};
+
+use crate::scene::{Answer, START, Scene};
 
 #[tokio::test]
 async fn a_key_is_shown_once_works_and_ends() {
@@ -208,4 +210,208 @@ async fn a_key_posts_as_much_as_it_may_and_reads_what_is_left() {
         .await
         .expect(202);
     assert_eq!(free.header("ratelimit"), "");
+}
+
+#[tokio::test]
+async fn a_key_ends_when_its_time_is_over() {
+    let scene = Scene::new().await;
+    let body = json!({"name": "short", "scope": "read", "expires_in_secs": 60});
+    let made = scene.send("POST", "/v1/keys", &body).await.expect(201);
+    assert_eq!(made.header("location"), format!("/v1/keys/{}", made.json()["id"].as_str().unwrap()));
+    let (made, ends) = (made.json(), START.plus(Duration::from_secs(60)));
+    assert_eq!(made["expires_at"], json!(ends));
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    scene.clock.advance(Duration::from_millis(59_999));
+    scene.request(key, "GET", "/v1/devices", &[], "").await.expect(200);
+    scene.clock.advance(Duration::from_millis(1));
+    let ended = scene.request(key, "GET", "/v1/devices", &[], "").await;
+    assert!(ended.header("www-authenticate").contains("error=\"invalid_token\""), "{ended:?}");
+    ended.refused(401, "expired-key", "short has ended at");
+    let listed = scene.get("/v1/keys").await.json();
+    assert_eq!(listed["items"][0]["expires_at"], json!(ends));
+    scene
+        .request("operator", "POST", &format!("/v1/keys/{id}:rotate"), &[], "")
+        .await
+        .refused(409, "conflict", "ended");
+    for (field, value, detail) in [
+        ("expires_in_secs", json!(0), "1 to"),
+        ("expires_in_secs", json!("90d"), "whole number"),
+        ("expires_at", json!("2020-01-01T00:00:00Z"), "not in the future"),
+        ("expires_at", json!("tomorrow"), "RFC 3339"),
+    ] {
+        let body = json!({"name": "k", "scope": "read", field: value});
+        scene.send("POST", "/v1/keys", &body).await.refused(400, "invalid-field", detail);
+    }
+    let both = json!({"name": "k", "scope": "read", "expires_in_secs": 1, "expires_at": "2099-01-01T00:00:00Z"});
+    scene
+        .send("POST", "/v1/keys", &both)
+        .await
+        .refused(400, "invalid-field", "expires_in_secs");
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_and_its_secret_goes_on_for_a_while() {
+    let scene = Scene::new().await;
+    let made = scene.send("POST", "/v1/keys", &json!({"name": "k", "scope": "read"})).await.json();
+    let (id, first) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let path = format!("/v1/keys/{id}:rotate");
+    let rotated = scene.request("admin", "POST", &path, &[], "").await.expect(200).json();
+    let second = rotated["key"].as_str().unwrap();
+    assert!(second != first && rotated["id"] == made["id"] && rotated["name"] == "k");
+    assert_eq!(rotated["previous_secret_until"], json!(START.plus(Duration::from_secs(86_400))));
+    let works = async |key: &str| scene.request(key, "GET", "/v1/devices", &[], "").await.status;
+    assert_eq!((works(first).await, works(second).await), (200, 200));
+    let listed = scene.get("/v1/keys").await.json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "two secrets are one key: {listed}");
+    scene
+        .request("admin", "POST", &path, &[], "")
+        .await
+        .refused(409, "conflict", "grace_secs 0");
+    scene.clock.advance(Duration::from_secs(86_400));
+    let ended = scene.request(first, "GET", "/v1/devices", &[], "").await;
+    ended.refused(401, "expired-key", "newer secret");
+    assert_eq!(works(second).await, 200);
+    assert_eq!(scene.get("/v1/keys").await.json()["items"][0]["previous_secret_until"], json!(null));
+    let third = scene.send("POST", &path, &json!({"grace_secs": 0})).await.expect(200).json();
+    assert_eq!(third["previous_secret_until"], json!(null));
+    assert_eq!((works(second).await, works(third["key"].as_str().unwrap()).await), (401, 200));
+
+    scene
+        .send("POST", &path, &json!({"grace_secs": 2_592_001}))
+        .await
+        .refused(400, "invalid-field", "grace_secs");
+    scene
+        .send("POST", &path, &json!({"grace": 1}))
+        .await
+        .refused(400, "unknown-field", "grace");
+    scene
+        .send("POST", "/v1/keys/none:rotate", &json!({}))
+        .await
+        .refused(404, "unknown-key", "none");
+    scene
+        .send("POST", &format!("/v1/keys/{id}"), &json!({}))
+        .await
+        .refused(405, "method-not-allowed", "POST");
+    scene
+        .request("read", "POST", &path, &[], "")
+        .await
+        .refused(403, "forbidden", "admin");
+    let above = scene
+        .send("POST", "/v1/keys", &json!({"name": "o", "scope": "operator"}))
+        .await
+        .json();
+    let path = format!("/v1/keys/{}:rotate", above["id"].as_str().unwrap());
+    scene
+        .request("admin", "POST", &path, &[], "")
+        .await
+        .refused(403, "forbidden", "operator");
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_and_no_secret() {
+    let scene = Scene::new().await;
+    scene
+        .send("PUT", "/v1/devices/tv", &json!({"password": "hush-hush", "user": "ann"}))
+        .await
+        .expect(201);
+    scene.clock.advance(Duration::from_secs(10));
+    let made = scene
+        .send("POST", "/v1/keys", &json!({"name": "k", "scope": "read"}))
+        .await
+        .expect(201)
+        .json();
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    scene.send("POST", "/v1/keys", &json!({"name": "k"})).await.expect(400);
+    let lines = "{\"id\":\"a\"}\n{\"id\":\"B C\"}\n";
+    scene
+        .request("admin", "POST", "/v1/devices", &[("content-type", "application/x-ndjson")], lines)
+        .await
+        .expect(200);
+    scene
+        .request("admin", "DELETE", &format!("/v1/keys/{id}"), &[], "")
+        .await
+        .expect(204);
+    // Neither who may not, nor events.
+    scene.request("read", "DELETE", "/v1/devices/tv", &[], "").await.expect(403);
+    scene.push(json!({})).await;
+
+    let log = scene
+        .request("admin", "GET", "/v1/audit?from=2027-01-15T08:00:10Z", &[], "")
+        .await
+        .expect(200);
+    assert!(!log.body.contains(key) && !log.body.contains("hush"), "{}", log.body);
+    let told: Vec<(String, String, u64)> = log.json()["items"].as_array().unwrap().iter().map(told).collect();
+    let expected = [
+        ("POST", "/v1/keys".to_owned(), 201),
+        ("POST", "/v1/keys".to_owned(), 400),
+        ("POST", "/v1/devices".to_owned(), 200),
+        ("DELETE", format!("/v1/keys/{id}"), 204),
+    ];
+    assert_eq!(told, expected.map(|(method, path, status)| (method.to_owned(), path, status)));
+    let items = log.json()["items"].clone();
+    assert_eq!(items[0]["fields"], json!(["name", "scope"]));
+    assert_eq!(items[0]["outcome"]["created"], json!(format!("/v1/keys/{id}")));
+    assert_eq!(items[0]["actor"], json!({"key": {"id": "operator", "name": "operator"}}));
+    assert_eq!(items[1]["outcome"]["problem"], "missing-field");
+    assert_eq!(items[2]["outcome"]["detail"], "1 lines were taken, 1 refused");
+
+    // Page by page, and those before.
+    let (mut seen, mut path) = (0, "/v1/audit?limit=2&to=2027-01-15T08:00:10Z".to_owned());
+    loop {
+        let page = scene.get(&path).await.expect(200).json();
+        seen += page["items"].as_array().unwrap().len();
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/audit?limit=2&to=2027-01-15T08:00:10Z&cursor={next}");
+    }
+    assert_eq!(seen, 3, "two devices of the scene, and the television");
+    scene
+        .request("read", "GET", "/v1/audit", &[], "")
+        .await
+        .refused(403, "forbidden", "admin");
+    scene
+        .get("/v1/audit?from=yesterday")
+        .await
+        .refused(400, "invalid-parameter", "RFC 3339");
+}
+
+fn told(entry: &Value) -> (String, String, u64) {
+    let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+    (text("method"), text("resource"), entry["outcome"]["status"].as_u64().unwrap())
+}
+
+/// What each scope may ask for: 403 for those below, and never for those that suffice.
+#[tokio::test]
+async fn every_route_asks_for_its_scope() {
+    let scene = Scene::new().await;
+    let (push, read, admin) = (["push", "admin", "operator"], ["read", "admin", "operator"], ["admin", "operator"]);
+    let fate = ["push", "read", "admin", "operator"];
+    let table: [(&str, &str, &[&str]); 18] = [
+        ("POST", "/v1/events", &push),
+        ("GET", "/v1/events/none", &fate),
+        ("GET", "/v1/events/none/deliveries", &fate),
+        ("DELETE", "/v1/events/none", &push),
+        ("GET", "/v1/devices", &read),
+        ("POST", "/v1/devices", &admin),
+        ("GET", "/v1/devices/none", &read),
+        ("PUT", "/v1/devices/BAD ID", &admin),
+        ("PATCH", "/v1/devices/none", &admin),
+        ("DELETE", "/v1/devices/none", &admin),
+        ("GET", "/v1/devices/none/deliveries", &read),
+        ("GET", "/v1/keys", &admin),
+        ("POST", "/v1/keys", &admin),
+        ("DELETE", "/v1/keys/none", &admin),
+        ("POST", "/v1/keys/none:rotate", &admin),
+        ("GET", "/v1/audit", &admin),
+        ("GET", "/v1/limits", &fate),
+        ("GET", "/v1/audit?limit=1", &admin),
+    ];
+    for (method, path, may) in table {
+        for scope in fate {
+            let path = path.replace(' ', "%20");
+            let answer = scene.request(scope, method, &path, &[], "").await;
+            let is_refused = answer.status == 403;
+            assert_eq!(!is_refused, may.contains(&scope), "{method} {path} with scope {scope}: {answer:?}");
+        }
+        scene.request("none", method, &path.replace(' ', "%20"), &[], "").await.expect(401);
+    }
 }

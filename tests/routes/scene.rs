@@ -18,13 +18,13 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use unpoll::{
-    domain::{Caller, CallerLimits, Clock, DeviceId, Epoch, EventId, Limits, ManualClock, Scope, TenantId, Timestamp},
-    http::{self, HttpMetrics, Keys},
+    domain::{AuditEntry, Caller, CallerLimits, Clock, DeviceId, Epoch, EventId, Limits, ManualClock, Refusal, Scope, TenantId, Timestamp},
+    http::{self, Access, Audit, Found, HttpMetrics},
     ingress::{self, IngressMetrics, IngressState},
     receipts::{self, ReceiptsState},
     registry::{self, RegistryState},
     store::{
-        Arrival, Cursor, DeviceKey, QueuedEvent, Store,
+        Arrival, AuditLog, Cursor, DeviceKey, QueuedEvent, Store, StoreError,
         embedded::{Config, EmbeddedStore},
     },
 };
@@ -161,7 +161,8 @@ impl Scene {
                 registry_config,
                 Arc::new(move |_, device, epoch| ends.lock().unwrap().push((device.clone(), epoch))),
             )));
-        let router = http::mount(router, keys(parts), HttpMetrics::register(&metrics).unwrap());
+        let access = access(parts, clock.clone()).audited(Arc::new(Log(store.clone(), clock.clone())));
+        let router = http::mount(router, access, HttpMetrics::register(&metrics).unwrap());
         let scene = Self {
             store,
             clock,
@@ -271,23 +272,41 @@ pub fn key(device: &str) -> DeviceKey {
 }
 
 /// The words of the scopes are keys; the rest is asked of the store.
-fn keys(store: Arc<dyn Store>) -> Keys {
+fn access(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Access {
     let scopes = [Scope::Push, Scope::Read, Scope::Admin, Scope::Operator];
     let known = scopes.map(|scope| (http::key_hash(scope.as_str()), scope));
-    Arc::new(move |hash| {
-        let of = |scope, name: &str, limits| Caller {
+    Access::new(Arc::new(move |key| {
+        let hash = http::key_hash(key);
+        let fixed = known.iter().find(|(known, _)| *known == hash).map(|(_, scope)| Caller {
             tenant: TenantId(0),
             domain: "localhost".into(),
-            key_id: Some(name.into()),
-            key_name: name.into(),
-            scope,
-            limits,
-        };
-        let fixed = known
-            .iter()
-            .find(|(known, _)| known == hash)
-            .map(|(_, scope)| of(*scope, scope.as_str(), CallerLimits::default()));
-        let limits = |key| CallerLimits { tenant: None, key };
-        fixed.or_else(|| store.key(hash).map(|key| of(key.scope, &key.name, limits(key.limits))))
-    })
+            key_id: Some(scope.as_str().into()),
+            key_name: scope.as_str().into(),
+            scope: *scope,
+            also_push: false,
+            limits: CallerLimits::default(),
+        });
+        Found::Known(fixed.map_or_else(|| registry::caller(&*store, &hash, clock.now()), Ok))
+    }))
+}
+
+/// The audit log, in the store.
+struct Log(Arc<EmbeddedStore>, Arc<ManualClock>);
+
+#[async_trait::async_trait]
+impl Audit for Log {
+    fn now(&self) -> Timestamp {
+        self.1.now()
+    }
+
+    async fn begin(&self, tenant: TenantId, entry: &AuditEntry) -> Result<u64, Refusal> {
+        self.0.begin_audit(tenant, entry).await.map_err(StoreError::refusal_of_all)
+    }
+
+    async fn end(&self, tenant: TenantId, position: u64, begun: &AuditEntry, ended: &AuditEntry) -> Result<(), Refusal> {
+        self.0
+            .end_audit(tenant, position, begun, ended)
+            .await
+            .map_err(StoreError::refusal_of_all)
+    }
 }

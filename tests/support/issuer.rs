@@ -41,7 +41,15 @@ impl Issuer {
     /// A token for `localhost` that is good for so many seconds.
     pub fn token(&self, device: &str, seconds: i64) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let claims = json!({"iss": Self::NAME, "aud": "localhost", "sub": device, "exp": now.checked_add_signed(seconds).unwrap()});
+        self.sign(&json!({"iss": Self::NAME, "aud": "localhost", "sub": device, "exp": now.checked_add_signed(seconds).unwrap()}))
+    }
+
+    /// A token with these claims, good for ten minutes unless they say otherwise.
+    pub fn sign(&self, claims: &Value) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let mut all = json!({"iss": Self::NAME, "exp": now + 600});
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let claims = all;
         let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let header = json!({"alg": "ES256", "typ": "JWT", "kid": self.kid});
         let message = format!("{}.{}", part(&header), part(&claims));

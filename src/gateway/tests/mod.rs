@@ -148,7 +148,7 @@ impl Service {
         let routes = http::mount_beside(
             Router::new().route("/nothing", get(async || "")),
             gateway.routes(),
-            Arc::new(|_| None),
+            http::Access::of_keys(|_| None),
             HttpMetrics::register(&prometheus::Registry::new()).unwrap(),
         );
         let web: http::Tls = Arc::new(move || tls.get().web.clone());

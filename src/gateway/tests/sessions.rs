@@ -484,8 +484,9 @@ pub(super) async fn presence_is_told_over_http_to_who_may_read() {
         let caller = Caller {
             tenant: super::TENANT,
             domain: "localhost".into(),
-            key_id: Some("id".into()),
+            key_id: Some("k".into()),
             key_name: "k".into(),
+            also_push: false,
             scope,
             limits: crate::domain::CallerLimits::default(),
         };

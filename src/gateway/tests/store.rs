@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{
-        Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password, RateLimit, Report,
-        Reported, ScramSecret, TenantId, Timestamp, UserId,
+        AuditEntry, Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password,
+        RateLimit, Report, Reported, ScramSecret, TenantId, Timestamp, UserId,
     },
     store::{
-        ApiKey, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent, NewSeat,
-        Page, PresenceChange, Receipt, Records, Registered, Registry, Seat, SeatView, Settle, Settled, StoreError, StoreStats, Swept,
-        Tenant, Watch, Watches,
+        ApiKey, AuditLog, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent,
+        NewSeat, Page, PresenceChange, Receipt, Records, Registered, Registry, Rotation, Seat, SeatView, Settle, Settled, StoreError,
+        StoreStats, Swept, Tenant, Watch, Watches,
     },
 };
 
@@ -216,6 +216,10 @@ impl Registry for MemoryStore {
         Err(nothing())
     }
 
+    async fn rotate_key(&self, _: TenantId, _: &str, _: Rotation) -> Result<Option<ApiKey>, StoreError> {
+        Err(nothing())
+    }
+
     async fn revoke_key(&self, _: TenantId, _: &str) -> Result<bool, StoreError> {
         Err(nothing())
     }
@@ -234,6 +238,21 @@ impl Registry for MemoryStore {
 
     fn tenants(&self) -> Vec<Arc<Tenant>> {
         Vec::new()
+    }
+}
+
+#[async_trait]
+impl AuditLog for MemoryStore {
+    async fn begin_audit(&self, _: TenantId, _: &AuditEntry) -> Result<u64, StoreError> {
+        Err(nothing())
+    }
+
+    async fn end_audit(&self, _: TenantId, _: u64, _: &AuditEntry, _: &AuditEntry) -> Result<(), StoreError> {
+        Err(nothing())
+    }
+
+    async fn audit(&self, _: TenantId, _: u64, _: u64, _: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
+        Err(nothing())
     }
 }
 

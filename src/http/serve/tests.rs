@@ -1,6 +1,6 @@
 //! The server over real sockets on loopback.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, routing::post};
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::super::{Config, HttpMetrics, mount, read};
+use super::super::{Access, Config, HttpMetrics, mount, read};
 use super::serve;
 use crate::{
     crew::Crew,
@@ -31,8 +31,9 @@ impl Scene {
             (*hash == super::super::key_hash("right")).then(|| Caller {
                 tenant: TenantId(0),
                 domain: "localhost".into(),
-                key_id: Some("id".into()),
+                key_id: Some("test".into()),
                 key_name: "test".into(),
+                also_push: false,
                 scope: Scope::Push,
                 limits: crate::domain::CallerLimits::default(),
             })
@@ -44,7 +45,7 @@ impl Scene {
             listener,
             None,
             Balancers::default(),
-            mount(parts, Arc::new(keys), metrics),
+            mount(parts, Access::of_keys(keys), metrics),
             config,
             &crew,
         );

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs, reason = "the name of a suite tells what it checks")]
 
+mod audit;
 mod end;
 mod feed;
 pub mod model;
@@ -23,15 +24,16 @@ use tokio::sync::mpsc;
 
 use super::{
     ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
-    NewSeat, QueuedEvent, Receipt, Registered, Scan, Settle, Settled, Store, StoreError, Tenant, Transport, Wanted,
+    NewSeat, QueuedEvent, Receipt, Registered, Rotation, Scan, Settle, Settled, Store, StoreError, Tenant, Transport, Wanted,
+    audit_position,
 };
 use crate::domain::{
-    CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event, EventId, FastAgent, FastChange,
-    FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password, Queue, RateLimit, Reason, Report,
-    Reported, Require, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
+    Actor, AuditEntry, AuditOutcome, CertificatePin, Clock, Cohort, Credential, Data, DeliveryState, Departure, Durability, Epoch, Event,
+    EventId, FastAgent, FastChange, FastMechanism, FastProof, FastToken, Lane, Location, ManualClock, Outcome, OutcomeFields, Password,
+    Queue, RateLimit, Reason, Report, Reported, Require, Scope, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*, webhooks::*};
+pub use self::{audit::*, end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*, webhooks::*};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -64,6 +66,7 @@ pub fn limits() -> crate::domain::Limits {
         queue_max_events: 5,
         queue_max_bytes: 1_000,
         receipts_max: 4,
+        audit_max: 4,
         presence_changes_max: 20,
         attempts_max: 3,
         ..crate::domain::Limits::default()
@@ -243,6 +246,9 @@ macro_rules! run_contract {
             credentials_have_a_bound_and_a_generation,
             keys_and_tenants_answer_from_memory,
             tenants_come_and_go_under_numbers_that_no_other_has,
+            a_key_is_rotated_in_one_step,
+            changes_are_told_in_the_order_of_time,
+            the_audit_log_is_kept_so_long_and_so_much_of_it,
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,
             what_a_device_reports_is_kept_until_it_goes,
             receipts_tell_every_end_in_order,

@@ -334,6 +334,8 @@ pub async fn keys_and_tenants_answer_from_memory(bench: impl Bench) {
         scope: crate::domain::Scope::Push,
         created_at: START,
         limits: None,
+        expires_at: None,
+        retires_at: None,
     };
     assert!(store.put_first_key([1; 32], key("k1", 0)).await.unwrap());
     assert!(!store.put_first_key([9; 32], key("k9", 0)).await.unwrap());
@@ -410,6 +412,8 @@ pub async fn tenants_come_and_go_under_numbers_that_no_other_has(bench: impl Ben
         scope: crate::domain::Scope::Admin,
         created_at: START,
         limits,
+        expires_at: None,
+        retires_at: None,
     };
     store.put_key([1; 32], api_key("k1", cars.id)).await.unwrap();
     store.put_key([2; 32], api_key("k2", tv.id)).await.unwrap();
@@ -481,4 +485,55 @@ pub async fn what_a_device_reports_is_kept_until_it_goes(bench: impl Bench) {
     store.put_device(&key("box"), put, true, later).await.unwrap();
     let devices = store.devices(TENANT, None, 10).await.unwrap();
     assert_eq!(store.reported(TENANT, &devices).await.unwrap(), [None, None]);
+}
+
+pub async fn a_key_is_rotated_in_one_step(bench: impl Bench) {
+    let store = bench.store();
+    let key = ApiKey {
+        id: "k1".into(),
+        name: "backend".into(),
+        tenant: 0,
+        scope: crate::domain::Scope::Push,
+        created_at: START,
+        limits: None,
+        expires_at: Some(Timestamp(START.0 + 9_000)),
+        retires_at: None,
+    };
+    store.put_key([1; 32], key.clone()).await.unwrap();
+    let rotation = |hash, now, retires_at| Rotation {
+        hash: [hash; 32],
+        now: Timestamp(START.0 + now),
+        retires_at: Timestamp(START.0 + retires_at),
+    };
+    assert_eq!(store.rotate_key(TENANT, "other", rotation(2, 0, 100)).await.unwrap(), None);
+    assert_eq!(store.rotate_key(TenantId(1), "k1", rotation(2, 0, 100)).await.unwrap(), None);
+    // Several at once: one is first, and the others would be a third secret.
+    let tries = [2, 3, 4].map(|hash| store.rotate_key(TENANT, "k1", rotation(hash, 0, 100)));
+    let tried = futures_util::future::join_all(tries).await;
+    let done: Vec<u8> = (2..).zip(&tried).filter(|(_, tried)| tried.is_ok()).map(|(hash, _)| hash).collect();
+    assert_eq!(done.len(), 1, "{tried:?}");
+    assert!(tried.iter().flatten().all(|rotated| rotated.as_ref() == Some(&key)), "{tried:?}");
+    let retired = ApiKey {
+        retires_at: Some(Timestamp(START.0 + 100)),
+        ..key.clone()
+    };
+    assert_eq!(store.key(&[1; 32]).as_deref(), Some(&retired));
+    assert_eq!(store.key(&[done[0]; 32]).as_deref(), Some(&key));
+    assert_eq!(store.keys(TENANT).await.unwrap().len(), 2);
+    let third = store.rotate_key(TENANT, "k1", rotation(5, 99, 200)).await;
+    assert!(matches!(third, Err(StoreError::Conflict(_))), "{third:?}");
+    // The first has ended by itself; then both end at once.
+    assert!(store.rotate_key(TENANT, "k1", rotation(6, 100, 200)).await.unwrap().is_some());
+    assert_eq!(store.key(&[1; 32]), None);
+    assert!(store.rotate_key(TENANT, "k1", rotation(7, 150, 150)).await.unwrap().is_some());
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    assert_eq!(store.keys(TENANT).await.unwrap(), [key.clone()]);
+    assert_eq!(store.key(&[7; 32]).as_deref(), Some(&key));
+    // A key goes with all its secrets.
+    assert!(store.rotate_key(TENANT, "k1", rotation(8, 200, 900)).await.unwrap().is_some());
+    assert!(store.revoke_key(TENANT, "k1").await.unwrap());
+    assert!(store.keys(TENANT).await.unwrap().is_empty());
+    assert_eq!((store.key(&[7; 32]), store.key(&[8; 32])), (None, None));
+    assert!(!store.revoke_key(TENANT, "k1").await.unwrap());
 }

@@ -40,6 +40,7 @@ async fn import(store: &dyn Transfer, header: &Header, rows: Vec<Row>) -> Vec<Ta
             Row::Tenant(tenant) => pieces.push(Piece::Tenant(tenant)),
             Row::Key(key) => pieces.push(Piece::Key(key)),
             Row::Webhook(webhook) => pieces.push(Piece::Webhook(webhook)),
+            Row::Audit(entry) => pieces.push(Piece::Audit(vec![entry])),
             Row::Receipt(receipt) => pieces.push(Piece::Receipts(vec![receipt])),
             Row::Minute(minute) => pieces.push(Piece::Minutes(vec![minute])),
             Row::Device(device) => pieces.push(Piece::Device(device, Vec::new())),
@@ -105,6 +106,15 @@ async fn live(store: &dyn Store) -> Scene {
     };
     store.put_tenant(tenant).await.unwrap();
     store.put_key([5; 32], api_key()).await.unwrap();
+    for tenant in [TENANT, TenantId(3)] {
+        let begun = super::audit::entry("made", 1);
+        let position = store.begin_audit(tenant, &begun).await.unwrap();
+        store
+            .end_audit(tenant, position, &begun, &super::audit::ended(&begun))
+            .await
+            .unwrap();
+        store.begin_audit(tenant, &super::audit::entry("going on", 2)).await.unwrap();
+    }
     let change = DeviceChange {
         user: Some(Some("family".parse().unwrap())),
         attributes: Some(serde_json::from_str(r#"{"model":"x","n":1.50}"#).unwrap()),
@@ -191,6 +201,8 @@ fn api_key() -> ApiKey {
         scope: crate::domain::Scope::Push,
         created_at: START,
         limits: LIMITS,
+        expires_at: Some(later(9_000)),
+        retires_at: Some(later(8_000)),
     }
 }
 
@@ -256,6 +268,11 @@ pub async fn everything_moves(source: impl Bench, target: impl Bench) {
         moved.ledger(minute, minute + 1).await.unwrap(),
         store.ledger(minute, minute + 1).await.unwrap()
     );
+    for tenant in [TENANT, TenantId(3)] {
+        let audit = store.audit(tenant, 0, u64::MAX, 10).await.unwrap();
+        assert_eq!(audit.len(), 2);
+        assert_eq!(moved.audit(tenant, 0, u64::MAX, 10).await.unwrap(), audit);
+    }
     assert_eq!(moved.key(&[5; 32]).as_deref(), Some(&api_key()));
     let tenant = moved.tenant_at("other.example").unwrap();
     assert_eq!((tenant.id, tenant.limits), (3, LIMITS));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    Shared, again,
+    Shared, again, audit,
     engine::{Engine, Space, View},
     fast,
     keys::{self, Place},
@@ -21,7 +21,8 @@ use crate::{
         codec::damaged,
         figures,
         transfer::{
-            DeliveryRow, DeviceRow, Ended, Header, IdempotencyRow, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow, Waits,
+            AuditRow, DeliveryRow, DeviceRow, Ended, Header, IdempotencyRow, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow,
+            Waits,
         },
     },
 };
@@ -57,12 +58,13 @@ impl Shared {
             Part::Keys => b"k",
             // They are asked of the whole store.
             Part::Webhooks => return Ok(RowPage::default()),
+            Part::Audit => b"a",
             Part::Receipts => b"r",
             Part::Minutes => b"m",
             Part::Devices => b"d",
         };
         let space = match part {
-            Part::Receipts | Part::Minutes => Space::Log,
+            Part::Audit | Part::Receipts | Part::Minutes => Space::Log,
             _ => Space::Rows,
         };
         let from = after.map_or_else(|| prefix.to_vec(), |after| [after.as_slice(), &[0]].concat());
@@ -74,6 +76,7 @@ impl Shared {
                 Part::Webhooks => {}
                 Part::Tenants => page.rows.push(Row::Tenant(tenant(&view, &value)?)),
                 Part::Keys => page.rows.push(Row::Key(api_key(&key, &value)?)),
+                Part::Audit => page.rows.push(Row::Audit(audited(&key, &value)?)),
                 Part::Receipts => page.rows.push(Row::Receipt(receipt(&key, &value)?)),
                 Part::Minutes => page.rows.push(Row::Minute(minute(&key, &value)?)),
                 Part::Devices => bytes += self.device(&view, &key, &value, &mut page.rows)?,
@@ -226,14 +229,15 @@ fn tenant(view: &View<'_>, value: &[u8]) -> Result<TenantRow, StoreError> {
 fn api_key(key: &[u8], value: &[u8]) -> Result<KeyRow, StoreError> {
     let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
     let key: crate::store::ApiKey = serde_json::from_slice(value).map_err(|_| damaged("an API key"))?;
-    Ok(KeyRow {
-        hash: hash.ok_or_else(|| damaged("the hash of an API key"))?,
-        id: key.id,
-        name: key.name,
-        tenant: key.tenant,
-        scope: key.scope,
-        created_at: key.created_at,
-        limits: key.limits,
+    Ok(KeyRow::of(hash.ok_or_else(|| damaged("the hash of an API key"))?, &key))
+}
+
+fn audited(key: &[u8], value: &[u8]) -> Result<AuditRow, StoreError> {
+    let tenant = keys::tenant_of(key).ok_or_else(|| damaged("the key of an entry of the audit log"))?;
+    Ok(AuditRow {
+        tenant: tenant.0,
+        position: position_of(key)?,
+        entry: audit::decode(value)?,
     })
 }
 

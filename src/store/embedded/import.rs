@@ -88,6 +88,7 @@ impl Book {
             // The tenant itself, the key and the webhook are put as others are.
             Piece::Tenant(tenant) => raise_ordinal(draft, TenantId(tenant.id), tenant.last_ordinal),
             Piece::Key(_) | Piece::Webhook(_) => Ok(Taken::Present),
+            Piece::Audit(entries) => Self::import_audit(draft, entries),
             Piece::Receipts(receipts) => self.import_receipts(draft, receipts),
             Piece::Minutes(minutes) => import_minutes(draft, minutes),
             Piece::Device(device, deliveries) => self.import_device(draft, device, deliveries),

@@ -8,6 +8,8 @@
 //! | log | `r`, tenant 2, position 8 | a receipt |
 //! | log | `p`, tenant 2, position 8 | a row of the feed of presence |
 //! | log | `m`, minute 8, node | a minute of the ledger |
+//! | log | `a`, tenant 2, position 8 | an entry of the audit log |
+//! | log | `A`, tenant 2 | its last position, and how many entries it has |
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
 //! | rows | `u`, tenant 2, user, 0, device id | a device of that user (empty) |
 //! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
@@ -130,6 +132,25 @@ pub(super) fn change(tenant: TenantId, position: u64) -> [u8; 11] {
     let mut key = receipt(tenant, position);
     key[0] = b'p';
     key
+}
+
+pub(super) fn audit(tenant: TenantId, position: u64) -> [u8; 11] {
+    let mut key = receipt(tenant, position);
+    key[0] = b'a';
+    key
+}
+
+pub(super) fn audited(tenant: TenantId) -> [u8; 3] {
+    let mut key = [b'A'; 3];
+    key[1..].copy_from_slice(&tenant.0.to_be_bytes());
+    key
+}
+
+/// The tenant in a key of a log.
+pub(super) fn tenant_of(key: &[u8]) -> Option<TenantId> {
+    let (_, rest) = key.split_first()?;
+    let (tenant, _) = rest.split_first_chunk()?;
+    Some(TenantId(u16::from_be_bytes(*tenant)))
 }
 
 pub(super) fn seat(tenant: TenantId, ordinal: u32) -> [u8; 7] {

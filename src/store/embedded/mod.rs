@@ -12,6 +12,7 @@
 //! ```
 
 mod again;
+mod audit;
 mod change;
 mod device_state;
 mod draft;

@@ -5,10 +5,11 @@ use tokio::sync::oneshot;
 
 use super::{engine::Space, rows::Identity, webhooks};
 use crate::{
-    domain::{Departure, Epoch, FastChange, Report, TenantId, Timestamp},
+    domain::{AuditEntry, Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
-        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Seat, Settle, Settled, StoreError,
-        Tenant,
+        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Rotation, Seat, Settle, Settled,
+        StoreError, Tenant,
+        rotation::Rotated,
         transfer::{Header, Piece, Taken},
     },
 };
@@ -29,11 +30,14 @@ pub(super) enum Op {
     ChangeFastTokens(DeviceKey, u32, Box<FastChange>, Fallible<()>),
     Report(DeviceKey, Report, Timestamp, Fallible<bool>),
     PutKey([u8; 32], ApiKey, Fallible<()>),
+    RotateKey(TenantId, String, Rotation, Fallible<Option<ApiKey>>),
     RevokeKey(TenantId, String, Fallible<bool>),
     PutTenant(Tenant, Fallible<()>),
     /// A tenant whose number is still to be found.
     AddTenant(Box<Tenant>, Fallible<Option<Tenant>>),
     RemoveTenant(TenantId, Timestamp, Fallible<Option<Tenant>>),
+    BeginAudit(TenantId, Box<AuditEntry>, Fallible<u64>),
+    EndAudit(TenantId, u64, Box<AuditEntry>, Fallible<()>),
     AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
     Webhook(webhooks::Step, Fallible<webhooks::Done>),
     BeginImport(Box<Header>, Fallible<()>),
@@ -84,11 +88,13 @@ pub(super) enum Outcome {
     PutDevice(Result<(Device, bool), StoreError>),
     Removed(Result<Option<Seat>, StoreError>),
     Done(Result<(), StoreError>),
+    Rotated(Result<Option<Rotated>, StoreError>),
     Revoked(Result<bool, StoreError>),
     Tenant(Result<Option<Tenant>, StoreError>),
     Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
     Webhook(Result<webhooks::Done, StoreError>),
+    Audited(Result<u64, StoreError>),
     Began(Result<Identity, StoreError>),
     Imported(Result<Taken, StoreError>),
     Nothing,
@@ -124,7 +130,13 @@ impl Op {
     pub(super) fn is_idempotent(&self) -> bool {
         !matches!(
             self,
-            Self::Enqueue(..) | Self::PutDevice(..) | Self::AddTenant(..) | Self::RemoveTenant(..) | Self::AddMinute(..) | Self::Care(_)
+            Self::Enqueue(..)
+                | Self::PutDevice(..)
+                | Self::RotateKey(..)
+                | Self::AddTenant(..)
+                | Self::RemoveTenant(..)
+                | Self::AddMinute(..)
+                | Self::Care(_)
         )
     }
 
@@ -149,9 +161,13 @@ impl Op {
                 Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) | Self::ChangeFastTokens(_, _, _, to),
                 Outcome::Done(result),
             ) => drop(to.send(result)),
-            (Self::FinishImport(_, to), Outcome::Done(result)) => drop(to.send(result)),
+            (Self::FinishImport(_, to) | Self::EndAudit(_, _, _, to), Outcome::Done(result)) => drop(to.send(result)),
+            (Self::BeginAudit(_, _, to), Outcome::Audited(result)) => drop(to.send(result)),
             (Self::BeginImport(_, to), Outcome::Began(result)) => drop(to.send(result.map(|_| ()))),
             (Self::Import(_, to), Outcome::Imported(result)) => drop(to.send(result)),
+            (Self::RotateKey(_, _, _, to), Outcome::Rotated(result)) => {
+                drop(to.send(result.map(|rotated| rotated.map(|rotated| rotated.newest.1))))
+            }
             (Self::RevokeKey(_, _, to), Outcome::Revoked(result)) => drop(to.send(result)),
             (Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to), Outcome::Tenant(result)) => drop(to.send(result)),
             (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
@@ -178,9 +194,11 @@ impl Op {
             Self::ChangeFastTokens(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::BeginImport(_, to) | Self::FinishImport(_, to) => drop(to.send(Err(error.clone()))),
             Self::Import(_, to) => drop(to.send(Err(error.clone()))),
+            Self::RotateKey(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to) => drop(to.send(Err(error.clone()))),
-            Self::Forget(_, to) => drop(to.send(Err(error.clone()))),
+            Self::Forget(_, to) | Self::BeginAudit(_, _, to) => drop(to.send(Err(error.clone()))),
+            Self::EndAudit(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::Webhook(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }
@@ -191,6 +209,7 @@ impl Op {
 fn imported_bytes(piece: &Piece) -> usize {
     match piece {
         Piece::Tenant(_) | Piece::Key(_) | Piece::Webhook(_) => 256,
+        Piece::Audit(entries) => entries.len() * 512,
         Piece::Receipts(receipts) => receipts.len() * 128,
         Piece::Minutes(minutes) => minutes.iter().map(|minute| 64 + minute.figures.len() * 48).sum(),
         Piece::Device(_, deliveries) => {

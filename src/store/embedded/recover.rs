@@ -204,6 +204,7 @@ fn start(
         webhook_leases: super::webhooks::Leases::default(),
         seat_changes: Vec::new(),
         touched: Vec::new(),
+        keys_changed: false,
         now: shared.clock.now(),
         shared: Arc::clone(&shared),
     };

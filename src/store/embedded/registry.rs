@@ -12,10 +12,11 @@ use super::{
 use crate::{
     domain::{Departure, DeviceId, FastChange, FastTokens, RateLimit, Report, Reported, TenantId, Timestamp, UserId},
     store::{
-        ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Seat, StoreError, Tenant,
+        ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Rotation, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
         codec::damaged,
         registry::next_tenant,
+        rotation::{Rotated, Secret, rotate},
     },
 };
 
@@ -148,19 +149,44 @@ impl Book {
         Ok(())
     }
 
-    pub(super) fn revoke_key(&self, draft: &mut Draft<'_>, tenant: TenantId, id: &str) -> bool {
-        let found = self
-            .shared
-            .keys
-            .read()
-            .iter()
-            .find(|(_, key)| key.tenant == tenant.0 && key.id == id)
-            .map(|(hash, _)| *hash);
-        if let Some(hash) = found {
-            draft.remove(Space::Rows, keys::api_key(&hash));
+    /// The secrets of a key as they are in memory. Memory follows the commits, so of two changes in one commit the second is
+    /// refused: it would not see the first.
+    fn secrets(&mut self, tenant: TenantId, id: &str) -> Result<Vec<Secret>, StoreError> {
+        if std::mem::replace(&mut self.keys_changed, true) {
+            return Err(StoreError::Busy);
+        }
+        let keys = self.shared.keys.read();
+        let of_key = keys.iter().filter(|(_, key)| key.tenant == tenant.0 && key.id == id);
+        Ok(of_key.map(|(hash, key)| (*hash, ApiKey::clone(key))).collect())
+    }
+
+    pub(super) fn rotate_key(
+        &mut self,
+        draft: &mut Draft<'_>,
+        tenant: TenantId,
+        id: &str,
+        rotation: &Rotation,
+    ) -> Result<Option<Rotated>, StoreError> {
+        let Some(rotated) = rotate(&self.secrets(tenant, id)?, rotation)? else {
+            return Ok(None);
+        };
+        for (hash, key) in [Some(&rotated.newest), rotated.before.as_ref()].into_iter().flatten() {
+            draft.put(Space::Rows, keys::api_key(hash), json(key)?);
+        }
+        for hash in &rotated.ended {
+            draft.remove(Space::Rows, keys::api_key(hash));
+        }
+        draft.must_sync();
+        Ok(Some(rotated))
+    }
+
+    pub(super) fn revoke_key(&mut self, draft: &mut Draft<'_>, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
+        let secrets = self.secrets(tenant, id)?;
+        for (hash, _) in &secrets {
+            draft.remove(Space::Rows, keys::api_key(hash));
             draft.must_sync();
         }
-        found.is_some()
+        Ok(!secrets.is_empty())
     }
 
     pub(super) fn put_tenant(draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
@@ -357,6 +383,11 @@ impl Registry for EmbeddedStore {
         };
         found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         Ok(found)
+    }
+
+    async fn rotate_key(&self, tenant: TenantId, id: &str, rotation: Rotation) -> Result<Option<ApiKey>, StoreError> {
+        let id = id.to_owned();
+        self.ask(|answer| Op::RotateKey(tenant, id, rotation, answer)).await?
     }
 
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {

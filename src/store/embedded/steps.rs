@@ -68,6 +68,8 @@ pub(super) struct Book {
     pub(super) seat_changes: SeatChanges,
     /// Devices whose queue or row changed: whoever watches them is woken once the commit holds.
     pub(super) touched: Vec<DeviceKey>,
+    /// A key was rotated or revoked in this commit.
+    pub(super) keys_changed: bool,
     /// The time of this round.
     pub(super) now: Timestamp,
 }

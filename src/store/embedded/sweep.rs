@@ -2,12 +2,14 @@
 //!
 //! A round walks rows in the order of their keys and goes on where the last one stopped, so no index by time is needed.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use fjall::Slice;
 
 use super::{
-    EmbeddedStore, Shared, again, change,
+    EmbeddedStore, Shared, again,
+    audit::Audited,
+    change,
     engine::{Engine, Space},
     feed,
     keys::{self, Place},
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{DeliveryState, Outcome, TenantId, Timestamp},
-    store::{DeviceKey, Mailbox, Settle, StoreError, Swept, codec::damaged},
+    store::{DeviceKey, Mailbox, Settle, StoreError, Swept, audit::written_at, codec::damaged},
 };
 
 /// What a round walks, in this order.
@@ -28,6 +30,7 @@ enum Part {
     Idempotency,
     Receipts,
     Changes,
+    Audit,
     Devices,
 }
 
@@ -36,7 +39,7 @@ impl Part {
         match self {
             Self::Events => Space::Events,
             Self::Ends | Self::Idempotency => Space::Ends,
-            Self::Receipts | Self::Changes => Space::Log,
+            Self::Receipts | Self::Changes | Self::Audit => Space::Log,
             Self::Devices => Space::Rows,
         }
     }
@@ -49,6 +52,7 @@ impl Part {
             Self::Idempotency => (b"i", b"j"),
             Self::Receipts => (b"r", b"s"),
             Self::Changes => (b"p", b"q"),
+            Self::Audit => (b"a", b"b"),
             Self::Devices => (b"d", b"e"),
         }
     }
@@ -59,7 +63,8 @@ impl Part {
             Self::Ends => Some(Self::Idempotency),
             Self::Idempotency => Some(Self::Receipts),
             Self::Receipts => Some(Self::Changes),
-            Self::Changes => Some(Self::Devices),
+            Self::Changes => Some(Self::Audit),
+            Self::Audit => Some(Self::Devices),
             Self::Devices => None,
         }
     }
@@ -89,6 +94,8 @@ impl Default for Sweeper {
 struct Found {
     expired: Vec<Settle>,
     dropped: Vec<(Space, Slice, Slice)>,
+    /// How many of them are of the audit log of each tenant.
+    audited: HashMap<TenantId, u64>,
     complete: bool,
 }
 
@@ -271,6 +278,20 @@ fn look(
                 // The rest of this tenant is younger.
                 return Ok(Some(last_key.to_vec()));
             }
+        }
+        Part::Audit => {
+            let tenant = keys::tenant_of(key).ok_or_else(|| damaged("the key of an entry of the audit log"))?;
+            let written_at = written_at(super::steps::position_of(key)?);
+            let old = now >= written_at.plus(Duration::from_secs(limits.audit_kept_secs));
+            // Those that this round has found are there still.
+            let going = found.audited.entry(tenant).or_default();
+            let there = Audited::decode(engine.get(Space::Log, &keys::audited(tenant))?.as_deref())?.count;
+            if !old && there.saturating_sub(*going) <= limits.audit_max {
+                // The rest of this tenant is younger.
+                return Ok(Some(keys::audit(tenant, u64::MAX).to_vec()));
+            }
+            *going += 1;
+            found.dropped.push((Space::Log, key.clone(), value.clone()));
         }
         Part::Devices => {
             let head = DeviceHead::decode(value)?;

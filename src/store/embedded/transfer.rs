@@ -8,7 +8,7 @@ use super::{EmbeddedStore, op::Op};
 use crate::{
     domain::TenantId,
     store::{
-        ApiKey, Registry, StoreError, Tenant,
+        Registry, StoreError, Tenant,
         transfer::{Header, Part, Piece, RowPage, Taken, Transfer, exported_webhooks, import_webhook},
     },
 };
@@ -50,15 +50,7 @@ impl Transfer for EmbeddedStore {
             },
             Piece::Key(key) => {
                 let there = self.key(&key.hash).is_some();
-                let row = ApiKey {
-                    id: key.id.clone(),
-                    name: key.name.clone(),
-                    tenant: key.tenant,
-                    scope: key.scope,
-                    created_at: key.created_at,
-                    limits: key.limits,
-                };
-                self.put_key(key.hash, row).await?;
+                self.put_key(key.hash, key.key()).await?;
                 return Ok(if there { Taken::Present } else { Taken::Stored });
             }
             Piece::Webhook(webhook) => return import_webhook(self, webhook).await,

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Shared,
+    Shared, audit,
     device_state::UNKNOWN,
     draft::Draft,
     engine::{Engine, Space},
@@ -137,6 +137,7 @@ impl Writer {
         let engine = guard.as_ref().ok_or_else(Shared::closed)?;
         let book = &mut self.book;
         book.now = shared.clock.now();
+        book.keys_changed = false;
         let mut draft = Draft::new(engine);
         let outcomes: Vec<Outcome> = ops.iter_mut().map(|op| apply(book, &mut draft, op)).collect();
         let wrote = !draft.is_empty();
@@ -315,10 +316,13 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
         Op::Report(device, report, now, _) => Outcome::Reported(book.report(draft, device, report, *now)),
         Op::ChangeFastTokens(device, generation, change, _) => Outcome::Done(book.change_fast_tokens(draft, device, *generation, change)),
         Op::PutKey(hash, key, _) => Outcome::Done(Book::put_key(draft, hash, key)),
-        Op::RevokeKey(tenant, id, _) => Outcome::Revoked(Ok(book.revoke_key(draft, *tenant, id))),
+        Op::RotateKey(tenant, id, rotation, _) => Outcome::Rotated(book.rotate_key(draft, *tenant, id, rotation)),
+        Op::RevokeKey(tenant, id, _) => Outcome::Revoked(book.revoke_key(draft, *tenant, id)),
         Op::PutTenant(tenant, _) => Outcome::Done(Book::put_tenant(draft, tenant)),
         Op::AddTenant(new, _) => Outcome::Tenant(Book::add_tenant(draft, new)),
         Op::RemoveTenant(tenant, now, _) => Outcome::Tenant(book.remove_tenant(draft, *tenant, *now)),
+        Op::BeginAudit(tenant, entry, _) => Outcome::Audited(Book::begin_audit(draft, *tenant, entry)),
+        Op::EndAudit(tenant, position, entry, _) => Outcome::Done(Book::end_audit(draft, *tenant, *position, entry)),
         Op::AddMinute(minute, node, figures, _) => Outcome::Done(Book::add_minute(draft, *minute, node, figures)),
         Op::BeginImport(header, _) => Outcome::Began(book.begin_import(draft, header)),
         Op::Import(piece, _) => Outcome::Imported(book.import(draft, piece)),
@@ -334,6 +338,9 @@ fn forget(draft: &mut Draft<'_>, rows: &[(Space, fjall::Slice, fjall::Slice)]) -
     for (space, key, value) in rows {
         if draft.get(*space, key)?.as_ref() == Some(value) {
             draft.remove(*space, key.clone());
+            if *space == Space::Log && key.starts_with(b"a") {
+                audit::forgotten(draft, key)?;
+            }
             dropped += 1;
         }
     }
@@ -346,6 +353,13 @@ fn remember(shared: &Shared, ops: &[Op], outcomes: &[Outcome]) {
         match pair {
             (Op::PutKey(hash, key, _), Outcome::Done(Ok(()))) => {
                 shared.keys.write().insert(*hash, Arc::new(key.clone()));
+            }
+            (Op::RotateKey(..), Outcome::Rotated(Ok(Some(rotated)))) => {
+                let mut keys = shared.keys.write();
+                keys.retain(|hash, _| !rotated.ended.contains(hash));
+                for (hash, key) in rotated.before.iter().chain([&rotated.newest]) {
+                    keys.insert(*hash, Arc::new(key.clone()));
+                }
             }
             (Op::RevokeKey(tenant, id, _), Outcome::Revoked(Ok(true))) => {
                 shared.keys.write().retain(|_, key| key.tenant != tenant.0 || key.id != *id);

@@ -1,6 +1,6 @@
 //! Reading everything out. A device and its deliveries are read by one script, and so are of one moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::{
         StoreError,
         codec::damaged,
         figures,
-        transfer::{Header, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow},
+        transfer::{AuditRow, Header, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow},
     },
 };
 
@@ -75,6 +75,7 @@ impl Shared {
             Part::Keys => Ok(self.key_rows()),
             // It is asked of the whole store.
             Part::Webhooks => Ok(RowPage::default()),
+            Part::Audit => self.audit_rows(after).await,
             Part::Receipts => self.receipt_rows(after).await,
             Part::Minutes => self.minute_rows(after).await,
             Part::Devices => self.device_rows(after).await,
@@ -105,21 +106,34 @@ impl Shared {
 
     fn key_rows(&self) -> RowPage {
         let keys = self.memory.keys.read();
-        let row = |(hash, key): (&[u8; 32], &std::sync::Arc<crate::store::ApiKey>)| {
-            Row::Key(KeyRow {
-                hash: *hash,
-                id: key.id.clone(),
-                name: key.name.clone(),
-                tenant: key.tenant,
-                scope: key.scope,
-                created_at: key.created_at,
-                limits: key.limits,
-            })
-        };
+        let row = |(hash, key): (&[u8; 32], &std::sync::Arc<crate::store::ApiKey>)| Row::Key(KeyRow::of(*hash, key));
         RowPage {
             rows: keys.iter().map(row).collect(),
             next: None,
         }
+    }
+
+    async fn audit_rows(&self, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
+        let (tenant, from): (u16, u64) = match &after {
+            Some(after) => serde_json::from_slice(after).map_err(|_| unreadable())?,
+            None => (0, 0),
+        };
+        let entries = self.read_audit(TenantId(tenant), from, u64::MAX, RECEIPTS).await?;
+        let next = match entries.last() {
+            Some((last, _)) if entries.len() >= RECEIPTS => Some((tenant, last.saturating_add(1))),
+            _ => self.tenant_behind(tenant).map(|next| (next, 0)),
+        };
+        let row = |(position, entry)| Row::Audit(AuditRow { tenant, position, entry });
+        Ok(RowPage {
+            rows: entries.into_iter().map(row).collect(),
+            next: next.map(|next| super::shared::json(&next)).transpose()?,
+        })
+    }
+
+    fn tenant_behind(&self, tenant: u16) -> Option<u16> {
+        let tenants = self.memory.tenants.read();
+        let mut behind = tenants.range((Bound::Excluded(tenant), Bound::Unbounded));
+        behind.next().map(|(next, _)| *next)
     }
 
     async fn receipt_rows(&self, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
@@ -135,14 +149,7 @@ impl Shared {
         }
         let next = match entries.last() {
             Some((last, _)) if entries.len() >= RECEIPTS => Some((tenant, *last)),
-            _ => {
-                let tenants = self.memory.tenants.read();
-                tenants
-                    .range(tenant.saturating_add(1)..)
-                    .next()
-                    .map(|(next, _)| (*next, 0))
-                    .filter(|(next, _)| *next > tenant)
-            }
+            _ => self.tenant_behind(tenant).map(|next| (next, 0)),
         };
         page.next = next.map(|next| super::shared::json(&next)).transpose()?;
         Ok(page)

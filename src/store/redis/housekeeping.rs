@@ -271,6 +271,7 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
         for tenant in tenants {
             swept.dropped += shared.trim_log(TenantId(tenant), Log::Receipts, now).await?;
             swept.dropped += shared.trim_log(TenantId(tenant), Log::Feed, now).await?;
+            swept.dropped += shared.trim_audit(TenantId(tenant), now).await?;
         }
     }
     let mine = (0..BUCKETS).filter(|bucket| shared.nodes.looks_after(*bucket));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Clock as _, TenantId},
     store::{
-        ApiKey, Registry, StoreError, Tenant,
+        Registry, StoreError, Tenant,
         codec::damaged,
         figures,
         transfer::{
@@ -222,15 +222,7 @@ impl Shared {
 impl RedisStore {
     async fn import_key(&self, key: &KeyRow) -> Result<Taken, StoreError> {
         let there = self.key(&key.hash).is_some();
-        let row = ApiKey {
-            id: key.id.clone(),
-            name: key.name.clone(),
-            tenant: key.tenant,
-            scope: key.scope,
-            created_at: key.created_at,
-            limits: key.limits,
-        };
-        self.put_key(key.hash, row).await?;
+        self.put_key(key.hash, key.key()).await?;
         Ok(if there { Taken::Present } else { Taken::Stored })
     }
 
@@ -276,6 +268,7 @@ impl Transfer for RedisStore {
             Piece::Tenant(tenant) => self.import_tenant(tenant).await,
             Piece::Key(key) => self.import_key(key).await,
             Piece::Webhook(webhook) => import_webhook(self, webhook).await,
+            Piece::Audit(entries) => self.shared.import_audit(entries).await,
             Piece::Receipts(receipts) => self.shared.import_receipts(receipts).await,
             Piece::Minutes(minutes) => self.shared.import_minutes(minutes).await,
             Piece::Device(device, deliveries) => self.shared.import_device(device, deliveries).await,

@@ -8,6 +8,7 @@
 
 mod access;
 mod announce;
+mod audit;
 mod borrowed;
 mod breaker;
 mod channel;

@@ -25,7 +25,7 @@ use crate::{
         UserId,
     },
     store::{
-        ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Seat, StoreError, Tenant,
+        ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Rotation, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
         codec::damaged,
     },
@@ -535,17 +535,12 @@ impl Registry for RedisStore {
         Ok(found)
     }
 
+    async fn rotate_key(&self, tenant: TenantId, id: &str, rotation: Rotation) -> Result<Option<ApiKey>, StoreError> {
+        self.shared.rotate(tenant, id, &rotation).await
+    }
+
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
-        self.shared.remember_all().await?;
-        let hash = {
-            let keys = self.shared.memory.keys.read();
-            let found = keys.iter().find(|(_, key)| key.tenant == tenant.0 && key.id == id);
-            found.map(|(hash, _)| *hash)
-        };
-        let Some(hash) = hash else { return Ok(false) };
-        let dropped = self.shared.drop_shared("keys", &hash).await?;
-        self.shared.memory.keys.write().remove(&hash);
-        Ok(dropped)
+        self.shared.revoke(tenant, id).await
     }
 
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError> {

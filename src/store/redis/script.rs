@@ -76,6 +76,8 @@ scripts! {
     WEBHOOK_LEASE "'allow-oom'" ["webhook-lease"],
     WEBHOOK_STEP "'allow-oom'" ["webhook-step"],
     WEBHOOK_REDRIVE "" ["webhook-redrive"],
+    ROTATE "" ["rotate"],
+    AUDIT "'allow-oom'" ["audit"],
 }
 
 /// The library: its text, and the names of its functions.

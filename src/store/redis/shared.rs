@@ -11,13 +11,20 @@ use redis::Cmd;
 use super::{
     FORMAT, OpenError, Shared,
     keys::{Keys, SHARED, Slot},
-    reply,
+    reply, script,
     shards::{Route, Shards},
 };
 use crate::{
     domain::TenantId,
-    store::{ApiKey, StoreError, Tenant, codec::damaged},
+    store::{
+        ApiKey, Rotation, StoreError, Tenant,
+        codec::damaged,
+        rotation::{Secret, rotate},
+    },
 };
+
+/// How often a change of a key is tried because somebody else changed it meanwhile.
+const TRIES: usize = 5;
 
 /// Keys and tenants, as of the last change that this node knows of.
 #[derive(Default)]
@@ -115,13 +122,85 @@ impl Shared {
         Ok(reply::int(&added) == Some(1))
     }
 
-    /// Takes one row away. False: it was not there.
-    pub(super) async fn drop_shared(&self, name: &str, field: &[u8]) -> Result<bool, StoreError> {
+    /// Takes rows away. False: none of them was there.
+    pub(super) async fn drop_shared(&self, name: &str, fields: &[&[u8]]) -> Result<bool, StoreError> {
         let (hash, version) = (self.keys.shared(name), self.keys.shared("version"));
         let durable = Route::durable(Slot::of(SHARED));
-        let dropped = self.shards.ask(durable, |_| command("HDEL", &[hash.as_bytes(), field])).await?;
+        let make = |_| {
+            let mut cmd = command("HDEL", &[hash.as_bytes()]);
+            for field in fields {
+                cmd.arg(*field);
+            }
+            cmd
+        };
+        let dropped = self.shards.ask(durable, make).await?;
         self.shards.ask(durable, |_| command("INCR", &[version.as_bytes()])).await?;
-        Ok(reply::int(&dropped) == Some(1))
+        Ok(reply::int(&dropped).is_some_and(|dropped| dropped > 0))
+    }
+
+    /// The secrets of a key, as they are stored now.
+    async fn secrets(&self, tenant: TenantId, id: &str) -> Result<Vec<Secret>, StoreError> {
+        self.remember_all().await?;
+        let keys = self.memory.keys.read();
+        let of_key = keys.iter().filter(|(_, key)| key.tenant == tenant.0 && key.id == id);
+        Ok(of_key.map(|(hash, key)| (*hash, ApiKey::clone(key))).collect())
+    }
+
+    /// Gives a key another secret, unless somebody else does at the same time.
+    pub(super) async fn rotate(&self, tenant: TenantId, id: &str, rotation: &Rotation) -> Result<Option<ApiKey>, StoreError> {
+        let keys = [self.keys.shared("keys"), self.keys.shared("version")];
+        let slot = Slot::of(SHARED);
+        for _ in 0..TRIES {
+            let secrets = self.secrets(tenant, id).await?;
+            // The answer to an earlier try was lost.
+            if let Some((_, done)) = secrets.iter().find(|(hash, _)| *hash == rotation.hash) {
+                return Ok(Some(done.clone()));
+            }
+            let Some(rotated) = rotate(&secrets, rotation)? else {
+                return Ok(None);
+            };
+            let Some((newest, _)) = secrets.iter().find(|(_, key)| key.retires_at.is_none()) else {
+                return Ok(None);
+            };
+            let read = |_| command("HGET", &[keys[0].as_bytes(), newest]);
+            let Some(row) = reply::bytes(self.shards.ask(Route::read(slot), read).await?) else {
+                continue;
+            };
+            // What is judged is what is there.
+            let judged = serde_json::from_slice::<ApiKey>(&row).is_ok_and(|key| secrets.contains(&(*newest, key)));
+            if !judged {
+                continue;
+            }
+            let before = rotated.before.as_ref().map(|(_, key)| json(key)).transpose()?.unwrap_or_default();
+            let (hash, key) = (&rotated.newest.0, json(&rotated.newest.1)?);
+            let make = |_| {
+                let mut cmd = script::ROTATE.call(&keys);
+                cmd.arg(newest).arg(&row).arg(&before).arg(hash).arg(&key);
+                for ended in &rotated.ended {
+                    cmd.arg(ended);
+                }
+                cmd
+            };
+            if self.shards.ask(Route::durable(slot), make).await? == redis::Value::Int(1) {
+                self.remember_all().await?;
+                return Ok(Some(rotated.newest.1));
+            }
+        }
+        Err(StoreError::Busy)
+    }
+
+    /// Ends a key. One that is rotated meanwhile ends with the secret that it was given.
+    pub(super) async fn revoke(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
+        let mut dropped = false;
+        for _ in 0..TRIES {
+            let secrets = self.secrets(tenant, id).await?;
+            if secrets.is_empty() {
+                return Ok(dropped);
+            }
+            let hashes: Vec<&[u8]> = secrets.iter().map(|(hash, _)| &hash[..]).collect();
+            dropped |= self.drop_shared("keys", &hashes).await?;
+        }
+        Err(StoreError::Busy)
     }
 
     /// Whether this node is the one that makes the first key of a tenant. For a while: one that dies before it did must not lock

@@ -68,7 +68,7 @@ impl Shared {
             keys.iter().filter(|(_, key)| key.tenant == id.0).map(|(hash, _)| *hash).collect()
         };
         for hash in hashes {
-            self.drop_shared("keys", &hash).await?;
+            self.drop_shared("keys", &[&hash]).await?;
             self.memory.keys.write().remove(&hash);
         }
         Ok(true)

@@ -12,14 +12,14 @@ mod webhooks;
 use async_trait::async_trait;
 
 pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
-pub use rows::{Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
+pub use rows::{AuditRow, Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
 pub use webhooks::WebhookRow;
 pub(in crate::store) use webhooks::{exported as exported_webhooks, imported as import_webhook};
 
 use super::StoreError;
 
 /// The layout of the rows that this program writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Storage numbers of a device that an import leaves out: the exported store may have given them out after the export.
 pub(in crate::store) const NUMBERS_LEFT_OUT: u64 = 1 << 32;
 /// Ordinals of a tenant that an import leaves out, for the same reason.
@@ -37,6 +37,8 @@ pub enum Part {
     Keys,
     /// Webhooks.
     Webhooks,
+    /// Entries of the audit log.
+    Audit,
     /// Receipts that are kept.
     Receipts,
     /// Minutes of the ledger.
@@ -47,10 +49,11 @@ pub enum Part {
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tenants,
         Self::Keys,
         Self::Webhooks,
+        Self::Audit,
         Self::Receipts,
         Self::Minutes,
         Self::Devices,
@@ -75,6 +78,8 @@ pub enum Piece {
     Key(KeyRow),
     /// A webhook.
     Webhook(Box<WebhookRow>),
+    /// Entries of the audit log of one tenant.
+    Audit(Vec<AuditRow>),
     /// Receipts of one tenant, in order.
     Receipts(Vec<ReceiptRow>),
     /// Minutes of the ledger.

@@ -10,11 +10,14 @@ use super::{
 };
 use crate::{
     domain::{
-        Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, RateLimit, Reason, Reported, Scope, TenantId, Timestamp,
-        Told, UserId,
+        AuditEntry, Cohort, Credential, DeliveryState, DeviceId, Epoch, EventId, FastTokens, RateLimit, Reason, Reported, Scope, TenantId,
+        Timestamp, Told, UserId,
     },
-    store::{Device, DeviceKey, Receipt, StoreError, Tenant, codec::damaged},
+    store::{ApiKey, Device, DeviceKey, Receipt, StoreError, Tenant, codec::damaged},
 };
+
+/// The largest position in an audit log: a double holds it exactly.
+const AUDIT_POSITION_MAX: u64 = (1 << 53) - 1;
 
 /// One row.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +31,8 @@ pub enum Row {
     Key(KeyRow),
     /// A webhook.
     Webhook(Box<WebhookRow>),
+    /// An entry of the audit log.
+    Audit(AuditRow),
     /// A receipt.
     Receipt(ReceiptRow),
     /// A minute of the ledger.
@@ -132,6 +137,68 @@ pub struct KeyRow {
     /// How much may be posted with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<RateLimit>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// When this secret of it ends, because the key has a newer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retires_at: Option<Timestamp>,
+}
+
+impl KeyRow {
+    /// The row of a secret.
+    pub(in crate::store) fn of(hash: [u8; 32], key: &ApiKey) -> Self {
+        Self {
+            hash,
+            id: key.id.clone(),
+            name: key.name.clone(),
+            tenant: key.tenant,
+            scope: key.scope,
+            created_at: key.created_at,
+            limits: key.limits,
+            expires_at: key.expires_at,
+            retires_at: key.retires_at,
+        }
+    }
+
+    /// The secret as the registry keeps it.
+    pub(in crate::store) fn key(&self) -> ApiKey {
+        ApiKey {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            tenant: self.tenant,
+            scope: self.scope,
+            created_at: self.created_at,
+            limits: self.limits,
+            expires_at: self.expires_at,
+            retires_at: self.retires_at,
+        }
+    }
+}
+
+/// An entry of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditRow {
+    /// Whose log it is in.
+    pub tenant: u16,
+    /// Its position there.
+    pub position: u64,
+    /// The entry.
+    pub entry: AuditEntry,
+}
+
+impl AuditRow {
+    /// Whether it can be stored.
+    ///
+    /// # Errors
+    /// The field, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        if self.position > AUDIT_POSITION_MAX {
+            return Err(("audit.position".into(), format!("it must be 0 to {AUDIT_POSITION_MAX}")));
+        }
+        Ok(())
+    }
 }
 
 /// A receipt.
@@ -335,11 +402,13 @@ impl DeviceRow {
 pub struct Counts {
     /// Tenants.
     pub tenants: u64,
-    /// API keys.
+    /// API keys, one for each secret.
     pub keys: u64,
     /// Webhooks.
     #[serde(default)]
     pub webhooks: u64,
+    /// Entries of the audit log.
+    pub audit: u64,
     /// Receipts.
     pub receipts: u64,
     /// Minutes of the ledger.
@@ -354,8 +423,8 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} tenants, {} keys, {} webhooks, {} receipts, {} minutes, {} devices and {} deliveries",
-            self.tenants, self.keys, self.webhooks, self.receipts, self.minutes, self.devices, self.deliveries
+            "{} tenants, {} keys, {} webhooks, {} entries of the audit log, {} receipts, {} minutes, {} devices and {} deliveries",
+            self.tenants, self.keys, self.webhooks, self.audit, self.receipts, self.minutes, self.devices, self.deliveries
         )
     }
 }
@@ -366,6 +435,7 @@ impl Counts {
         self.tenants += others.tenants;
         self.keys += others.keys;
         self.webhooks += others.webhooks;
+        self.audit += others.audit;
         self.receipts += others.receipts;
         self.minutes += others.minutes;
         self.devices += others.devices;
@@ -379,6 +449,7 @@ impl Counts {
             Row::Tenant(_) => &mut self.tenants,
             Row::Key(_) => &mut self.keys,
             Row::Webhook(_) => &mut self.webhooks,
+            Row::Audit(_) => &mut self.audit,
             Row::Receipt(_) => &mut self.receipts,
             Row::Minute(_) => &mut self.minutes,
             Row::Device(_) => &mut self.devices,

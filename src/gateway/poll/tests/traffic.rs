@@ -84,7 +84,7 @@ async fn serve(scene: &Scene, tls: Option<Arc<rustls::ServerConfig>>) -> (Socket
     let (address, crew) = (listener.local_addr().unwrap(), Crew::default());
     let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
     let gated = Router::new().route("/gated", axum::routing::get(async || ""));
-    let router = http::mount_beside(gated, scene.router.clone(), Arc::new(|_| None), metrics);
+    let router = http::mount_beside(gated, scene.router.clone(), http::Access::of_keys(|_| None), metrics);
     let tls = tls.map(|tls| -> http::Tls { Arc::new(move || tls.clone()) });
     http::serve(listener, tls, Balancers::default(), router, http::Config::default(), &crew);
     (address, crew)
