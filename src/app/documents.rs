@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     gateway,
     http::openapi::{self, Document},
-    ingress, ledger, presence, receipts, registry, transfer,
+    ingress, ledger, presence, receipts, registry, transfer, webhooks,
 };
 
 /// The OpenAPI document of a service with these settings.
@@ -13,6 +13,7 @@ pub fn document(config: &Config) -> Document {
     let parts = [
         ingress::operations(limits),
         receipts::operations(limits),
+        webhooks::operations(limits),
         registry::operations(limits),
         presence::operations(limits),
         ledger::operations(),

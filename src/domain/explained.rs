@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidFilter, InvalidName, Refusal, Scope};
+use super::{DeviceId, EventId, InvalidFilter, InvalidName, Refusal, Scope, Timestamp};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The event of the examples.
@@ -199,6 +199,25 @@ It is the end of such an answer: what was read until then is told before it, and
             "Send `Authorization: Bearer <key>`.",
         ),
         one(
+            Refusal::ExpiredKey {
+                key: "nightly".into(),
+                at: Timestamp(1_800_000_000_000),
+            },
+            "Its time is over, or this secret of it was replaced by a newer one and its grace period has ended.",
+            "Use the newer secret, or make another key.",
+        ),
+        one(
+            Refusal::InvalidToken("the token has expired"),
+            "The detail says why: it has expired, is of another issuer or for another audience, its signature is wrong, and so on. \
+                 `WWW-Authenticate` says `error=\"invalid_token\"` (RFC 6750 §3.1).",
+            "Ask the issuer for another token.",
+        ),
+        one(
+            Refusal::NoIssuerKeys { retry_after: SOON },
+            "The issuer's keys have not been read yet, so no token can be judged. API keys go on working.",
+            "Wait as `Retry-After` says; the operator's log says what is wrong with `jwt.keys_url`.",
+        ),
+        one(
             Refusal::WrongCredentials,
             "A device's own request has no HTTP Basic, or its JID and password are not those of a device. A \
                  device that was removed is answered the same.",
@@ -231,6 +250,11 @@ It is the end of such an answer: what was read until then is told before it, and
             Refusal::UnknownTenant("tv".into()),
             "No tenant has that name.",
             "List them with `GET /v1/tenants`.",
+        ),
+        one(
+            Refusal::UnknownWebhook("wh_mfrggzdfmztwq2lk".into()),
+            "No webhook of the tenant has that id.",
+            "List them with `GET /v1/webhooks`.",
         ),
         one(
             Refusal::UnknownPath("/v1/event".into()),

@@ -10,7 +10,7 @@ use crate::domain::Refusal;
 const OTHER: &str = "other";
 
 /// The paths that have a label of their own, as the parts write them.
-pub const ROUTES: [&str; 29] = [
+pub const ROUTES: [&str; 32] = [
     "/.well-known/host-meta",
     "/.well-known/host-meta.json",
     "/docs",
@@ -38,6 +38,9 @@ pub const ROUTES: [&str; 29] = [
     "/v1/reports/polling-avoided",
     "/v1/tenants",
     "/v1/tenants/{name}",
+    "/v1/webhooks",
+    "/v1/webhooks/{id}",
+    "/v1/webhooks/{id}/dead-letters",
     "/xmpp-websocket",
     OTHER,
 ];

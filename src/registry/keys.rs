@@ -29,7 +29,7 @@ pub(super) const KEYS_MAX: usize = 1_000;
 /// The largest body of a request for a key, in bytes.
 const BODY_MAX: usize = 4 * 1024;
 /// The longest life of a key that ends by itself: 10 years.
-const LIFE_MAX_SECS: u64 = 10 * 365 * 86_400;
+pub(super) const LIFE_MAX_SECS: u64 = 10 * 365 * 86_400;
 /// The longest time that a secret goes on behind a newer one: 30 days.
 pub const GRACE_MAX_SECS: u64 = 30 * 86_400;
 

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{credentials, keys::KEYS_MAX, rates};
+use super::{
+    credentials,
+    keys::{GRACE_MAX_SECS, KEYS_MAX, LIFE_MAX_SECS},
+    rates,
+};
 use crate::{
     domain::{Cohort, Limits, Scope},
     http::openapi::{Access, Answer, Operation, READS_JSON, READS_LINES, Schema, device_id},
@@ -110,10 +114,18 @@ fn keys(limits: &Limits) -> Vec<Operation> {
                         Schema::text().about("For a key of the scope `operator`: whose the new one is to be."),
                     ),
                     ("limits?", rate_given().or_null()),
-                ]),
+                    ("expires_at?", Schema::time().about("When it ends. Default: never.")),
+                    (
+                        "expires_in_secs?",
+                        Schema::count()
+                            .between(1, LIFE_MAX_SECS)
+                            .about("The same, from now. Not both."),
+                    ),
+                ])
+                .with("not", json!({"required": ["expires_at", "expires_in_secs"]})),
             )
             .example("for a program that only posts", json!({"name": "scheduler", "scope": "push"}))
-            .answer(Answer::json(201, "The key.", key(true)))
+            .answer(Answer::json(201, "The key.", key(true)).header("Location", Schema::text().with("format", "uri-reference")))
             .refuses(READS_JSON)
             .refuses(STORES)
             .refuses(["unsupported-media-type", "unknown-tenant"]),
@@ -121,6 +133,27 @@ fn keys(limits: &Limits) -> Vec<Operation> {
             .summary("All keys, without the keys themselves.")
             .paged(limits)
             .answer(Answer::json(200, "A page of them.", Schema::page(key(false)).named("Keys")))
+            .refuses(["unavailable"]),
+        Operation::new("post", "/v1/keys/{id}", "rotateKey", "keys", admins())
+            .summary("`:rotate`, behind the id: give a key another secret.")
+            .text("The answer is the only place where it is ever shown. The secret before it is good for `grace_secs`; a key has two at most.")
+            .segment("id", Schema::text(), "The id of the key, and `:rotate`.", "mfrggzdfmztwq2lk:rotate")
+            .body(
+                "application/json",
+                Schema::object([("grace_secs?", Schema::count().between(0, GRACE_MAX_SECS))]),
+            )
+            .body_optional()
+            .example("it leaked", json!({"grace_secs": 0}))
+            .answer(Answer::json(200, "The key, with its new secret.", key(true)))
+            .refuses(READS_JSON)
+            .refuses(STORES)
+            .refuses(["unsupported-media-type", "unknown-key", "method-not-allowed"]),
+        Operation::new("get", "/v1/audit", "listAudit", "audit", admins())
+            .summary("Who changed what, the oldest first.")
+            .paged(limits)
+            .query("from", Schema::time(), "Those of that time and later.")
+            .query("to", Schema::time(), "Those before that time.")
+            .answer(Answer::json(200, "A page of entries.", Schema::page(audit_entry()).named("Audit")))
             .refuses(["unavailable"]),
         Operation::new("delete", "/v1/keys/{id}", "revokeKey", "keys", admins())
             .summary("Revoke a key.")
@@ -307,11 +340,51 @@ fn key(shown: bool) -> Schema {
         ("scope", scope()),
         ("created_at", Schema::time()),
         ("limits?", rate()),
+        ("expires_at", Schema::time().or_null()),
+        (
+            "previous_secret_until",
+            Schema::time().or_null().about("Until when the secret before the newest is good."),
+        ),
     ];
     if shown {
         members.push(("key", Schema::text().about("The key itself.")));
     }
     Schema::object(members).named(if shown { "NewKey" } else { "Key" })
+}
+
+fn audit_entry() -> Schema {
+    let actor = Schema::any_of([
+        Schema::object([("key", Schema::object([("id", Schema::text()), ("name", Schema::text())]))]),
+        Schema::object([("token", Schema::object([("subject", Schema::text())]))]),
+    ]);
+    let outcome = Schema::object([
+        ("at", Schema::time()),
+        (
+            "status",
+            Schema::count().about("Of the answer. 2xx: made. 4xx: refused. 5xx: it may have been made."),
+        ),
+        ("problem?", Schema::text()),
+        ("created?", Schema::text().about("The path of what was made.")),
+        ("detail?", Schema::text()),
+    ]);
+    Schema::object([
+        ("id", Schema::text()),
+        ("at", Schema::time()),
+        ("actor", actor.about("Who asked.")),
+        ("scope", scope()),
+        ("from?", Schema::text().about("The client's address.")),
+        ("method", Schema::text()),
+        ("resource", Schema::text()),
+        (
+            "fields?",
+            Schema::list(Schema::text()).about("What was to be changed, not to what."),
+        ),
+        (
+            "outcome?",
+            outcome.about("Without it the change is going on, or nobody knows what came of it."),
+        ),
+    ])
+    .named("AuditEntry")
 }
 
 /// Every limit by its name, as it is serialized.

@@ -15,6 +15,7 @@ mod form;
 mod keeper;
 mod message;
 mod metrics;
+mod openapi;
 mod queue;
 mod routes;
 mod sender;
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 
 pub use config::Config;
 pub use metrics::WebhookMetrics;
+pub use openapi::operations;
 pub use sender::SenderError;
 
 use crate::{

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Backend, SOON, Service, Settings, basic, wait_for};
 
 /// Problems that need more than one service and a request, and where they are provoked.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 9] = [
+    ("invalid-token", "tests/tokens.rs"),
+    ("no-issuer-keys", "tests/tokens.rs"),
     ("no-space", "tests/disk_full.rs"),
     ("unavailable", "tests/redis_away.rs"),
     ("draining", "tests/routes/events.rs"),
@@ -115,6 +117,15 @@ fn of_callers(all: &mut Provoked) {
         .json();
     let scheduler = backend.with_key(made["key"].as_str().unwrap());
     all.add("forbidden", "get /v1/devices", scheduler.get("/v1/devices"));
+    let body = json!({"name": "short", "scope": "read", "expires_in_secs": 1});
+    let made = backend.send("POST", "/v1/keys", &body).expect(201).json();
+    let short = backend.with_key(made["key"].as_str().unwrap());
+    let ended = wait_for("the key ends", SOON, || {
+        let answer = short.get("/v1/limits");
+        (answer.status != 200).then_some(answer)
+    });
+    all.add("expired-key", "get /v1/limits", ended);
+    all.add("unknown-webhook", "get /v1/webhooks/{id}", backend.get("/v1/webhooks/none"));
     all.add("invalid-filter", "get /v1/devices", backend.get("/v1/devices?filter="));
     all.add("unknown-tenant", "get /v1/tenants/{name}", backend.get("/v1/tenants/nobody"));
     all.add("too-many-consumers", "get /v1/receipts", backend.get("/v1/receipts"));

@@ -82,7 +82,13 @@ impl Operation {
         match &access {
             Access::Open => {}
             Access::Key(scopes) => {
-                refuses.extend(["unauthenticated", "invalid-parameter"]);
+                refuses.extend([
+                    "unauthenticated",
+                    "expired-key",
+                    "invalid-token",
+                    "no-issuer-keys",
+                    "invalid-parameter",
+                ]);
                 refuses.extend((!scopes.is_empty()).then_some("forbidden"));
             }
             Access::Device => refuses.extend([
