@@ -297,8 +297,10 @@ impl Load {
     }
 }
 
-/// Of so many requests of a poster one asks for the ids of its events.
+/// Of so many requests of a poster one asks for the ids of its events, where it has no more than so many: the answer comes while
+/// the request is sent, and a poster reads when it has sent all.
 const IDS_EVERY: u64 = 50;
+const WITH_IDS_MAX: u64 = 1_000;
 
 async fn post(index: usize, mut poster: Poster, board: Arc<Board>, load: Load) {
     let mut request = String::with_capacity((load.bytes + 200) * usize::try_from(load.per_request).unwrap_or(1));
@@ -311,7 +313,8 @@ async fn post(index: usize, mut poster: Poster, board: Arc<Board>, load: Load) {
         }
         let posted = board.start.elapsed();
         load.write(&mut request, index, numbers.clone(), posted);
-        let answer = load.send(&mut poster, &request, requests % IDS_EVERY == 0).await;
+        let with_ids = requests % IDS_EVERY == 0 && load.per_request <= WITH_IDS_MAX;
+        let answer = load.send(&mut poster, &request, with_ids).await;
         requests += 1;
         let took = board.start.elapsed().saturating_sub(posted);
         let accepted = match load.form {

@@ -168,9 +168,7 @@ impl Flow {
 
     /// The next event whose outcome is known, when all before it were taken out.
     pub fn take(&mut self) -> Option<(usize, Outcome)> {
-        if self.window.front()?.1.is_none() {
-            return None;
-        }
+        self.window.front()?.1.as_ref()?;
         let (bytes, outcome) = self.window.pop_front()?;
         self.bytes -= bytes;
         self.first += 1;

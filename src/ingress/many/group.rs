@@ -24,12 +24,11 @@ pub(super) struct Done {
 pub(super) async fn store(parts: &Parts, group: Vec<Waiting>, validate_only: bool) -> Vec<Done> {
     let indexes: Vec<usize> = group.iter().map(|waiting| waiting.index).collect();
     let events: Vec<NewEvent> = group.into_iter().map(|waiting| waiting.new).collect();
-    let outcomes = match parts.admission.group(events.len()).await {
+    let room = parts.admission.group(events.len()).await;
+    // What stops meanwhile takes nothing more.
+    let room = room.and_then(|room| parts.draining().map_or(Ok(room), Err));
+    let outcomes = match room {
         Err(refusal) => vec![Outcome::Refused(refusal); events.len()],
-        // What stops meanwhile takes nothing more.
-        Ok(_) if parts.draining().is_some() => parts
-            .draining()
-            .map_or_else(Vec::new, |refusal| vec![Outcome::Refused(refusal); events.len()]),
         Ok(_room) if validate_only => join_all(events.into_iter().map(|new| valid(parts, new))).await,
         Ok(_room) => enqueue(parts, events).await,
     };
