@@ -284,7 +284,7 @@ fn an_import_needs_a_new_server_of_one_node_and_the_right_key() {
     let elsewhere = header.replacen("\"domain\":\"localhost\"", "\"domain\":\"push.example\"", 1);
     let refused = import_as(&backend, &elsewhere).expect(409);
     assert!(refused.body.contains("push.example"), "{refused:?}");
-    let newer = header.replacen("\"format\":1", "\"format\":2", 1);
+    let newer = header.replacen("\"format\":2", "\"format\":3", 1);
     assert_eq!(import_as(&backend, &newer).expect(409).slug(), "conflict");
     assert_eq!(import_as(&backend, "{\"end\":{}}").expect(400).slug(), "invalid-field");
     assert_eq!(import_as(&backend, "").expect(400).slug(), "invalid-field");

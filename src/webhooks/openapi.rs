@@ -57,7 +57,13 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
             .summary("Remove a webhook, and what waits for it.")
             .answer(Answer::empty(204, "It is removed."))
             .refuses(STORES),
-        one("post", "actOnWebhook")
+        operation("post", "/v1/webhooks/{id}", "actOnWebhook")
+            .segment(
+                "id",
+                Schema::text(),
+                "Its id, and what is to be done.",
+                "wh_mfrggzdfmztwq2lk:rotate",
+            )
             .summary("`:test`, `:rotate` or `:redrive`, behind the id.")
             .text(
                 "`:test` sends one message that says nothing. `:rotate` gives another secret; the old one signs, too, for `grace_secs`. \
@@ -71,6 +77,7 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
                 ]),
             )
             .body_optional()
+            .example("another secret", json!({"grace_secs": 3_600}))
             .answer(Answer::json(
                 200,
                 "What came of it.",
@@ -78,7 +85,7 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
             ))
             .refuses(READS_JSON)
             .refuses(STORES)
-            .refuses(["unsupported-media-type", "unknown-path", "method-not-allowed"]),
+            .refuses(["unsupported-media-type", "unknown-webhook", "unknown-path", "method-not-allowed"]),
         operation("get", "/v1/webhooks/{id}/dead-letters", "listDeadLetters")
             .summary("What could not be sent in time, the oldest first.")
             .segment("id", Schema::text(), "Its id.", "wh_mfrggzdfmztwq2lk")

@@ -63,8 +63,11 @@ known = {}  # Ids that answers gave, by path.
 def path_of(path, operation):
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
+            example = parameter["example"]
             value = known.get(path.split("/{")[0]) if "devices" not in path else None
-            path = path.replace("{%s}" % parameter["name"], value or parameter["example"])
+            # What is to be done stands behind the id.
+            value = value and value + example[len(example.split(":")[0]):]
+            path = path.replace("{%s}" % parameter["name"], value or example)
     return path
 
 

@@ -528,7 +528,7 @@ pub async fn a_key_is_rotated_in_one_step(bench: impl Bench) {
     assert!(store.rotate_key(TENANT, "k1", rotation(7, 150, 150)).await.unwrap().is_some());
     let bench = bench.reopen().await;
     let store = bench.store();
-    assert_eq!(store.keys(TENANT).await.unwrap(), [key.clone()]);
+    assert_eq!(store.keys(TENANT).await.unwrap(), std::slice::from_ref(&key));
     assert_eq!(store.key(&[7; 32]).as_deref(), Some(&key));
     // A key goes with all its secrets.
     assert!(store.rotate_key(TENANT, "k1", rotation(8, 200, 900)).await.unwrap().is_some());
