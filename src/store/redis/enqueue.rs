@@ -3,7 +3,7 @@
 use super::{
     Shared,
     keys::{self, Slot},
-    record::NewRecord,
+    record::{self, NewRecord},
     reply::{Packed, Reply, p48, u48},
     script,
     seat::{self},
@@ -50,6 +50,7 @@ impl Shared {
             &script::ENQUEUE
         };
         let now = self.clock.now();
+        let data = record::pack_data(&event.json.0);
         let id_length = u8::try_from(device.device.as_str().len()).unwrap_or(u8::MAX);
         let name_length = u8::try_from(keys::member(&device).len()).unwrap_or(u8::MAX);
         let make = |keys: &[String], floor: u64| {
@@ -60,7 +61,7 @@ impl Shared {
                 &p48(now.0),
                 &p48(floor),
                 &p48(self.limits.idempotency_kept_secs.saturating_mul(1000)),
-                &u32::try_from(event.json.0.len()).unwrap_or(u32::MAX).to_be_bytes(),
+                &u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes(),
                 &self.limits.queue_max_events.to_be_bytes(),
                 &p48(self.limits.queue_max_bytes),
                 &device.tenant.0.to_be_bytes(),
@@ -69,7 +70,7 @@ impl Shared {
                 &record.rest,
             ];
             let mut cmd = script.call(keys);
-            cmd.arg(fixed.concat()).arg(event.json.0.as_bytes());
+            cmd.arg(fixed.concat()).arg(&*data);
             cmd
         };
         let route = Route {

@@ -174,9 +174,6 @@ fn delivery_row(
     })))
 }
 
-fn data(json: &[u8]) -> Result<Box<RawValue>, StoreError> {
-    let json = std::str::from_utf8(json)
-        .ok()
-        .and_then(|json| RawValue::from_string(json.to_owned()).ok());
-    json.ok_or_else(|| damaged("the JSON of an event"))
+fn data(stored: &[u8]) -> Result<Box<RawValue>, StoreError> {
+    RawValue::from_string(record::unpack_data(stored)?).map_err(|_| damaged("the JSON of an event"))
 }

@@ -7,7 +7,7 @@ use super::{
     device::{Head, Row as DeviceRecord},
     keys,
     receipt::NewReceipt,
-    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, REPLACED, TOLD, VERSION, WAITS},
+    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, REPLACED, TOLD, VERSION, WAITS, pack_data},
     reply::p48,
     shared::json,
 };
@@ -44,7 +44,7 @@ impl Shared {
             if let Some(waits) = &delivery.waits {
                 number = waits.number.unwrap_or(born);
                 let field = keys::field(of, number).to_vec();
-                let data = waits.data.get().as_bytes();
+                let data = pack_data(waits.data.get());
                 if let Some(key) = &delivery.collapse_key {
                     queue.push(([b"c", key.as_bytes()].concat(), field.clone()));
                 }

@@ -8,7 +8,7 @@
 //! Of an event with a `deliver_at` (a flag) that time is in the place of `accepted at`, since all that scripts count begins there, and
 //! the time of acceptance is the last of the head. Before it is due its attempt is 0.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use super::{
     keys,
@@ -65,6 +65,29 @@ impl NewRecord {
             rest,
         })
     }
+}
+
+/// What the JSON of nearly every event begins with, as the ingress renders it. Where data is stored a mark stands for it: events are many.
+const BEGINNING: &str = r#"{"specversion":"1.0","#;
+/// The mark; no JSON begins with it.
+const MARK: u8 = 1;
+
+/// The data of an event as it is stored.
+pub(super) fn pack_data(json: &str) -> Cow<'_, [u8]> {
+    match json.strip_prefix(BEGINNING) {
+        Some(rest) => [&[MARK], rest.as_bytes()].concat().into(),
+        None => json.as_bytes().into(),
+    }
+}
+
+/// The JSON of data that was stored.
+pub(super) fn unpack_data(data: &[u8]) -> Result<String, StoreError> {
+    let (beginning, rest) = match data.split_first() {
+        Some((&MARK, rest)) => (BEGINNING, rest),
+        _ => ("", data),
+    };
+    let rest = std::str::from_utf8(rest).map_err(|_| damaged("the JSON of an event"))?;
+    Ok([beginning, rest].concat())
 }
 
 /// What the head of a record says.
@@ -187,7 +210,7 @@ impl Owner<'_> {
     pub(super) fn queued(&self, [field, record, data]: &[Vec<u8>; 3]) -> Result<QueuedEvent, StoreError> {
         let (queue, number) = keys::read_field(field).ok_or_else(|| damaged("the field of an event"))?;
         let (head, _) = split(record)?;
-        let json = std::str::from_utf8(data).map_err(|_| damaged("the JSON of an event"))?;
+        let json = unpack_data(data)?;
         let urgency = head.urgency()?;
         Ok(QueuedEvent {
             id: self.id(queue, head.born),
@@ -335,4 +358,20 @@ pub(super) fn named(device: &[u8]) -> Vec<u8> {
 pub(super) fn times(bytes: &[u8], at: Timestamp) -> Option<(Duration, Timestamp)> {
     let accepted_at = Timestamp(u48(bytes.get(..6)?)?);
     Some((at.since(accepted_at), Timestamp(u48(bytes.get(6..12)?)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_an_event_is_a_mark_where_it_is_stored() {
+        let event = r#"{"specversion":"1.0","id":"1"}"#;
+        let stored = pack_data(event);
+        assert_eq!((stored.len(), stored[0]), (event.len() - 20, MARK));
+        for json in [event, r#""specversion""#, "{}", "7"] {
+            assert_eq!(unpack_data(&pack_data(json)).unwrap(), json);
+        }
+        assert!(unpack_data(&[MARK, 0xff]).is_err());
+    }
 }
