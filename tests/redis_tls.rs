@@ -203,7 +203,7 @@ fn sentinels_and_the_servers_that_they_name_have_tls() {
     redis.restart_dead().unwrap();
     redis.wait_until_healthy().unwrap();
     let event = json!({"target": {"device": "box"}, "type": "test", "data": {}});
-    wait_for("the new primary takes events", SOON, || {
+    wait_for("the new primary takes events", SOON * 3, || {
         (nodes[0].backend().post(&event).status == 202).then_some(())
     });
 }

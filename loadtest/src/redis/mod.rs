@@ -22,7 +22,7 @@ pub use server::{Server, Settings, Tls};
 pub use usage::Kind;
 
 /// How long any fact is waited for.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// What did not come about.
 #[derive(Debug, thiserror::Error)]
