@@ -73,6 +73,17 @@ impl MediaType {
     }
 }
 
+/// JSON or a merge patch, in UTF-8; a request that names no type is taken at its word.
+///
+/// # Errors
+/// `UnsupportedMediaType` for anything else; `InvalidField` when the header is there twice or is no text.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    match MediaType::of(headers)? {
+        Some(given) if !given.is_json() || !given.is_utf8() => Err(Refusal::UnsupportedMediaType(given.given)),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

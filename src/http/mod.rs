@@ -37,7 +37,7 @@ pub use asset::Asset;
 pub use audit::{Audit, AuditDetail};
 pub use body::{read, read_counted};
 pub use gate::{Access, Callers, Found, key_hash, mount, mount_beside, mount_for_browsers};
-pub use headers::{MediaType, single};
+pub use headers::{MediaType, require_json, single};
 pub use lines::{Line, Lines};
 pub use metrics::HttpMetrics;
 pub use page::{PageRequest, Paged, Parameters};
@@ -45,7 +45,7 @@ pub use problem::problem;
 pub use segment::Segment;
 pub use serve::{Tls, serve};
 pub use shed::{Config as ShedConfig, Shed, Waiting, shedding};
-pub use tail::{Positioned, Tail};
+pub use tail::{Positioned, Tail, Tails};
 pub use upgrade::{Peer, Raw, Upgrade};
 pub use wire::Wire;
 

@@ -3,10 +3,15 @@
 //! A stream that is further behind than what is kept reads the log by itself until it has caught up. Nothing waits for a stream: one
 //! that reads slowly falls behind.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::domain::TenantId;
 
 /// A row of a log. Positions rise, and may leap.
 pub trait Positioned: Clone {
@@ -89,6 +94,54 @@ impl<R: Positioned> Tail<R> {
             }
         }
         self.end.send_replace(end);
+    }
+}
+
+/// The ends of the logs of those tenants that somebody follows. Clones share them.
+#[derive(Debug)]
+pub struct Tails<R> {
+    kept: usize,
+    of: Arc<Mutex<HashMap<TenantId, Arc<Tail<R>>>>>,
+}
+
+impl<R> Clone for Tails<R> {
+    fn clone(&self) -> Self {
+        Self {
+            kept: self.kept,
+            of: Arc::clone(&self.of),
+        }
+    }
+}
+
+impl<R: Positioned> Tails<R> {
+    /// Of each log the newest `kept` rows are to be kept.
+    pub fn new(kept: usize) -> Self {
+        Self { kept, of: Arc::default() }
+    }
+
+    /// The end of a tenant's log, followed as long as somebody has it; `end` tells where that is when nobody had it.
+    ///
+    /// # Errors
+    /// Those of `end`.
+    pub async fn tail<E>(&self, tenant: TenantId, end: impl Future<Output = Result<u64, E>>) -> Result<Arc<Tail<R>>, E> {
+        if let Some(tail) = self.of.lock().get(&tenant) {
+            return Ok(tail.clone());
+        }
+        let end = end.await?;
+        // Another stream may have come first.
+        Ok(self
+            .of
+            .lock()
+            .entry(tenant)
+            .or_insert_with(|| Arc::new(Tail::new(end, self.kept)))
+            .clone())
+    }
+
+    /// Those that somebody has now; the others are forgotten.
+    pub fn followed(&self) -> Vec<(TenantId, Arc<Tail<R>>)> {
+        let mut of = self.of.lock();
+        of.retain(|_, tail| Arc::strong_count(tail) > 1);
+        of.iter().map(|(tenant, tail)| (*tenant, tail.clone())).collect()
     }
 }
 

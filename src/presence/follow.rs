@@ -1,15 +1,14 @@
 //! The feed of each tenant that somebody listens to, followed once for all of this node's streams.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Departure, Epoch, TenantId, Timestamp},
-    http::{Positioned, Tail},
+    http::{Positioned, Tail, Tails},
     store::{ChangeKind, PresenceChange, Store, StoreError, Transport},
 };
 
@@ -69,41 +68,27 @@ impl Positioned for Row {
 #[derive(Clone)]
 pub(super) struct Follower {
     store: Arc<dyn Store>,
-    tails: Arc<Mutex<HashMap<TenantId, Arc<Tail<Row>>>>>,
+    tails: Tails<Row>,
 }
 
 impl Follower {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
-            tails: Arc::default(),
+            tails: Tails::new(KEPT),
         }
     }
 
     /// The end of a tenant's feed, followed as long as somebody has it.
     pub(super) async fn tail(&self, tenant: TenantId) -> Result<Arc<Tail<Row>>, StoreError> {
-        if let Some(tail) = self.tails.lock().get(&tenant) {
-            return Ok(tail.clone());
-        }
-        let end = self.store.change_bounds(tenant).await?.newest;
-        // Another stream may have come first.
-        Ok(self
-            .tails
-            .lock()
-            .entry(tenant)
-            .or_insert_with(|| Arc::new(Tail::new(end, KEPT)))
-            .clone())
+        let end = async { Ok(self.store.change_bounds(tenant).await?.newest) };
+        self.tails.tail(tenant, end).await
     }
 
     /// Asks the store for news until the stop.
     pub(super) async fn run(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            let tails: Vec<(TenantId, Arc<Tail<Row>>)> = {
-                let mut tails = self.tails.lock();
-                tails.retain(|_, tail| Arc::strong_count(tail) > 1);
-                tails.iter().map(|(tenant, tail)| (*tenant, tail.clone())).collect()
-            };
-            for (tenant, tail) in tails {
+            for (tenant, tail) in self.tails.followed() {
                 // What cannot be read now is read at the next look.
                 if let Err(error) = self.look(tenant, &tail).await {
                     match error {

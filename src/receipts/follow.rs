@@ -1,14 +1,13 @@
 //! The receipts of each tenant that somebody listens to, followed once for all of this node's streams.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::row::Row;
 use crate::{
     domain::TenantId,
-    http::Tail,
+    http::{Tail, Tails},
     store::{Store, StoreError},
 };
 
@@ -25,30 +24,21 @@ const KEPT: usize = 4_096;
 #[derive(Clone)]
 pub(super) struct Follower {
     store: Arc<dyn Store>,
-    tails: Arc<Mutex<HashMap<TenantId, Arc<Tail<Row>>>>>,
+    tails: Tails<Row>,
 }
 
 impl Follower {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
-            tails: Arc::default(),
+            tails: Tails::new(KEPT),
         }
     }
 
     /// The end of a tenant's receipts, followed as long as somebody has it.
     pub(super) async fn tail(&self, tenant: TenantId) -> Result<Arc<Tail<Row>>, StoreError> {
-        if let Some(tail) = self.tails.lock().get(&tenant) {
-            return Ok(tail.clone());
-        }
-        let end = self.store.receipt_bounds(tenant).await?.newest;
-        // Another stream may have come first.
-        Ok(self
-            .tails
-            .lock()
-            .entry(tenant)
-            .or_insert_with(|| Arc::new(Tail::new(end, KEPT)))
-            .clone())
+        let end = async { Ok(self.store.receipt_bounds(tenant).await?.newest) };
+        self.tails.tail(tenant, end).await
     }
 
     /// Asks the store for news until the stop.
@@ -61,12 +51,7 @@ impl Follower {
             }
         };
         while stop.run_until_cancelled(wait()).await.is_some() {
-            let tails: Vec<(TenantId, Arc<Tail<Row>>)> = {
-                let mut tails = self.tails.lock();
-                tails.retain(|_, tail| Arc::strong_count(tail) > 1);
-                tails.iter().map(|(tenant, tail)| (*tenant, tail.clone())).collect()
-            };
-            for (tenant, tail) in tails {
+            for (tenant, tail) in self.tails.followed() {
                 // What cannot be read now is read at the next look.
                 if let Err(error) = self.look(tenant, &tail).await {
                     match error {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, DeviceId, Refusal, Scope, UserId},
-    http::{MediaType, PageRequest, Paged, Parameters, Segment, json::Fields, read},
+    http::{PageRequest, Paged, Parameters, Segment, json::Fields, read, require_json},
     store::{Device, Registered, Scan, StoreError, Wanted},
 };
 
@@ -167,12 +167,4 @@ pub(super) async fn remove(
     }
     tracing::info!(device.id = %key.device, key.name = %caller.key_name, "the device {} was removed by the key {}", key.device, caller.key_name);
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// JSON or a merge patch, in UTF-8; a request that names no type is taken at its word.
-pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    match MediaType::of(headers)? {
-        Some(given) if !given.is_json() || !given.is_utf8() => Err(Refusal::UnsupportedMediaType(given.given)),
-        _ => Ok(()),
-    }
 }

@@ -13,13 +13,13 @@ use axum::{
 use data_encoding::BASE32_NOPAD;
 use serde_json::{Value, json};
 
-use super::{RegistryState, devices::require_json, rates};
+use super::{RegistryState, rates};
 use crate::{
     domain::{Caller, Refusal, Scope, TenantId, Timestamp},
     http::{
         Paged, Parameters, Segment,
         json::{Field, Fields},
-        key_hash, read, text,
+        key_hash, read, require_json, text,
     },
     store::{ApiKey, Rotation, StoreError},
 };

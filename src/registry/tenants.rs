@@ -11,10 +11,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{RegistryState, devices::require_json, rates};
+use super::{RegistryState, rates};
 use crate::{
     domain::{Caller, DeviceId, Refusal, Scope, TenantId, is_domain},
-    http::{Paged, Parameters, Segment, json::Fields, read},
+    http::{Paged, Parameters, Segment, json::Fields, read, require_json},
     store::{StoreError, Tenant},
 };
 

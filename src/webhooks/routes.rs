@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, Refusal, Scope},
-    http::{MediaType, Paged, Parameters, Segment, json::Fields, read},
+    http::{Paged, Parameters, Segment, json::Fields, read, require_json},
     store::{StoreError, Unsent, Webhook, WebhookDisabled, WebhookEnd, WebhookSecret},
 };
 
@@ -351,13 +351,6 @@ impl Webhooks {
         self.changed(caller, &webhook, "put dead letters back to");
         let left = store.webhook_work(id).await.map_err(StoreError::refusal_of_all)?.dead_letters;
         Ok(json!({"redriven": redriven, "dead_letters": left}))
-    }
-}
-
-fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    match MediaType::of(headers)? {
-        Some(given) if !given.is_json() || !given.is_utf8() => Err(Refusal::UnsupportedMediaType(given.given)),
-        _ => Ok(()),
     }
 }
 

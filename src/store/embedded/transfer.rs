@@ -5,12 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{EmbeddedStore, op::Op};
-use crate::{
-    domain::TenantId,
-    store::{
-        Registry, StoreError, Tenant,
-        transfer::{Header, Part, Piece, RowPage, Taken, Transfer, exported_webhooks, import_webhook},
-    },
+use crate::store::{
+    StoreError,
+    transfer::{Header, Part, Piece, RowPage, Taken, Transfer, exported_webhooks, import_key, import_tenant, import_webhook},
 };
 
 #[async_trait]
@@ -36,23 +33,8 @@ impl Transfer for EmbeddedStore {
 
     async fn import(&self, piece: Piece) -> Result<Taken, StoreError> {
         match &piece {
-            Piece::Tenant(tenant) => match self.tenant(TenantId::default()) {
-                // Its domain is the one that this store was opened with.
-                Some(own) if tenant.id == own.id => {
-                    let limits = tenant.limits;
-                    self.put_tenant(Tenant {
-                        limits,
-                        ..Tenant::clone(&own)
-                    })
-                    .await?;
-                }
-                _ => self.put_tenant(tenant.tenant()).await?,
-            },
-            Piece::Key(key) => {
-                let there = self.key(&key.hash).is_some();
-                self.put_key(key.hash, key.key()).await?;
-                return Ok(if there { Taken::Present } else { Taken::Stored });
-            }
+            Piece::Tenant(tenant) => import_tenant(self, tenant).await?,
+            Piece::Key(key) => return import_key(self, key).await,
             Piece::Webhook(webhook) => return import_webhook(self, webhook).await,
             _ => {}
         }

@@ -18,12 +18,12 @@ use super::{
 use crate::{
     domain::{Clock as _, TenantId},
     store::{
-        Registry, StoreError, Tenant,
+        StoreError,
         codec::damaged,
         figures,
         transfer::{
-            DeliveryRow, DeviceRow, Header, KeyRow, MinuteRow, ORDINALS_LEFT_OUT, Part, Piece, Progress, ReceiptRow, RowPage, Taken,
-            TenantRow, Transfer, exported_webhooks, import_webhook, may_begin, next_generation,
+            DeliveryRow, DeviceRow, Header, MinuteRow, ORDINALS_LEFT_OUT, Part, Piece, Progress, ReceiptRow, RowPage, Taken, TenantRow,
+            Transfer, exported_webhooks, import_key, import_tenant, import_webhook, may_begin, next_generation,
         },
     },
 };
@@ -219,30 +219,6 @@ impl Shared {
     }
 }
 
-impl RedisStore {
-    async fn import_key(&self, key: &KeyRow) -> Result<Taken, StoreError> {
-        let there = self.key(&key.hash).is_some();
-        self.put_key(key.hash, key.key()).await?;
-        Ok(if there { Taken::Present } else { Taken::Stored })
-    }
-
-    async fn import_tenant(&self, tenant: &TenantRow) -> Result<Taken, StoreError> {
-        match self.tenant(TenantId::default()) {
-            // Its domain is the one that this store was opened with.
-            Some(own) if tenant.id == own.id => {
-                let limits = tenant.limits;
-                self.put_tenant(Tenant {
-                    limits,
-                    ..Tenant::clone(&own)
-                })
-                .await?;
-            }
-            _ => self.put_tenant(tenant.tenant()).await?,
-        }
-        self.shared.import_ordinal(tenant).await
-    }
-}
-
 #[async_trait]
 impl Transfer for RedisStore {
     async fn header(&self) -> Result<Header, StoreError> {
@@ -265,8 +241,11 @@ impl Transfer for RedisStore {
 
     async fn import(&self, piece: Piece) -> Result<Taken, StoreError> {
         match &piece {
-            Piece::Tenant(tenant) => self.import_tenant(tenant).await,
-            Piece::Key(key) => self.import_key(key).await,
+            Piece::Tenant(tenant) => {
+                import_tenant(self, tenant).await?;
+                self.shared.import_ordinal(tenant).await
+            }
+            Piece::Key(key) => import_key(self, key).await,
             Piece::Webhook(webhook) => import_webhook(self, webhook).await,
             Piece::Audit(entries) => self.shared.import_audit(entries).await,
             Piece::Receipts(receipts) => self.shared.import_receipts(receipts).await,

@@ -43,9 +43,13 @@ macro_rules! scripts {
 scripts! {
     ["base" "seat" "queue" "ends" "find" "due" "order" "row"]
     PROBE "'no-writes', 'allow-oom'" ["probe"],
-    ENQUEUE "" ["enqueue/open" "enqueue/room" "enqueue/number" "enqueue/write"],
-    ENQUEUE_KEYED "" ["enqueue/open" "enqueue/keyed" "enqueue/room" "enqueue/number" "enqueue/replace" "enqueue/write"],
-    SCHEDULE "" ["enqueue/open" "enqueue/keyed" "enqueue/room" "enqueue/place" "enqueue/replace" "enqueue/schedule"],
+    ENQUEUE "" ["enqueue/open" "enqueue/room" "enqueue/number" "enqueue/keep" "enqueue/write"],
+    ENQUEUE_KEYED "" [
+        "enqueue/open" "enqueue/keyed" "enqueue/room" "enqueue/number" "enqueue/replace" "enqueue/keep" "enqueue/write"
+    ],
+    SCHEDULE "" [
+        "enqueue/open" "enqueue/keyed" "enqueue/room" "enqueue/place" "enqueue/replace" "enqueue/keep" "enqueue/schedule"
+    ],
     PASS "'allow-oom'" ["pass"],
     SETTLE "'allow-oom'" ["settle"],
     LATE "'allow-oom'" ["late"],

@@ -6,12 +6,14 @@
 
 mod delivery;
 mod forms;
+mod registry;
 mod rows;
 mod webhooks;
 
 use async_trait::async_trait;
 
 pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
+pub(in crate::store) use registry::{import_key, import_tenant};
 pub use rows::{AuditRow, Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
 pub use webhooks::WebhookRow;
 pub(in crate::store) use webhooks::{exported as exported_webhooks, imported as import_webhook};

@@ -1,5 +1,6 @@
 -- The keys are in the rest of the record.
-local collapsed_at, accepted = 13, sub(rest, 1, 6)
+local collapsed_at = 13
+accepted = sub(rest, 1, 6)
 if byte(a, 4) >= 64 then
   idempotent, collapsed_at = 'i' .. sub(rest, 13, 28), 29
   local kept = call('HGET', s, idempotent)

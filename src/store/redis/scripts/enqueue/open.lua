@@ -30,4 +30,5 @@ if sums then events, bytes = unpack('>I4I6', sums) end
 local due = u48(rest, 7)
 -- Of the event that this one replaces: its field, its record, its place among the counts; how it ended and its field where it was born.
 local old, old_rec, less, freed, replaced = nil, nil, 0, 0, '\0\0\0\0\0\0\0\0'
-local collapse, idempotent
+-- Its keys, and when it was accepted, for one that has them.
+local collapse, idempotent, accepted
