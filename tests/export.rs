@@ -299,10 +299,7 @@ fn an_import_needs_a_new_server_of_one_node_and_the_right_key() {
     assert_eq!(backend.get("/v1/devices/box").status, 200);
     // Who joins now is of the same generation, and opens the same ids.
     let second = Service::start_with(on_redis(&redis));
-    let second = Backend {
-        address: second.http,
-        key: backend.key.clone(),
-    };
+    let second = backend.at(second.http);
     let id = backend.push("box", &json!({ "n": 9 }));
     assert_eq!(second.state(&id), "queued");
 }

@@ -184,14 +184,7 @@ fn a_consumer_that_is_cut_and_goes_on_at_any_node_sees_each_receipt_once() {
 fn sees_each_receipt_once(engine: &str, nodes: Vec<Service>) {
     let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |number| number.parse().expect("a number"));
     let (wanted, cuts) = (number("RECEIPTS", RECEIPTS), number("CUTS", CUTS));
-    let key = nodes[0].admin_key();
-    let backends: Vec<Backend> = nodes
-        .iter()
-        .map(|node| Backend {
-            address: node.http,
-            key: key.clone(),
-        })
-        .collect();
+    let backends: Vec<Backend> = nodes.iter().map(|node| nodes[0].backend().at(node.http)).collect();
     for device in 0..DEVICES {
         backends[0].add_device(&format!("box-{device}"), "secret");
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Backend, Device, Options, SOON, STREAM_HEADER, Service, Settings, TestDir, Wire, wait_for};
+use support::{Device, Options, SOON, STREAM_HEADER, Service, Settings, TestDir, Wire, wait_for};
 
 /// Where HAProxy connects from; everybody else here is no balancer.
 const BALANCER: &str = "127.0.0.2";
@@ -91,10 +91,7 @@ fn a_device_and_a_backend_behind_haproxy_are_served_and_known_by_their_own_addre
     let service = Service::start_with(settings());
     let dir = TestDir::new();
     let haproxy = Haproxy::before(&service, &dir);
-    let backend = Backend {
-        address: haproxy.http,
-        ..service.backend()
-    };
+    let backend = service.backend().at(haproxy.http);
     backend.add_device("box", "secret");
     let options = Options {
         server: haproxy.xmpps,

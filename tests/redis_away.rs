@@ -274,10 +274,7 @@ fn a_minute_without_redis_costs_no_connection_and_no_acknowledgement() {
         Service::start_with(settings(&redis.url())),
         Service::start_with(settings(&redis.url())),
     ];
-    let backends = nodes.each_ref().map(|node| Backend {
-        address: node.http,
-        ..nodes[0].backend()
-    });
+    let backends = nodes.each_ref().map(|node| nodes[0].backend().at(node.http));
     let mut devices = Vec::new();
     for number in 0..DEVICES {
         let id = format!("box{number}");

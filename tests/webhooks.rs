@@ -259,14 +259,7 @@ fn another_node_takes_over_from_one_that_is_killed() {
         .set("UNPOLL_REDIS_DURABILITY", "primary")
         .set("UNPOLL_REDIS_HEARTBEAT_MS", "500");
     let mut nodes: Vec<Service> = (0..2).map(|_| Service::start_with(settings.clone())).collect();
-    let key = nodes[0].admin_key();
-    let backends: Vec<Backend> = nodes
-        .iter()
-        .map(|node| Backend {
-            address: node.http,
-            key: key.clone(),
-        })
-        .collect();
+    let backends: Vec<Backend> = nodes.iter().map(|node| nodes[0].backend().at(node.http)).collect();
     let sent = |node: &Service| node.metric("unpoll_webhook_attempts_total{result=\"refused\"}").unwrap();
     in_order_and_again(&backends[1], || {
         let serves = usize::from(sent(&nodes[1]) > sent(&nodes[0]));

@@ -58,6 +58,14 @@ impl Backend {
         }
     }
 
+    /// The same key at another address.
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            key: self.key.clone(),
+        }
+    }
+
     /// Sends a request; an error means that no answer came.
     pub fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
         let mut socket = TcpStream::connect_timeout(&self.address, SOON)?;
