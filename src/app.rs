@@ -36,7 +36,7 @@ use crate::{
     config::Config,
     crew::Crew,
     dispatch::{DispatchMetrics, Dispatcher, Inputs},
-    domain::{Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, SystemClock, TenantId, Timestamp},
+    domain::{Clock, CorrectedClock, DeliveryState, DeviceId, Epoch, Reason, SystemClock, TenantId, Timestamp},
     gateway::{self, Gateway, GatewayMetrics, poll},
     http::{self, Access, HttpMetrics, Shed},
     ingress, ledger,
@@ -259,7 +259,7 @@ impl App {
                 config.limits.clone(),
                 config.ingress.clone(),
                 ingress::IngressMetrics::register(prometheus)?,
-                counts(&dispatch_metrics, DeliveryState::Replaced),
+                counts_at_acceptance(&dispatch_metrics),
                 ingress::Throttle {
                     draining: draining.clone(),
                     rates: ingress::Rates::new(&config.rates, live_nodes),
@@ -483,6 +483,12 @@ fn cohort_devices(store: Arc<dyn Store>) -> ledger::CohortDevices {
 fn counts(metrics: &DispatchMetrics, state: DeliveryState) -> Arc<dyn Fn(u64) + Send + Sync> {
     let metrics = metrics.clone();
     Arc::new(move |by| metrics.count(state.as_str(), "none", by))
+}
+
+/// Counts deliveries that the acceptance of an event ended.
+fn counts_at_acceptance(metrics: &DispatchMetrics) -> ingress::CountEnded {
+    let metrics = metrics.clone();
+    Arc::new(move |state, reason, by| metrics.count(state.as_str(), reason.map_or("none", Reason::as_str), by))
 }
 
 /// Counts deliveries that a device ended by HTTP, as those by XMPP.

@@ -226,7 +226,7 @@ fn event_in(rounds: u64) {
             Limits::default(),
             ingress::Config::default(),
             IngressMetrics::register(&prometheus::Registry::new()).unwrap(),
-            Arc::new(|_| {}),
+            Arc::new(|_, _, _| {}),
             ingress::Throttle {
                 draining: Arc::new(AtomicBool::new(false)),
                 rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),

@@ -18,6 +18,9 @@ pub struct Config {
     pub sweep_secs: u64,
     /// Pause between two bounded rounds of one sweep, in milliseconds. Default: 20.
     pub sweep_pause_ms: u64,
+    /// After so long an event to several devices is completed whose node did not finish it, in seconds. Default: 30. Shorter costs double work
+    /// where a node is merely slow, and never a second copy.
+    pub group_patience_secs: u64,
 }
 
 impl Default for Config {
@@ -29,6 +32,7 @@ impl Default for Config {
             resync_secs: 60,
             sweep_secs: 60,
             sweep_pause_ms: 20,
+            group_patience_secs: 30,
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct DispatchMetrics {
     pub settle_retries: IntCounter,
     /// Events that their device wants once more.
     pub put_off: IntCounter,
+    /// Events to several devices whose copies were made here, because whoever accepted them had not finished.
+    pub completed: IntCounter,
     deliveries: IntCounterVec,
     latency: HistogramVec,
 }
@@ -48,6 +50,10 @@ impl DispatchMetrics {
             "unpoll_events_put_off_total",
             "Events that their device wanted once more, by failed with retry or later; they wait again.",
         )?;
+        let completed = IntCounter::new(
+            "unpoll_groups_completed_total",
+            "Events to several devices whose copies the dispatcher made, because the node that accepted them had not finished.",
+        )?;
         let deliveries = IntCounterVec::new(
             Opts::new("unpoll_deliveries_total", "Deliveries that ended, by state and reason."),
             &["state", "reason"],
@@ -65,7 +71,7 @@ impl DispatchMetrics {
         for collector in [offers.clone(), deliveries.clone()] {
             registry.register(Box::new(collector))?;
         }
-        for collector in [returned.clone(), settle_retries.clone(), put_off.clone()] {
+        for collector in [returned.clone(), settle_retries.clone(), put_off.clone(), completed.clone()] {
             registry.register(Box::new(collector))?;
         }
         registry.register(Box::new(latency.clone()))?;
@@ -75,6 +81,7 @@ impl DispatchMetrics {
             returned,
             settle_retries,
             put_off,
+            completed,
             deliveries,
             latency,
         };
@@ -88,6 +95,7 @@ impl DispatchMetrics {
             Outcome::Failed(Reason::TooManyAttempts),
             Outcome::Failed(Reason::Poison),
             Outcome::Failed(Reason::DeviceRemoved),
+            Outcome::Failed(Reason::QueueFull),
         ] {
             metrics.counter(outcome);
         }

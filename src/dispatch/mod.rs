@@ -7,6 +7,7 @@
 //! What is deliberately absent: any queue of events. Events wait in the store.
 
 mod config;
+mod groups;
 mod metrics;
 mod poison;
 mod refill;
@@ -93,6 +94,8 @@ impl Dispatcher {
         crew.spawn_vital(move |stop| sweeper::run(shared, stop));
         let shared = self.shared.clone();
         crew.spawn_vital(move |stop| requeue::run(shared, stop));
+        let shared = self.shared.clone();
+        crew.spawn_vital(move |stop| groups::run(shared, stop));
     }
 
     /// Sends nothing more; acknowledgements still settle.

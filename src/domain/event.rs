@@ -122,7 +122,8 @@ pub struct Event {
     pub ttl: Duration,
     /// How soon it matters.
     pub urgency: Urgency,
-    /// A newer event of the same key replaces it while it is not delivered. At most 64 bytes.
+    /// A newer event of the same key replaces it while it is not delivered. At most 64 bytes, and of a copy a few more
+    /// ([`super::CopyOf::scoped`]).
     pub collapse_key: Option<Arc<str>>,
     /// What makes it delivered.
     pub require: Require,

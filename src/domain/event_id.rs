@@ -7,7 +7,7 @@ use data_encoding::{Encoding, Specification};
 use parking_lot::RwLock;
 use std::sync::LazyLock;
 
-use super::{TenantId, Urgency};
+use super::{GroupPlace, TenantId, Urgency};
 
 /// RFC 4648 §6, lower case, without padding.
 static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
@@ -109,6 +109,8 @@ impl fmt::Debug for EventIdKey {
 }
 
 const PLACE: usize = 14;
+/// The kind of an id that names a group.
+const GROUP: u16 = 4;
 
 impl EventIdKey {
     /// The key made of these bytes.
@@ -133,8 +135,21 @@ impl EventIdKey {
         plain[2..4].copy_from_slice(&place.tenant.0.to_be_bytes());
         plain[4..8].copy_from_slice(&place.ordinal.to_be_bytes());
         plain[8..].copy_from_slice(&place.number.to_be_bytes()[2..]);
+        self.seal_plain(&plain)
+    }
+
+    /// The id of the group whose record is at `place`. Always the same for the same place.
+    pub fn seal_group(&self, place: GroupPlace) -> EventId {
+        let mut plain = [0; PLACE];
+        plain[..2].copy_from_slice(&(GROUP << 12 | (place.bucket & 0x3ff)).to_be_bytes());
+        plain[2..4].copy_from_slice(&place.tenant.0.to_be_bytes());
+        plain[4..12].copy_from_slice(&place.number.to_be_bytes());
+        self.seal_plain(&plain)
+    }
+
+    fn seal_plain(&self, plain: &[u8; PLACE]) -> EventId {
         let key = self.0.read();
-        let mac = mac_of(&key, &plain);
+        let mac = mac_of(&key, plain);
         let mask = mask_of(&key, &mac);
         let mut id = [0; 20];
         for (byte, (plain, mask)) in id.iter_mut().zip(plain.iter().zip(mask)) {
@@ -144,19 +159,22 @@ impl EventIdKey {
         EventId(id)
     }
 
-    /// The place that `id` names; `None` when this store did not make it.
+    /// The place of the group that `id` names; `None` when it names none, or this store did not make it.
+    pub fn open_group(&self, id: EventId) -> Option<GroupPlace> {
+        let plain = self.open_plain(id)?;
+        let head = u16::from_be_bytes([plain[0], plain[1]]);
+        let mut number = [0; 8];
+        number.copy_from_slice(&plain[4..12]);
+        (head >> 12 == GROUP).then_some(GroupPlace {
+            tenant: TenantId(u16::from_be_bytes([plain[2], plain[3]])),
+            bucket: head & 0x3ff,
+            number: u64::from_be_bytes(number),
+        })
+    }
+
+    /// The place that `id` names; `None` when it is a group's, or this store did not make it.
     pub fn open(&self, id: EventId) -> Option<Located> {
-        let mut mac = [0; 6];
-        mac.copy_from_slice(&id.0[PLACE..]);
-        let mut plain = [0; PLACE];
-        let key = self.0.read();
-        for (byte, (masked, mask)) in plain.iter_mut().zip(id.0.iter().zip(mask_of(&key, &mac))) {
-            *byte = masked ^ mask;
-        }
-        if aws_lc_rs::constant_time::verify_slices_are_equal(&mac_of(&key, &plain), &mac).is_err() {
-            return None;
-        }
-        drop(key);
+        let plain = self.open_plain(id)?;
         let head = u16::from_be_bytes([plain[0], plain[1]]);
         let queue = match head >> 12 {
             1 => Some(Queue::First),
@@ -173,6 +191,20 @@ impl EventIdKey {
             queue,
             number: u64::from_be_bytes(number),
         })
+    }
+
+    fn open_plain(&self, id: EventId) -> Option<[u8; PLACE]> {
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&id.0[PLACE..]);
+        let mut plain = [0; PLACE];
+        let key = self.0.read();
+        for (byte, (masked, mask)) in plain.iter_mut().zip(id.0.iter().zip(mask_of(&key, &mac))) {
+            *byte = masked ^ mask;
+        }
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&mac_of(&key, &plain), &mac).is_err() {
+            return None;
+        }
+        Some(plain)
     }
 }
 
@@ -211,6 +243,20 @@ mod tests {
             assert_eq!(text.len(), 32);
             assert_eq!(key.open(text.parse().unwrap()), Some(place(number)));
         }
+    }
+
+    #[test]
+    fn the_id_of_a_group_names_no_event_of_a_device() {
+        let key = EventIdKey::new(&[3; 32]);
+        let group = GroupPlace {
+            tenant: TenantId(7),
+            bucket: 1023,
+            number: u64::MAX - 5,
+        };
+        let id = key.seal_group(group);
+        assert_eq!((key.open_group(id), key.open(id)), (Some(group), None));
+        assert_eq!(key.open_group(key.seal(place(5))), None);
+        assert_eq!(EventIdKey::new(&[4; 32]).open_group(id), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidFilter, InvalidName, Refusal, Scope, Timestamp};
+use super::{DeviceId, EventId, GROUP_DEVICES_MAX, InvalidFilter, InvalidName, Refusal, Scope, Timestamp, UserId};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The event of the examples.
@@ -165,6 +165,16 @@ It is the end of such an answer: what was read until then is told before it, and
             Refusal::RemovedDevice(device()),
             "The device was removed within the last 90 days.",
             "Stop sending to it.",
+        ),
+        one(
+            Refusal::UnknownUser(UserId::example()),
+            "An event to a user goes to the devices that have it as their `user`; none has.",
+            "Give the devices their user, or correct the name.",
+        ),
+        one(
+            Refusal::TooManyTargets { limit: GROUP_DEVICES_MAX },
+            "`target.devices` names more devices than one event may have, or the user has more.",
+            "Send it in several events.",
         ),
         one(
             Refusal::InvalidDeviceId {

@@ -90,6 +90,11 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The one of all examples.
+    pub(super) fn example() -> Self {
+        Self("household-9".into())
+    }
 }
 
 impl FromStr for UserId {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DeviceId, EventId, InvalidFilter, InvalidName, Scope, Timestamp};
+use super::{DeviceId, EventId, InvalidFilter, InvalidName, Scope, Timestamp, UserId};
 
 /// A refusal. Nothing was stored, unless it is `Unavailable`: then it may have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +135,15 @@ pub enum Refusal {
     /// A device that was removed.
     #[error("the device {0} was removed; stop sending to it")]
     RemovedDevice(DeviceId),
+    /// A user without devices.
+    #[error("no device has the user {0}; give it one with PUT /v1/devices/{{id}}")]
+    UnknownUser(UserId),
+    /// An event to more devices than one event may have.
+    #[error("the event has more than {limit} devices; send it in several events")]
+    TooManyTargets {
+        /// How many it may have.
+        limit: usize,
+    },
     /// A device id that cannot be one.
     #[error("{text:?} is no device id: {why}")]
     InvalidDeviceId {
@@ -312,7 +321,7 @@ pub struct Face {
 
 impl Refusal {
     /// Every slug: the label set of the metric, and the headings of docs/reference/errors.md.
-    pub const SLUGS: [&'static str; 52] = [
+    pub const SLUGS: [&'static str; 54] = [
         "bad-json",
         "bad-utf8",
         "unprintable-text",
@@ -334,6 +343,8 @@ impl Refusal {
         "unsupported-media-type",
         "unknown-device",
         "removed-device",
+        "unknown-user",
+        "too-many-targets",
         "invalid-device-id",
         "unknown-event",
         "key-reused",
@@ -391,6 +402,8 @@ impl Refusal {
             Self::UnsupportedMediaType(_) => (415, "unsupported-media-type", "The content type is not taken"),
             Self::UnknownDevice(_) => (404, "unknown-device", "The device is not known"),
             Self::RemovedDevice(_) => (410, "removed-device", "The device was removed"),
+            Self::UnknownUser(_) => (404, "unknown-user", "The user has no device"),
+            Self::TooManyTargets { .. } => (413, "too-many-targets", "The event has too many devices"),
             Self::InvalidDeviceId { .. } => (400, "invalid-device-id", "The device id is not valid"),
             Self::UnknownEvent(_) => (404, "unknown-event", "The event is not known"),
             Self::KeyReused { .. } => (409, "key-reused", "One key was used for two events"),

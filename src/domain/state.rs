@@ -90,17 +90,20 @@ pub enum Reason {
     DeviceRejected,
     /// The device wanted it again too often.
     TooManyAttempts,
+    /// The queue of its device was full when the event, one to several devices, was accepted.
+    QueueFull,
 }
 
 impl Reason {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Poison,
         Self::DeviceRemoved,
         Self::DeviceError,
         Self::DeviceFailed,
         Self::DeviceRejected,
         Self::TooManyAttempts,
+        Self::QueueFull,
     ];
 
     /// The word for it.
@@ -112,6 +115,7 @@ impl Reason {
             Self::DeviceFailed => "device-failed",
             Self::DeviceRejected => "device-rejected",
             Self::TooManyAttempts => "too-many-attempts",
+            Self::QueueFull => "queue-full",
         }
     }
 }

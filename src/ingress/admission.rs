@@ -12,7 +12,7 @@ use crate::domain::Refusal;
 
 /// The unit in which bytes are counted, so that their number fits a semaphore.
 const UNIT: usize = 1_024;
-/// How long a group of events waits for room before its events are refused.
+/// How long events of a request with many wait for room before they are refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The bounds of the ingress.
@@ -59,9 +59,10 @@ impl Admission {
         })
     }
 
-    /// Room for a group of events, at most [`Admission::group_max`] of them. Waits a little: then the request is read more slowly.
-    pub async fn group(&self, count: usize) -> Result<Room, Refusal> {
-        let count = u32::try_from(count).map_err(|_| overloaded())?;
+    /// Room for events of a request with many; more than [`Admission::several_max`] count as that. Waits a little: then the request is
+    /// read more slowly.
+    pub async fn several(&self, count: usize) -> Result<Room, Refusal> {
+        let count = u32::try_from(count.min(self.shared_max)).map_err(|_| overloaded())?;
         let room = timeout(PATIENCE, async {
             let share = Arc::clone(&self.shared).acquire_many_owned(count).await.ok()?;
             let events = Arc::clone(&self.events).acquire_many_owned(count).await.ok()?;
@@ -72,8 +73,8 @@ impl Admission {
         room.await.ok().flatten().ok_or_else(overloaded)
     }
 
-    /// The largest group that ever finds room.
-    pub fn group_max(&self) -> usize {
+    /// As many ever find room together.
+    pub fn several_max(&self) -> usize {
         self.shared_max
     }
 
@@ -102,20 +103,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn groups_leave_a_quarter_for_requests_with_one_event_and_wait_for_their_own_part() {
+    async fn many_leave_a_quarter_for_requests_with_one_event_and_wait_for_their_own_part() {
         let admission = admission(8, 1 << 20);
-        assert_eq!(admission.group_max(), 6);
-        let group = admission.group(6).await.unwrap();
-        assert!(admission.group(1).await.is_err(), "after its patience");
+        assert_eq!(admission.several_max(), 6);
+        let many = admission.several(6).await.unwrap();
+        assert!(admission.several(1).await.is_err(), "after its patience");
         let one = admission.one(300).unwrap();
         let two = admission.one(300).unwrap();
         assert!(admission.one(300).is_err());
-        drop(group);
-        let again = admission.group(6).await.unwrap();
+        drop(many);
+        let again = admission.several(6).await.unwrap();
         drop((one, two, again));
         // Whatever is set, something goes.
         let least = self::admission(0, 0);
-        assert!(least.group(least.group_max()).await.is_ok());
+        assert!(least.several(least.several_max()).await.is_ok());
         assert!(least.one(1 << 30).is_ok());
     }
 

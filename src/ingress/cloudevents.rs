@@ -7,7 +7,7 @@ use super::{
     options::{self, Options, not_available},
 };
 use crate::{
-    domain::{DeviceId, Limits, Refusal},
+    domain::{DeviceId, Limits, Refusal, Target},
     http::{
         MediaType,
         json::{Field, Fields, utf8},
@@ -141,11 +141,11 @@ fn event<'a>(fields: Vec<Field<'a>>, payload: Option<Payload<'a>>, limits: &Limi
             return Err(Refusal::MissingField(name.into()));
         }
     }
-    let device = match subject(&kept)? {
-        Some(device) if targets.is_empty() => device,
+    let target = match subject(&kept)? {
+        Some(device) if targets.is_empty() => Target::Device(device),
         _ => options::target(&targets)?,
     };
-    Draft::new(device, options, kept, payload)
+    Draft::new(target, options, kept, payload)
 }
 
 /// The subject, where it is a valid device id.

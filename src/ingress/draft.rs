@@ -8,11 +8,14 @@ use aws_lc_rs::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::options::Options;
+use super::{
+    accept::{self, New, Several},
+    options::Options,
+};
 use crate::{
-    domain::{Caller, Data, DeviceId, Event, Limits, Refusal, Timestamp},
+    domain::{Caller, Data, Event, Limits, Refusal, Target, Timestamp},
     http::{json::Field, text},
-    store::{Idempotency, NewEvent},
+    store::{GroupRecord, Idempotency, NewEvent},
 };
 
 /// The type of a native event that names none.
@@ -74,7 +77,7 @@ fn fits(size: usize, limits: &Limits) -> Result<(), Refusal> {
 /// A checked event: to whom, how, and what the device will read.
 #[derive(Clone, Debug)]
 pub(super) struct Draft<'a> {
-    device: DeviceId,
+    target: Target,
     pub options: Options,
     /// The CloudEvents attributes that were given, without `specversion`; values as JSON text.
     attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
@@ -87,7 +90,7 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// Checks the attributes that mean something to everybody (CloudEvents §3.1).
-    pub fn new(device: DeviceId, options: Options, fields: Vec<Field<'a>>, payload: Option<Payload<'a>>) -> Result<Self, Refusal> {
+    pub fn new(target: Target, options: Options, fields: Vec<Field<'a>>, payload: Option<Payload<'a>>) -> Result<Self, Refusal> {
         let (mut id, mut source, mut size) = (None, None, 0);
         let mut attributes = Vec::with_capacity(fields.len() + 4);
         for field in fields {
@@ -111,7 +114,7 @@ impl<'a> Draft<'a> {
             attributes.push((name, Cow::Borrowed(field.raw)));
         }
         Ok(Self {
-            device,
+            target,
             options,
             attributes,
             payload,
@@ -134,19 +137,24 @@ impl<'a> Draft<'a> {
     }
 
     /// The event to store, accepted at `now`, with its idempotency key: the header's, else `source` and `id`.
-    pub fn into_event(
+    pub fn into_new(
         self,
         key: Option<Cow<'_, str>>,
         ids: &mut Ids,
         caller: &Caller,
         now: Timestamp,
         limits: &Limits,
-    ) -> Result<NewEvent, Refusal> {
-        let idempotency = match (key, &self.identity) {
-            (Some(key), _) => Some(hash(&["header", &key])),
-            (None, Some((source, id))) => Some(hash(&["identity", source, id])),
-            (None, None) => None,
+    ) -> Result<New, Refusal> {
+        let mut key_parts = match (&key, &self.identity) {
+            (Some(key), _) => vec!["header", key],
+            (None, Some((source, id))) => vec!["identity", source, id],
+            (None, None) => Vec::new(),
         };
+        if !key_parts.is_empty() && !matches!(self.target, Target::Device(_)) {
+            // The queue of a device is the scope of its keys; the keys of several devices have theirs in them.
+            key_parts.extend(self.target.parts());
+        }
+        let key = (!key_parts.is_empty()).then(|| hash(&key_parts));
         let ttl = self.options.ttl.unwrap_or(Duration::from_secs(limits.ttl_default_secs));
         let urgency = self.options.urgency.unwrap_or_default();
         let require = self.options.require.unwrap_or_default();
@@ -157,15 +165,30 @@ impl<'a> Draft<'a> {
             .map(|given| given.ahead(ttl, now, limits))
             .transpose()?
             .flatten();
-        let idempotency = idempotency.map(|key| Idempotency {
-            key,
-            body: self.meaning(ttl, urgency.as_str(), require.as_str()),
-        });
+        let key = key.map(|key| (key, self.meaning(ttl, urgency.as_str(), require.as_str())));
         let json = self.render(ids, caller, now)?;
-        Ok(NewEvent {
+        let device = match self.target {
+            Target::Device(device) => device,
+            target => {
+                let record = GroupRecord {
+                    deliver_at,
+                    urgency,
+                    require,
+                    collapse_key: collapse_key.map(|key| key.as_ref().to_owned()),
+                    idempotency: key,
+                    ..accept::record(&target, now, ttl, &json)
+                };
+                return Ok(New::Several(Box::new(Several {
+                    tenant: caller.tenant,
+                    target,
+                    record,
+                })));
+            }
+        };
+        Ok(New::One(NewEvent {
             event: Event {
                 tenant: caller.tenant,
-                device: self.device,
+                device,
                 accepted_at: now,
                 deliver_at,
                 ttl,
@@ -174,8 +197,8 @@ impl<'a> Draft<'a> {
                 require,
                 json: Data(json),
             },
-            idempotency,
-        })
+            idempotency: key.map(|(key, body)| Idempotency { key, body, is_copy: false }),
+        }))
     }
 
     /// The hash of what was asked for: without what the service adds, and whatever the order of the attributes.
@@ -183,7 +206,8 @@ impl<'a> Draft<'a> {
         let ttl = ttl.as_secs().to_string();
         // As it was given: a retry that comes when that time is over asks for the same.
         let deliver_at = self.options.deliver_at.map(|given| given.at.to_string());
-        let mut parts = vec![self.device.as_str(), &ttl, urgency, require];
+        let mut parts = self.target.parts();
+        parts.extend([ttl.as_str(), urgency, require]);
         parts.extend(deliver_at.as_deref().into_iter().flat_map(|at| ["deliver_at", at]));
         parts.extend(self.options.collapse_key.as_deref().into_iter().flat_map(|key| ["collapse", key]));
         let mut attributes: Vec<_> = self.attributes.iter().collect();

@@ -14,7 +14,9 @@ use axum::{
 };
 
 use super::{
-    IngressState, Parts, cloudevents,
+    IngressState, Parts,
+    accept::{Accepted, New},
+    cloudevents,
     draft::{Draft, Ids},
     many::{Form, Request, Told},
     native,
@@ -27,7 +29,6 @@ use crate::{
         json::{self, Fields},
         read,
     },
-    store::{Enqueued, EnqueuedKind, NewEvent},
 };
 
 pub(super) async fn post(
@@ -75,24 +76,17 @@ async fn one(
     let body = read(body, parts.limits.request_max_bytes).await?;
     let new = parts.parse(kind, headers, &body, caller)?;
     if validate_only {
-        parts.look(new).await?;
-        return Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"targets":1}"#).into_response());
+        let targets = parts.look(&new).await?;
+        return Ok(([(header::CONTENT_TYPE, "application/json")], format!(r#"{{"targets":{targets}}}"#)).into_response());
     }
-    parts.throttle.rates.take(caller, 1, Instant::now())?;
+    if matches!(new, New::One(_)) {
+        parts.throttle.rates.take(caller, 1, Instant::now())?;
+    }
     let _room = parts.admission.one(body.len())?;
-    let device = new.event.device.clone();
-    let _waiting = parts.throttle.shed.wait(1);
-    let enqueued = match parts.store.enqueue(vec![new]).await.pop() {
-        Some(enqueued) => enqueued.map_err(|error| error.refusal(&device))?,
-        None => return Err(Refusal::Internal("the store gave no answer".into())),
-    };
-    if enqueued.kind == EnqueuedKind::New {
-        parts.metrics.accepted(&enqueued);
-        if !enqueued.replaced.is_empty() {
-            (parts.replaced)(enqueued.replaced.len() as u64);
-        }
+    match parts.accept(caller, vec![new]).await.pop() {
+        Some(accepted) => answer(&accepted?),
+        None => Err(Refusal::Internal("the store gave no answer".into())),
     }
-    answer(&enqueued)
 }
 
 /// The form in which the event came, or the events.
@@ -136,7 +130,7 @@ impl Parts {
         })
     }
 
-    fn parse(&self, kind: &Kind, headers: &HeaderMap, body: &[u8], caller: &Caller) -> Result<NewEvent, Refusal> {
+    fn parse(&self, kind: &Kind, headers: &HeaderMap, body: &[u8], caller: &Caller) -> Result<New, Refusal> {
         let attributes;
         let mut draft: Draft<'_> = match kind {
             Kind::Native | Kind::Many(_) => native::event(Fields::parse(body)?, &self.limits)?,
@@ -154,16 +148,13 @@ impl Parts {
         };
         let common = Common::of(headers, &self.limits)?;
         draft.options.merge(&common)?;
-        draft.into_event(common.key(), &mut Ids::default(), caller, self.clock.now(), &self.limits)
+        draft.into_new(common.key(), &mut Ids::default(), caller, self.clock.now(), &self.limits)
     }
 }
 
-fn answer(enqueued: &Enqueued) -> Result<Response, Refusal> {
-    let (id, state, durability) = (enqueued.id, enqueued.state, enqueued.durability.as_str());
-    let status = match enqueued.kind {
-        EnqueuedKind::New => StatusCode::ACCEPTED,
-        EnqueuedKind::Repeat => StatusCode::OK,
-    };
+fn answer(accepted: &Accepted) -> Result<Response, Refusal> {
+    let (id, state, durability) = (accepted.id, accepted.state, accepted.durability.as_str());
+    let status = if accepted.is_repeat { StatusCode::OK } else { StatusCode::ACCEPTED };
     let body = format!(r#"{{"id":"{id}","state":"{state}","durability":"{durability}"}}"#);
     let mut response = (status, body).into_response();
     let location = HeaderValue::try_from(format!("/v1/events/{id}")).map_err(|error| Refusal::Internal(error.to_string()))?;

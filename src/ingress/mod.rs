@@ -7,6 +7,7 @@
 //! What is deliberately absent: looking for the device's session. The store answers who holds the seat in the step that stores the
 //! event, and the dispatcher follows the store.
 
+mod accept;
 mod admission;
 mod cloudevents;
 mod draft;
@@ -26,14 +27,15 @@ use axum::{Router, middleware, routing::post};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
 
+pub use accept::CountEnded;
 pub use openapi::operations;
 pub use rates::{Config as RatesConfig, LiveNodes, Rates};
 
-use self::admission::Admission;
+use self::{accept::Accepted, admission::Admission};
 use crate::{
     domain::{Clock, DeliveryState, Durability, Limits, Refusal},
     http::Shed,
-    store::{Enqueued, Store},
+    store::Store,
 };
 
 /// How many requests are admitted.
@@ -101,11 +103,11 @@ impl IngressMetrics {
         })
     }
 
-    fn accepted(&self, enqueued: &Enqueued) {
-        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == enqueued.durability) {
+    fn accepted(&self, accepted: &Accepted) {
+        for (_, counter) in self.accepted.iter().filter(|(known, _)| *known == accepted.durability) {
             counter.inc();
         }
-        if enqueued.state == DeliveryState::Scheduled {
+        if accepted.state == DeliveryState::Scheduled {
             self.scheduled.inc();
         }
     }
@@ -117,9 +119,6 @@ impl IngressMetrics {
     }
 }
 
-/// Counts deliveries that ended because a newer event replaced them.
-pub type CountReplaced = Arc<dyn Fn(u64) + Send + Sync>;
-
 /// What the ingress stands on. Cheap to clone.
 #[derive(Clone)]
 pub struct IngressState(Arc<Parts>);
@@ -130,7 +129,7 @@ struct Parts {
     limits: Limits,
     draining: Arc<AtomicBool>,
     metrics: IngressMetrics,
-    replaced: CountReplaced,
+    ended: CountEnded,
     admission: Admission,
     throttle: Throttle,
 }
@@ -147,14 +146,14 @@ pub struct Throttle {
 }
 
 impl IngressState {
-    /// `replaced` is told how many deliveries an event ended.
+    /// `ended` is told how many deliveries the acceptance of an event ended.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         limits: Limits,
         config: Config,
         metrics: IngressMetrics,
-        replaced: CountReplaced,
+        ended: CountEnded,
         throttle: Throttle,
     ) -> Self {
         Self(Arc::new(Parts {
@@ -163,7 +162,7 @@ impl IngressState {
             limits,
             draining: throttle.draining.clone(),
             metrics,
-            replaced,
+            ended,
             admission: Admission::new(&config),
             throttle,
         }))

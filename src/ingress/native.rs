@@ -37,11 +37,11 @@ pub(super) fn event<'a>(mut fields: Fields<'a>, limits: &Limits) -> Result<Draft
     let attributes: Vec<Field<'a>> = ATTRIBUTES.iter().filter_map(|name| fields.take(name)).collect();
     let payload = Payload::of(fields.take("data"), fields.take("data_base64"), limits)?;
     fields.finish()?;
-    let device = options::target(&targets(target)?)?;
+    let target = options::target(&targets(target)?)?;
     if payload.is_none() && !attributes.iter().any(|field| field.path == "type") {
         return Err(Refusal::MissingField("data".into()));
     }
-    Ok(Draft::new(device, options, attributes, payload)?.stamped())
+    Ok(Draft::new(target, options, attributes, payload)?.stamped())
 }
 
 fn targets(target: Option<Field<'_>>) -> Result<Vec<Field<'_>>, Refusal> {

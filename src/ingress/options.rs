@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use axum::http::HeaderMap;
 
 use crate::{
-    domain::{DeviceId, Limits, Refusal, Require, Timestamp, Urgency},
+    domain::{DeviceId, GROUP_DEVICES_MAX, InvalidName, Limits, Refusal, Require, Target, Timestamp, Urgency},
     http::{json::Field, single, text},
 };
 
@@ -194,15 +194,15 @@ pub(super) fn collapse_key(field: &Field<'_>, limits: &Limits) -> Result<Arc<str
 }
 
 /// The one target among those that were named.
-pub(super) fn target(targets: &[Field<'_>]) -> Result<DeviceId, Refusal> {
+pub(super) fn target(targets: &[Field<'_>]) -> Result<Target, Refusal> {
     match targets {
         [] => Err(Refusal::NoTarget),
-        [target] if matches!(target.path.as_ref(), "target.device" | "pushdevice") => {
+        [target] if matches!(target.path.as_ref(), "target.device" | "pushdevice") => device(&target.text()?).map(Target::Device),
+        [target] if target.path == "target.devices" => devices(target),
+        [target] if matches!(target.path.as_ref(), "target.user" | "pushuser") => {
             let text = target.text()?;
-            text.parse().map_err(|why| Refusal::InvalidDeviceId {
-                text: text.into_owned(),
-                why,
-            })
+            let user = text.parse().map_err(|why: InvalidName| target.invalid(why.to_string()))?;
+            Ok(Target::User(user))
         }
         [target] => Err(not_available(&target.path)),
         several => Err(Refusal::TwoTargets {
@@ -210,4 +210,26 @@ pub(super) fn target(targets: &[Field<'_>]) -> Result<DeviceId, Refusal> {
             names: several.iter().map(|target| target.path.as_ref()).collect::<Vec<_>>().join(", "),
         }),
     }
+}
+
+fn device(text: &str) -> Result<DeviceId, Refusal> {
+    text.parse().map_err(|why| Refusal::InvalidDeviceId {
+        text: text.to_owned(),
+        why,
+    })
+}
+
+/// The devices of a list: sorted, each once.
+fn devices(target: &Field<'_>) -> Result<Target, Refusal> {
+    let ids: Vec<Cow<'_, str>> = serde_json::from_str(target.raw).map_err(|_| target.invalid("it must be a list of device ids"))?;
+    if ids.is_empty() {
+        return Err(target.invalid("it is empty; name 1 device or more"));
+    }
+    let mut devices = ids.iter().map(|id| device(id)).collect::<Result<Vec<_>, _>>()?;
+    devices.sort_unstable();
+    devices.dedup();
+    if devices.len() > GROUP_DEVICES_MAX {
+        return Err(Refusal::TooManyTargets { limit: GROUP_DEVICES_MAX });
+    }
+    Ok(Target::Devices(devices))
 }

@@ -1,18 +1,19 @@
 //! The handlers.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
 
 use super::{
-    Parts, ReceiptsState,
+    ReceiptsState,
+    fate::waits,
     view::{DeliveryView, EventView},
 };
 use crate::{
     domain::{Caller, DeliveryState, DeviceId, EventId, Outcome, Refusal, Scope},
     http::{Paged, Parameters, Segment},
-    store::{Delivery, DeviceKey, Registered, SeatView, Settle, Settled, StoreError},
+    store::{Delivery, DeviceKey, Registered, Settle, Settled, StoreError, group},
 };
 
 /// Who posts events may learn what became of them.
@@ -27,9 +28,8 @@ pub(super) async fn event(
 ) -> Result<Json<EventView>, Refusal> {
     caller.require_any(&READERS)?;
     parameters.finish()?;
-    let delivery = state.0.delivery(&caller, &id.0).await?;
-    let now_in = state.0.state_of(&caller, &delivery).await;
-    Ok(Json(EventView::new(&delivery, now_in)))
+    let fate = state.0.fate(&caller, &id.0).await?;
+    EventView::new(&fate).map(Json).ok_or(Refusal::UnknownEvent(id.0))
 }
 
 /// `DELETE /v1/events/{id}`: takes back what is not delivered. Idempotent.
@@ -42,45 +42,62 @@ pub(super) async fn cancel(
     caller.require(Scope::Push)?;
     parameters.finish()?;
     let parts = &*state.0;
-    let delivery = parts.delivery(&caller, &id.0).await?;
-    if waits(&delivery) && parts.state(&delivery, &HashSet::new()) == DeliveryState::Expired {
-        return Ok(Json(json!({"cancelled": 0, "delivered": 0})));
+    let mut fate = parts.fate(&caller, &id.0).await?;
+    if let Some(place) = fate.group.as_ref().filter(|group| !group.is_finished()).map(|group| group.place) {
+        // What is not there yet cannot be taken back, and would come later.
+        let completed = group::complete(&*parts.store, place, parts.clock.now()).await;
+        completed.map_err(StoreError::refusal_of_all)?;
+        fate = parts.fate(&caller, &id.0).await?;
     }
-    let located = parts
-        .store
-        .locate(caller.tenant, delivery.id)
-        .ok_or_else(|| Refusal::UnknownEvent(id.0.clone()))?;
-    let end = Settle {
-        device: DeviceKey {
-            tenant: caller.tenant,
-            device: delivery.device.clone(),
-        },
-        id: delivery.id,
-        located,
-        outcome: Outcome::Cancelled,
-        at: parts.clock.now(),
-        epoch: None,
-        told: None,
+    let taken_back = fate.deliveries.iter().filter(|(delivery, now_in)| {
+        let is_under_way = waits(delivery) && *now_in != DeliveryState::Expired;
+        is_under_way && parts.store.locate(caller.tenant, delivery.id).is_some()
+    });
+    let now = parts.clock.now();
+    let end = |(delivery, _): &(Delivery, DeliveryState)| {
+        Some(Settle {
+            device: DeviceKey {
+                tenant: caller.tenant,
+                device: delivery.device.clone(),
+            },
+            id: delivery.id,
+            located: parts.store.locate(caller.tenant, delivery.id)?,
+            outcome: Outcome::Cancelled,
+            at: now,
+            epoch: None,
+            told: None,
+        })
     };
-    let settled = match parts.store.settle(vec![end]).await.pop() {
-        Some(settled) => settled.map_err(|error| error.refusal(&delivery.device))?,
-        None => return Err(Refusal::Internal("the store gave no answer".into())),
+    let ends: Vec<Settle> = taken_back.filter_map(end).collect();
+    let devices: Vec<DeviceId> = ends.iter().map(|end| end.device.device.clone()).collect();
+    let settled = if ends.is_empty() {
+        Vec::new()
+    } else {
+        parts.store.settle(ends).await
     };
-    let ended = match settled {
-        Settled::Now { .. } => {
-            (parts.cancelled)(1);
-            DeliveryState::Cancelled
-        }
-        Settled::Before(state) => state,
-        // A cancel asks for neither.
-        Settled::Again | Settled::OutcomeWanted => delivery.state,
-        Settled::Unknown => return Err(Refusal::UnknownEvent(id.0)),
-    };
-    let delivered = matches!(ended, DeliveryState::Delivered | DeliveryState::Processed);
-    Ok(Json(json!({
-        "cancelled": u8::from(ended == DeliveryState::Cancelled),
-        "delivered": u8::from(delivered),
-    })))
+    let mut ended: HashMap<&DeviceId, DeliveryState> = HashMap::new();
+    for (device, settled) in devices.iter().zip(settled) {
+        let state = match settled.map_err(|error| error.refusal(device))? {
+            Settled::Now { .. } => {
+                (parts.cancelled)(1);
+                DeliveryState::Cancelled
+            }
+            Settled::Before(state) => state,
+            // A cancel asks for neither; and what is not there any more has ended some time ago.
+            Settled::Again | Settled::OutcomeWanted | Settled::Unknown => continue,
+        };
+        ended.insert(device, state);
+    }
+    let states = fate
+        .deliveries
+        .iter()
+        .map(|(delivery, now_in)| ended.get(&delivery.device).unwrap_or(now_in));
+    let (mut cancelled, mut delivered) = (0, 0);
+    for state in states {
+        cancelled += u32::from(*state == DeliveryState::Cancelled);
+        delivered += u32::from(matches!(state, DeliveryState::Delivered | DeliveryState::Processed));
+    }
+    Ok(Json(json!({"cancelled": cancelled, "delivered": delivered})))
 }
 
 /// `GET /v1/events/{id}/deliveries?state=&device=`
@@ -96,17 +113,19 @@ pub(super) async fn deliveries(
     let wanted = take_state(&mut parameters)?;
     let device = take_device(&mut parameters)?;
     parameters.finish()?;
-    let delivery = state.0.delivery(&caller, &id.0).await?;
-    let now_in = state.0.state_of(&caller, &delivery).await;
-    let fits = wanted.is_none_or(|wanted| wanted == now_in)
-        && device.is_none_or(|device| device == delivery.device)
-        && after.is_none_or(|after| after < delivery.device);
-    let found = fits.then_some(delivery).into_iter().collect();
-    let page = page.page(found, |delivery: &Delivery| delivery.device.to_string());
-    let seat = state.0.seat_of(&caller, &page.items).await?;
-    Ok(Json(
-        page.map(|delivery| DeliveryView::new(delivery, now_in).waiting(seat.as_ref())),
-    ))
+    let fate = state.0.fate(&caller, &id.0).await?;
+    let fits = |(delivery, now_in): &(Delivery, DeliveryState)| {
+        wanted.is_none_or(|wanted| wanted == *now_in)
+            && device.as_ref().is_none_or(|device| *device == delivery.device)
+            && after.as_ref().is_none_or(|after| *after < delivery.device)
+    };
+    let found: Vec<_> = fate.deliveries.into_iter().filter(fits).take(page.limit + 1).collect();
+    let page = page.page(found, |(delivery, _)| delivery.device.to_string());
+    let seats = state.0.seats_of(&caller, page.items.iter().map(|(delivery, _)| delivery)).await?;
+    Ok(Json(page.map(|(delivery, now_in)| {
+        let seat = seats.get(&delivery.device);
+        DeliveryView::new(&delivery, now_in).waiting(seat)
+    })))
 }
 
 /// `GET /v1/devices/{id}/deliveries`: why did it not get it? Newest first.
@@ -134,75 +153,11 @@ pub(super) async fn timeline(
     let found = parts.store.deliveries(&key, before, page.limit + 1).await.map_err(refuse)?;
     let dispatched = parts.dispatched(key, &found).await;
     let page = page.page(found, |delivery| delivery.id.to_string());
-    let seat = parts.seat_of(&caller, &page.items).await?;
+    let seats = parts.seats_of(&caller, page.items.iter()).await?;
     Ok(Json(page.map(|delivery| {
         let now_in = parts.state(&delivery, &dispatched);
-        DeliveryView::new(delivery, now_in).waiting(seat.as_ref())
+        DeliveryView::new(&delivery, now_in).waiting(seats.get(&delivery.device))
     })))
-}
-
-impl Parts {
-    /// The delivery of an event of the caller's tenant. Ids that are malformed, unknown, or of another tenant look the same.
-    async fn delivery(&self, caller: &Caller, id: &str) -> Result<Delivery, Refusal> {
-        let unknown = || Refusal::UnknownEvent(id.chars().take(64).collect());
-        let event: EventId = id.parse().map_err(|_| unknown())?;
-        let found = self.store.delivery(caller.tenant, event).await;
-        found.map_err(crate::store::StoreError::refusal_of_all)?.ok_or_else(unknown)
-    }
-
-    /// Which of a device's deliveries are with its session now.
-    async fn dispatched(&self, key: DeviceKey, deliveries: &[Delivery]) -> HashSet<EventId> {
-        let waiting = deliveries.iter().filter(|delivery| delivery.state == DeliveryState::Queued);
-        let ids: Vec<EventId> = waiting.map(|delivery| delivery.id).collect();
-        if ids.is_empty() {
-            HashSet::new()
-        } else {
-            (self.dispatched)(key, ids).await
-        }
-    }
-
-    /// The seat of the device whose deliveries those are. `None`: none of them waits.
-    async fn seat_of(&self, caller: &Caller, deliveries: &[Delivery]) -> Result<Option<SeatView>, Refusal> {
-        let Some(waiting) = deliveries.iter().find(|delivery| delivery.state == DeliveryState::Queued) else {
-            return Ok(None);
-        };
-        let key = DeviceKey {
-            tenant: caller.tenant,
-            device: waiting.device.clone(),
-        };
-        match self.store.seat(&key).await {
-            Ok(seat) => Ok(Some(seat)),
-            // It was removed a moment ago.
-            Err(StoreError::UnknownDevice | StoreError::RemovedDevice) => Ok(None),
-            Err(error) => Err(error.refusal(&key.device)),
-        }
-    }
-
-    /// The state of one delivery, with what only the session and the clock know.
-    async fn state_of(&self, caller: &Caller, delivery: &Delivery) -> DeliveryState {
-        let key = DeviceKey {
-            tenant: caller.tenant,
-            device: delivery.device.clone(),
-        };
-        let dispatched = self.dispatched(key, std::slice::from_ref(delivery)).await;
-        self.state(delivery, &dispatched)
-    }
-
-    fn state(&self, delivery: &Delivery, dispatched: &HashSet<EventId>) -> DeliveryState {
-        if delivery.state == DeliveryState::Queued && dispatched.contains(&delivery.id) {
-            return DeliveryState::Dispatched;
-        }
-        // From its expiry on it is not written any more, though the sweeper may not have come by yet.
-        if waits(delivery) && self.clock.now() >= delivery.expires_at {
-            return DeliveryState::Expired;
-        }
-        delivery.state
-    }
-}
-
-/// Whether it may still be delivered, as far as the store knows.
-fn waits(delivery: &Delivery) -> bool {
-    matches!(delivery.state, DeliveryState::Queued | DeliveryState::Scheduled)
 }
 
 fn take_state(parameters: &mut Parameters) -> Result<Option<DeliveryState>, Refusal> {

@@ -6,6 +6,7 @@
 mod config;
 mod cursor;
 mod events;
+mod fate;
 mod follow;
 mod metrics;
 mod openapi;

@@ -1,5 +1,7 @@
 //! A receipt as a server-sent event, and which of them a consumer wants.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -16,7 +18,9 @@ const WORDS_MAX: usize = 64;
 /// What `data` of an event holds, in the words of a delivery.
 #[derive(Serialize)]
 struct Data<'a> {
-    event: &'a str,
+    event: Cow<'a, str>,
+    /// Under which its device knows it: another id where the event went to several devices.
+    delivery: &'a str,
     device: &'a str,
     state: DeliveryState,
     reason: Option<Reason>,
@@ -36,6 +40,7 @@ struct Data<'a> {
 pub(super) struct Row {
     position: u64,
     event: Box<str>,
+    group: Option<Box<str>>,
     device: Box<str>,
     state: DeliveryState,
     pub(super) text: Bytes,
@@ -51,7 +56,10 @@ impl Row {
     pub(super) fn of(receipt: Receipt, generation: Generation) -> Result<Self, StoreError> {
         let told = receipt.told.as_ref();
         let data = Data {
-            event: &receipt.event,
+            event: receipt
+                .group
+                .map_or(Cow::Borrowed(&*receipt.event), |group| group.to_string().into()),
+            delivery: &receipt.event,
             device: &receipt.device,
             state: receipt.state,
             reason: receipt.reason,
@@ -70,6 +78,7 @@ impl Row {
         Ok(Self {
             text: format!("id: {}\nevent: receipt\ndata: {data}\n\n", Cursor { position, generation }).into(),
             position,
+            group: receipt.group.map(|group| group.to_string().into()),
             event: receipt.event.into(),
             device: receipt.device.into(),
             state: receipt.state,
@@ -126,7 +135,11 @@ impl Filter {
     pub(super) fn wants(&self, row: &Row) -> bool {
         (self.states.is_empty() || self.states.contains(&row.state))
             && (self.devices.is_empty() || self.devices.iter().any(|device| **device == *row.device))
-            && (self.events.is_empty() || self.events.iter().any(|event| **event == *row.event))
+            && (self.events.is_empty()
+                || self
+                    .events
+                    .iter()
+                    .any(|event| **event == *row.event || Some(&**event) == row.group.as_deref()))
     }
 }
 
@@ -139,6 +152,7 @@ mod tests {
         Receipt {
             position: 5,
             event: EventId([1; 20]).to_string(),
+            group: None,
             device: device.into(),
             state,
             reason: None,
@@ -159,7 +173,7 @@ mod tests {
     fn a_row_is_one_event_of_three_lines() {
         let event = EventId([1; 20]);
         let expected = format!(
-            "id: 5.3f\nevent: receipt\ndata: {{\"event\":\"{event}\",\"device\":\"box\",\"state\":\"delivered\",\"reason\":null,\
+            "id: 5.3f\nevent: receipt\ndata: {{\"event\":\"{event}\",\"delivery\":\"{event}\",\"device\":\"box\",\"state\":\"delivered\",\"reason\":null,\
              \"outcome\":null,\"code\":null,\"text\":null,\"replaced_by\":null,\"attempt\":1,\"at\":\"1970-01-01T00:00:00.000Z\",\
              \"session_epoch\":null,\"latency_ms\":7}}\n\n"
         );
@@ -170,6 +184,20 @@ mod tests {
             text: Some("two\nlines\r"),
             ..OutcomeFields::default()
         };
+        let of_group = Receipt {
+            group: Some(EventId([2; 20])),
+            ..receipt("box", DeliveryState::Delivered)
+        };
+        let of_group = row(of_group);
+        let ids = format!("\"event\":\"{}\",\"delivery\":\"{event}\",", EventId([2; 20]));
+        assert!(of_group.text.windows(ids.len()).any(|part| part == ids.as_bytes()));
+        for known in [event, EventId([2; 20])] {
+            let filter = Filter {
+                events: vec![known.to_string()],
+                ..Filter::default()
+            };
+            assert!(filter.wants(&of_group), "by either id");
+        }
         let told = Receipt {
             told: Some(Told::new(fields).unwrap()),
             ..receipt("box", DeliveryState::Failed)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::fate::Fate;
 use crate::{
     domain::{DeliveryState, Epoch, EventId, Reason, Require, Seq, Timestamp, Urgency},
     store::{Delivery, SeatView, Transport},
@@ -14,6 +15,10 @@ use crate::{
 #[derive(Serialize)]
 pub(super) struct EventView {
     id: EventId,
+    /// The event to several devices that it is one delivery of, when it was asked for by that delivery's own id.
+    part_of: Option<EventId>,
+    /// How many devices it has.
+    targets: u64,
     state: DeliveryState,
     accepted_at: Timestamp,
     deliver_at: Option<Timestamp>,
@@ -26,20 +31,46 @@ pub(super) struct EventView {
 }
 
 impl EventView {
-    pub fn new(delivery: &Delivery, state: DeliveryState) -> Self {
-        let count = |known: DeliveryState| (known.as_str(), u64::from(known == state));
-        Self {
-            id: delivery.id,
-            state,
+    /// `None`: nothing is known of it.
+    pub fn new(fate: &Fate) -> Option<Self> {
+        let count = |known: DeliveryState| {
+            let of_state = fate.deliveries.iter().filter(|(_, state)| *state == known);
+            (known.as_str(), of_state.count() as u64)
+        };
+        let replaced_by = fate.deliveries.iter().find_map(|(delivery, _)| delivery.replaced_by);
+        let deliveries = DeliveryState::ALL.map(count).into();
+        if let Some(group) = &fate.group {
+            let record = &group.record;
+            return Some(Self {
+                id: fate.id,
+                part_of: None,
+                targets: record.members.len() as u64,
+                state: fate.state(),
+                accepted_at: record.accepted_at,
+                deliver_at: record.deliver_at,
+                expires_at: group.expires_at(),
+                urgency: record.urgency,
+                collapse_key: record.collapse_key.clone(),
+                replaced_by,
+                require: record.require,
+                deliveries,
+            });
+        }
+        let (delivery, state) = fate.deliveries.first()?;
+        Some(Self {
+            id: fate.id,
+            part_of: delivery.group,
+            targets: 1,
+            state: *state,
             accepted_at: delivery.accepted_at,
             deliver_at: delivery.deliver_at,
             expires_at: delivery.expires_at,
             urgency: delivery.urgency,
             collapse_key: delivery.collapse_key.as_deref().map(str::to_owned),
-            replaced_by: delivery.replaced_by,
+            replaced_by,
             require: delivery.require,
-            deliveries: DeliveryState::ALL.map(count).into(),
-        }
+            deliveries,
+        })
     }
 }
 
@@ -47,6 +78,8 @@ impl EventView {
 #[derive(Serialize)]
 pub(super) struct DeliveryView {
     event: EventId,
+    /// Under which its device knows it: another id where the event went to several devices.
+    delivery: EventId,
     device: String,
     state: DeliveryState,
     reason: Option<Reason>,
@@ -127,10 +160,11 @@ impl DeliveryView {
         self
     }
 
-    pub fn new(delivery: Delivery, state: DeliveryState) -> Self {
+    pub fn new(delivery: &Delivery, state: DeliveryState) -> Self {
         let told = delivery.told.as_deref();
         Self {
-            event: delivery.id,
+            event: delivery.group.unwrap_or(delivery.id),
+            delivery: delivery.id,
             device: delivery.device.to_string(),
             state,
             reason: delivery.reason,

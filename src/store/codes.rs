@@ -54,6 +54,7 @@ pub(in crate::store) fn reason_code(reason: Option<Reason>) -> u8 {
         Some(Reason::DeviceFailed) => 4,
         Some(Reason::DeviceRejected) => 5,
         Some(Reason::TooManyAttempts) => 6,
+        Some(Reason::QueueFull) => 7,
     }
 }
 
@@ -66,6 +67,7 @@ pub(in crate::store) fn reason(code: u8) -> Option<Option<Reason>> {
         4 => Some(Reason::DeviceFailed),
         5 => Some(Reason::DeviceRejected),
         6 => Some(Reason::TooManyAttempts),
+        7 => Some(Reason::QueueFull),
         _ => return None,
     })
 }

@@ -1,6 +1,6 @@
 //! The durable truth: queues, who holds each seat, the registry, and the records of what happened.
 //!
-//! Traits over one engine: [`Mailbox`], [`Registry`], [`Records`], [`Feed`] and [`AuditLog`] are here; `Log` (one event, many devices) has
+//! Traits over one engine: [`Mailbox`], [`Groups`], [`Registry`], [`Records`], [`Feed`] and [`AuditLog`] are here; `Log` (one event, many devices) has
 //! its place beside them. Each has a contract suite in `store::contract` that runs on every engine. Tenant is in every
 //! key, id and call. Every call of a trait is one durable step on one device (or one row), so that it fits one script of
 //! Redis as well as one batch of the embedded engine; nothing here needs a transaction over two devices.
@@ -14,6 +14,7 @@ mod codes;
 pub mod embedded;
 mod feed;
 mod figures;
+pub mod group;
 mod hint;
 pub mod redis;
 mod refusal;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use audit::{AuditLog, audit_position};
 pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
+pub use group::{Begun, Copied, Group, GroupRecord, Groups, Member};
 pub use hint::{Addressed, Hint, Peer};
 pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Rotation, Tenant};
 pub use scan::{Candidate, Scan, Wanted};
@@ -43,8 +45,8 @@ pub use webhooks::{
 };
 
 use crate::domain::{
-    Cohort, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome, Queue,
-    Reason, Seq, SessionId, TenantId, Timestamp, Told, Urgency,
+    Cohort, CopyOf, DeliveryState, Departure, DeviceId, Durability, Epoch, Event, EventId, FastChange, Generation, Lane, Located, Outcome,
+    Queue, Reason, Seq, SessionId, TenantId, Timestamp, Told, Urgency,
 };
 
 /// Why the store could not do as asked.
@@ -120,6 +122,19 @@ pub struct Idempotency {
     pub key: [u8; 16],
     /// The first 16 bytes of SHA-256 of the request, without what may differ in a retry.
     pub body: [u8; 16],
+    /// It is no key that a backend gave: the event is a copy, and its key names its group.
+    pub is_copy: bool,
+}
+
+impl Idempotency {
+    /// The key of a copy.
+    pub fn of_copy(of: &CopyOf) -> Self {
+        Self {
+            key: of.key(),
+            body: [0; 16],
+            is_copy: true,
+        }
+    }
 }
 
 /// What `enqueue` did, and who holds the device's seat: both known in the same durable step.
@@ -345,8 +360,10 @@ pub enum Settled {
 /// What is known of a delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
-    /// The event.
+    /// The event, or its copy for this device.
     pub id: EventId,
+    /// The event to several devices that it is a copy of.
+    pub group: Option<EventId>,
     /// The device.
     pub device: DeviceId,
     /// `scheduled`, `queued`, or how it ended. (`dispatched` is known to the session's node alone.)
@@ -357,7 +374,7 @@ pub struct Delivery {
     pub late_ack: bool,
     /// What the device said of it last. While it waits: why it waits again.
     pub told: Option<Arc<Told>>,
-    /// The event that replaced it.
+    /// The event that replaced it: of a copy the group.
     pub replaced_by: Option<EventId>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
@@ -377,7 +394,7 @@ pub struct Delivery {
     pub attempt: u32,
     /// The holder of the seat that ended it.
     pub session_epoch: Option<Epoch>,
-    /// Its collapse key.
+    /// Its collapse key, as its backend gave it.
     pub collapse_key: Option<Arc<str>>,
     /// What makes it delivered.
     pub require: crate::domain::Require,
@@ -519,8 +536,11 @@ pub trait Mailbox: Send + Sync + 'static {
 pub struct Receipt {
     /// Position in the tenant's log of receipts; rises.
     pub position: u64,
-    /// The event.
+    /// The event, or its copy for this device.
     pub event: String,
+    /// The event to several devices that it is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<EventId>,
     /// The device.
     pub device: String,
     /// The new state.
@@ -574,9 +594,9 @@ pub trait Records: Send + Sync + 'static {
 }
 
 /// Everything the service needs of an engine.
-pub trait Store: Mailbox + Registry + Records + Feed + AuditLog {}
+pub trait Store: Mailbox + Groups + Registry + Records + Feed + AuditLog {}
 
-impl<T: Mailbox + Registry + Records + Feed + AuditLog> Store for T {}
+impl<T: Mailbox + Groups + Registry + Records + Feed + AuditLog> Store for T {}
 
 #[cfg(test)]
 mod tests {

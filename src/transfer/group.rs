@@ -50,6 +50,10 @@ impl Groups {
             Row::Tenant(tenant) => Piece::Tenant(tenant),
             Row::Key(key) => Piece::Key(key),
             Row::Webhook(webhook) => Piece::Webhook(webhook),
+            Row::Group(group) => {
+                group.check()?;
+                Piece::Group(group)
+            }
             Row::Audit(entry) => {
                 entry.check()?;
                 if let Some(Group {

@@ -59,6 +59,7 @@ pub(super) async fn post(
     let mut import = Import {
         store: parts.store.clone(),
         groups: Groups::new(&header.id_key),
+        groups_began: false,
         storing: FuturesUnordered::new(),
         bytes: 0,
         read: Counts::default(),
@@ -121,6 +122,8 @@ type Storing = BoxFuture<'static, (usize, usize, Counts, Result<Taken, StoreErro
 struct Import {
     store: Arc<dyn Transfer>,
     groups: Groups,
+    /// Groups of events come: every device is stored.
+    groups_began: bool,
     storing: FuturesUnordered<Storing>,
     /// Bytes of what is being stored.
     bytes: usize,
@@ -159,8 +162,12 @@ impl Import {
             }
             return Ok(());
         }
-        // Devices need their tenant, and keys, too.
+        // Devices need their tenant, and keys, too; groups need their devices.
         let alone = matches!(row, Row::Tenant(_) | Row::Key(_) | Row::Webhook(_));
+        if matches!(row, Row::Group(_)) && !self.groups_began {
+            self.groups_began = true;
+            self.store_all().await?;
+        }
         match self.groups.add(line.number, bytes.len(), row) {
             Ok(Some(group)) => self.store(group).await?,
             Ok(None) => {}

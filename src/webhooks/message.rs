@@ -34,6 +34,11 @@ impl Message {
         if let Some(members) = data.as_object_mut() {
             // A place in the store, and no fact of the delivery.
             members.shift_remove("position");
+            // The event as its backend knows it, and under which id its device knows it.
+            members.insert("delivery".into(), receipt.event.as_str().into());
+            if let Some(group) = members.shift_remove("group") {
+                members.insert("event".into(), group);
+            }
             // In the words that the stream of receipts has for it.
             if members.shift_remove("told").is_some()
                 && let Some(told) = &receipt.told
@@ -97,7 +102,7 @@ mod tests {
                 "type": "com.unpoll.delivery.delivered",
                 "timestamp": "1970-01-01T00:00:01.000Z",
                 "data": {"event": "abc", "device": "tsn-1", "state": "delivered", "at": "1970-01-01T00:00:01.000Z", "session_epoch": 7,
-                         "latency_ms": 40, "attempt": 1},
+                         "latency_ms": 40, "attempt": 1, "delivery": "abc"},
             })
         );
         assert_eq!(message, Message::of(&receipt(1 << 40, "tsn-1", 1_000)).unwrap());

@@ -50,7 +50,8 @@ pub(super) fn with_secret(mut shown: Value, secret: &str) -> Value {
 pub(super) fn dead_letter(letter: &Unsent) -> Value {
     json!({
         "id": id_of(&letter.receipt),
-        "event": letter.receipt.event,
+        "event": letter.receipt.group.map_or_else(|| letter.receipt.event.clone(), |group| group.to_string()),
+        "delivery": letter.receipt.event,
         "device": letter.receipt.device,
         "state": letter.receipt.state,
         "at": letter.receipt.at,

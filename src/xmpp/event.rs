@@ -2,7 +2,10 @@
 
 use std::io::Write as _;
 
-use crate::{domain::Require, store::QueuedEvent};
+use crate::{
+    domain::{Require, given_collapse_key},
+    store::QueuedEvent,
+};
 
 use super::text::{attribute, escape_characters};
 
@@ -23,7 +26,7 @@ pub(super) fn write(out: &mut Vec<u8>, event: &QueuedEvent, domain: &str, to: &s
         accepted = event.event.accepted_at,
     );
     if let Some(key) = &event.event.collapse_key {
-        attribute(out, "collapse", key);
+        attribute(out, "collapse", given_collapse_key(key));
     }
     _ = write!(
         out,

@@ -136,7 +136,12 @@ impl Scene {
                 limits.clone(),
                 ingress::Config::default(),
                 IngressMetrics::register(&metrics).unwrap(),
-                count(&replaced),
+                Arc::new({
+                    let replaced = replaced.clone();
+                    move |_, _, by| {
+                        replaced.fetch_add(by, Ordering::Relaxed);
+                    }
+                }),
                 ingress::Throttle {
                     draining: draining.clone(),
                     rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),

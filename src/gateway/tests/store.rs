@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 
 use crate::{
     domain::{
-        AuditEntry, Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, Located, Password,
-        RateLimit, Report, Reported, ScramSecret, TenantId, Timestamp, UserId,
+        AuditEntry, Cohort, Credential, Departure, DeviceId, Epoch, EventId, FastChange, FastTokens, Generation, GroupPlace, Located,
+        Password, RateLimit, Report, Reported, ScramSecret, TenantId, Timestamp, UserId,
     },
     store::{
-        ApiKey, AuditLog, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Mailbox, NewEvent,
-        NewSeat, Page, PresenceChange, Receipt, Records, Registered, Registry, Rotation, Seat, SeatView, Settle, Settled, StoreError,
-        StoreStats, Swept, Tenant, Watch, Watches,
+        ApiKey, AuditLog, Begun, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Group,
+        Groups, Mailbox, NewEvent, NewSeat, Page, PresenceChange, Receipt, Records, Registered, Registry, Rotation, Seat, SeatView, Settle,
+        Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
     },
 };
 
@@ -47,6 +47,41 @@ impl MemoryStore {
 
 fn nothing() -> StoreError {
     StoreError::Unavailable("not in this test".into())
+}
+
+#[async_trait]
+impl Groups for MemoryStore {
+    async fn begin_group(&self, _: &Group, _: Option<u64>) -> Result<Begun, StoreError> {
+        Err(nothing())
+    }
+
+    async fn group_of_key(&self, _: GroupPlace, _: &[u8; 16]) -> Result<Option<(GroupPlace, [u8; 16])>, StoreError> {
+        Err(nothing())
+    }
+
+    async fn group(&self, _: GroupPlace) -> Result<Option<Group>, StoreError> {
+        Err(nothing())
+    }
+
+    async fn finish_group(&self, _: &Group, _: Timestamp) -> Result<(), StoreError> {
+        Err(nothing())
+    }
+
+    async fn drop_group(&self, _: &Group) -> Result<(), StoreError> {
+        Err(nothing())
+    }
+
+    async fn unfinished_groups(&self, _: Timestamp, _: usize) -> Result<Vec<GroupPlace>, StoreError> {
+        Err(nothing())
+    }
+
+    fn group_id(&self, _: GroupPlace) -> EventId {
+        EventId([0; 20])
+    }
+
+    fn locate_group(&self, _: TenantId, _: EventId) -> Option<GroupPlace> {
+        None
+    }
 }
 
 #[async_trait]

@@ -1,8 +1,9 @@
 //! The way of many events into the store: side by side where their devices differ, one after the other where they do not.
 //!
-//! A device has its events in one **strand**, and a strand has one group of events at the store at a time, so the order of a
-//! device is that of the request, whatever the engine. While a group is at the store, the next one gathers. What became of the
-//! events leaves in the order of the request. The window bounds what is between the two.
+//! A device has its events in one **strand**, and a strand has one round of events at the store at a time, so the order of a
+//! device is that of the request, whatever the engine. While a round is at the store, the next one gathers. An event to several devices
+//! belongs to no strand: from it on, events gather in a line of their own, which goes to the store once the strands are empty. What
+//! became of the events leaves in the order of the request. The window bounds what is between the two.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,11 +12,11 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
-    super::{IngressState, cloudevents, draft::Ids, native, options::Common},
+    super::{IngressState, accept::New, cloudevents, draft::Ids, native, options::Common},
     Form,
     answer::Results,
-    group::{self, Done, Waiting},
     outcome::Outcome,
+    round::{self, Done, Waiting},
     source::{Item, Source},
 };
 use crate::{
@@ -24,10 +25,10 @@ use crate::{
     store::{DeviceKey, NewEvent},
 };
 
-/// Groups of one request that may be at the store at once.
+/// Rounds of one request that may be at the store at once.
 const STRANDS: usize = 4;
-/// Events of a group, at most: what the store puts into one commit, or one pipeline.
-const GROUP_EVENTS: usize = 128;
+/// Deliveries of a round, at most: what the store puts into one commit, or one pipeline.
+const ROUND: usize = 128;
 /// Events of a request that were read and are not answered yet, at most, and their bytes (one event may exceed them by itself).
 const WINDOW_EVENTS: usize = 1_024;
 pub(super) const WINDOW_BYTES: usize = 1024 * 1024;
@@ -44,8 +45,10 @@ pub(super) struct Flow {
     common: Common,
     ids: Ids,
     validate_only: bool,
-    group_max: usize,
+    round_max: usize,
     strands: [Strand; STRANDS],
+    /// From the first event to several devices on: what no strand has.
+    line: Strand,
     at_store: FuturesUnordered<BoxFuture<'static, (usize, Vec<Done>)>>,
     /// From the first event that was not taken out yet: its bytes, and what became of it once that is known.
     window: VecDeque<(usize, Option<Outcome>)>,
@@ -60,10 +63,34 @@ struct Strand {
     is_at_store: bool,
 }
 
+impl Strand {
+    /// Whether nothing gathers, and nothing is at the store.
+    fn is_empty(&self) -> bool {
+        self.gathers.is_empty() && !self.is_at_store
+    }
+
+    /// What goes to the store next, unless something is there: at most so many deliveries, and at least one event.
+    fn next(&mut self, deliveries_max: usize) -> Option<Vec<Waiting>> {
+        if self.is_at_store || self.gathers.is_empty() {
+            return None;
+        }
+        let (mut deliveries, mut count) = (0, 0);
+        for waiting in &self.gathers {
+            deliveries += waiting.new.deliveries();
+            if count > 0 && deliveries > deliveries_max {
+                break;
+            }
+            count += 1;
+        }
+        self.is_at_store = true;
+        Some(self.gathers.drain(..count).collect())
+    }
+}
+
 impl Flow {
     pub fn new(state: IngressState, caller: Caller, form: Form, common: Common, validate_only: bool) -> Self {
         Self {
-            group_max: state.0.admission.group_max().min(GROUP_EVENTS),
+            round_max: state.0.admission.several_max().min(ROUND),
             state,
             caller,
             form,
@@ -71,6 +98,7 @@ impl Flow {
             ids: Ids::default(),
             validate_only,
             strands: Default::default(),
+            line: Strand::default(),
             at_store: FuturesUnordered::new(),
             window: VecDeque::new(),
             first: 0,
@@ -84,10 +112,11 @@ impl Flow {
         let (index, bytes) = (self.first + self.window.len(), item.as_ref().map_or(0, Bytes::len));
         let known = match self.parse(item, index) {
             Ok(new) => {
-                let strand = usize::from(device_of(&new).bucket()) % STRANDS;
-                if let Some(strand) = self.strands.get_mut(strand) {
-                    strand.gathers.push_back(Waiting { index, new });
-                }
+                let strand = match &new {
+                    New::One(one) if self.line.is_empty() => self.strands.get_mut(usize::from(device_of(one).bucket()) % STRANDS),
+                    _ => None,
+                };
+                strand.unwrap_or(&mut self.line).gathers.push_back(Waiting { index, new });
                 None
             }
             Err(refusal) => Some(Outcome::Refused(refusal)),
@@ -101,7 +130,7 @@ impl Flow {
         self.window.push_back((0, Some(Outcome::Refused(refusal))));
     }
 
-    fn parse(&mut self, item: Item, index: usize) -> Result<NewEvent, Refusal> {
+    fn parse(&mut self, item: Item, index: usize) -> Result<New, Refusal> {
         let parts = &*self.state.0;
         if let Some(refusal) = parts.draining() {
             return Err(refusal);
@@ -117,8 +146,9 @@ impl Flow {
         };
         draft.options.merge(&self.common)?;
         let (key, now) = (self.common.key_of(index), parts.clock.now());
-        let new = draft.into_event(key, &mut self.ids, &self.caller, now, &parts.limits)?;
-        if !self.validate_only {
+        let new = draft.into_new(key, &mut self.ids, &self.caller, now, &parts.limits)?;
+        // What goes to several devices is counted when they are known.
+        if !self.validate_only && matches!(new, New::One(_)) {
             parts.throttle.rates.take(&self.caller, 1, std::time::Instant::now())?;
         }
         Ok(new)
@@ -130,29 +160,30 @@ impl Flow {
 
     /// Gives the store what gathers where nothing of the strand is there, and looks what is done.
     fn start(&mut self) {
+        let work = |at: usize, round: Vec<Waiting>| {
+            let (state, caller, validate_only) = (self.state.clone(), self.caller.clone(), self.validate_only);
+            async move { (at, round::store(&state.0, &caller, round, validate_only).await) }.boxed()
+        };
         for (at, strand) in self.strands.iter_mut().enumerate() {
-            if strand.is_at_store || strand.gathers.is_empty() {
-                continue;
+            if let Some(round) = strand.next(self.round_max) {
+                self.at_store.push(work(at, round));
             }
-            let count = strand.gathers.len().min(self.group_max);
-            let group: Vec<Waiting> = strand.gathers.drain(..count).collect();
-            strand.is_at_store = true;
-            let (state, validate_only) = (self.state.clone(), self.validate_only);
-            let work = async move { (at, group::store(&state.0, group, validate_only).await) };
-            self.at_store.push(work.boxed());
         }
-        // A group is on its way once it was polled.
+        if self.strands.iter().all(Strand::is_empty)
+            && let Some(round) = self.line.next(self.round_max)
+        {
+            self.at_store.push(work(STRANDS, round));
+        }
+        // A round is on its way once it was polled.
         while self.step().now_or_never().is_some_and(|more| more) {}
     }
 
-    /// Waits until a group is done. False: there is none.
+    /// Waits until a round is done. False: there is none.
     pub async fn step(&mut self) -> bool {
         let Some((at, done)) = self.at_store.next().await else {
             return false;
         };
-        if let Some(strand) = self.strands.get_mut(at) {
-            strand.is_at_store = false;
-        }
+        self.strands.get_mut(at).unwrap_or(&mut self.line).is_at_store = false;
         for Done { index, outcome } in done {
             if let Some((_, place)) = index.checked_sub(self.first).and_then(|at| self.window.get_mut(at)) {
                 *place = Some(outcome);
@@ -177,7 +208,7 @@ impl Flow {
 
     /// Refuses what the store was not given yet, and waits for the rest.
     async fn give_up(&mut self, refusal: &Refusal) {
-        for strand in &mut self.strands {
+        for strand in self.strands.iter_mut().chain([&mut self.line]) {
             for waiting in strand.gathers.drain(..) {
                 let place = waiting.index.checked_sub(self.first).and_then(|at| self.window.get_mut(at));
                 if let Some((_, place)) = place {

@@ -1,13 +1,13 @@
 //! Many events in one request: a CloudEvents batch, or NDJSON. Each stands alone: one that is refused spoils no other.
 //!
 //! A batch is read whole and refused whole when it is no batch. NDJSON is read line by line and never held whole. Both go through
-//! [`flow`], which stores groups of events and keeps the order of each device; what became of each leaves it in the order of the
+//! [`flow`], which stores rounds of events and keeps the order of each device; what became of each leaves it in the order of the
 //! request, and goes into a [`summary`], or line by line into an [`answer`] that is sent while the rest is still read.
 
 mod answer;
 mod flow;
-mod group;
 mod outcome;
+mod round;
 mod source;
 mod summary;
 

@@ -4,57 +4,35 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use crate::{
-    domain::{DeliveryState, DeviceId, Durability, EventId, Refusal},
-    http::problem,
-    store::{Enqueued, EnqueuedKind, StoreError},
-};
+use super::super::accept::Accepted;
+use crate::{domain::Refusal, http::problem};
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It is stored, now or, as a repeat, before.
-    Stored {
-        id: EventId,
-        state: DeliveryState,
-        durability: Durability,
-        is_repeat: bool,
-    },
-    /// It would have been stored.
-    Valid,
+    Stored(Accepted),
+    /// It would have been stored, for so many devices.
+    Valid { targets: usize },
     /// It was not stored, unless the refusal says that it may have been.
     Refused(Refusal),
 }
 
 impl Outcome {
-    /// What the store's answer means. `away` keeps what is said of a store that is not available: one line of the log is enough
-    /// for a group.
-    pub fn of(answer: Result<Enqueued, StoreError>, device: &DeviceId, away: &mut Option<Refusal>) -> Self {
-        match answer {
-            Ok(enqueued) => Self::Stored {
-                id: enqueued.id,
-                state: enqueued.state,
-                durability: enqueued.durability,
-                is_repeat: enqueued.kind == EnqueuedKind::Repeat,
-            },
-            Err(error @ StoreError::Unavailable(_)) => {
-                let refusal = away.get_or_insert_with(|| error.refusal(device));
-                Self::Refused(refusal.clone())
-            }
-            Err(error) => Self::Refused(error.refusal(device)),
-        }
+    pub fn of(answer: Result<Accepted, Refusal>) -> Self {
+        answer.map_or_else(Self::Refused, Self::Stored)
     }
 
     /// Adds it as a line: `{"index":0,"status":202,"id":…,"state":…,"durability":…}`, or with `problem` instead of what is stored.
     pub fn write(&self, index: usize, into: &mut String) {
         // Writing to a String does not fail.
         let _ = match self {
-            Self::Stored {
+            Self::Stored(Accepted {
                 id,
                 state,
                 durability,
                 is_repeat,
-            } => {
+            }) => {
                 let status = if *is_repeat { 200 } else { 202 };
                 let durability = durability.as_str();
                 writeln!(
@@ -62,7 +40,7 @@ impl Outcome {
                     r#"{{"index":{index},"status":{status},"id":"{id}","state":"{state}","durability":"{durability}"}}"#
                 )
             }
-            Self::Valid => writeln!(into, r#"{{"index":{index},"status":200,"targets":1}}"#),
+            Self::Valid { targets } => writeln!(into, r#"{{"index":{index},"status":200,"targets":{targets}}}"#),
             Self::Refused(refusal) => writeln!(into, "{}", refused(index, refusal)),
         };
     }

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::outcome::{Outcome, refused};
+use super::{
+    super::accept::Accepted,
+    outcome::{Outcome, refused},
+};
 use crate::{
     domain::{Durability, Refusal},
     http::problem,
@@ -19,6 +22,7 @@ pub(super) struct Summary {
     accepted: usize,
     repeated: usize,
     valid: usize,
+    targets: usize,
     durability: [(Durability, usize); 4],
     refused: usize,
     named: Vec<(usize, Refusal)>,
@@ -33,6 +37,7 @@ impl Summary {
             accepted: 0,
             repeated: 0,
             valid: 0,
+            targets: 0,
             durability: all.map(|durability| (durability, 0)),
             refused: 0,
             named: Vec::new(),
@@ -47,12 +52,15 @@ impl Summary {
     pub fn add(&mut self, index: usize, outcome: &Outcome, named: bool) {
         self.total += 1;
         match outcome {
-            Outcome::Stored { durability, is_repeat, .. } => {
+            Outcome::Stored(Accepted { durability, is_repeat, .. }) => {
                 *(if *is_repeat { &mut self.repeated } else { &mut self.accepted }) += 1;
                 let of_level = self.durability.iter_mut().find(|(known, _)| known == durability);
                 of_level.into_iter().for_each(|(_, count)| *count += 1);
             }
-            Outcome::Valid => self.valid += 1,
+            Outcome::Valid { targets } => {
+                self.valid += 1;
+                self.targets += targets;
+            }
             Outcome::Refused(refusal) => {
                 self.refused += 1;
                 if named && self.named.len() < NAMED_MAX {
@@ -90,8 +98,7 @@ impl Summary {
         members.insert("total".into(), self.total.into());
         if self.validate_only {
             members.insert("valid".into(), self.valid.into());
-            // Each event has one device.
-            members.insert("targets".into(), self.valid.into());
+            members.insert("targets".into(), self.targets.into());
         } else {
             members.insert("accepted".into(), self.accepted.into());
             members.insert("repeated".into(), self.repeated.into());

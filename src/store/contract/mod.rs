@@ -8,6 +8,7 @@
 mod audit;
 mod end;
 mod feed;
+mod groups;
 pub mod model;
 mod outcome;
 mod queue;
@@ -33,7 +34,9 @@ use crate::domain::{
     Queue, RateLimit, Reason, Report, Reported, Require, Scope, ScramSecret, SessionId, Status, TenantId, Timestamp, Told, Urgency,
 };
 
-pub use self::{audit::*, end::*, feed::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*, webhooks::*};
+pub use self::{
+    audit::*, end::*, feed::*, groups::*, outcome::*, queue::*, records::*, registry::*, schedule::*, seat::*, transfer::*, webhooks::*,
+};
 
 /// The moment at which a bench's clock starts.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -187,6 +190,7 @@ fn idempotency(key: u8, body: u8) -> Option<Idempotency> {
     Some(Idempotency {
         key: [key; 16],
         body: [body; 16],
+        is_copy: false,
     })
 }
 
@@ -260,6 +264,12 @@ macro_rules! run_contract {
             one_at_a_time_serves_a_webhook,
             what_a_webhook_did_not_take_is_kept,
             webhooks_follow_the_receipts_of_their_tenant,
+            a_group_has_one_copy_in_each_queue,
+            a_group_left_unfinished_is_completed_once,
+            an_idempotency_key_stands_for_one_group,
+            a_copy_is_replaced_by_a_copy_of_its_target_alone,
+            a_copy_that_no_queue_takes_is_told_of,
+            a_copy_is_put_off_scheduled_and_expires_as_others_do,
         );
     };
     ($new:expr; $($suite:ident),* $(,)?) => {

@@ -4,7 +4,10 @@ use super::{
     webhooks::{step, unsent, webhook},
     *,
 };
-use crate::store::transfer::{Header, Part, Piece, Row, Taken, Transfer};
+use crate::store::{
+    group::{complete, deliveries_of},
+    transfer::{Header, Part, Piece, Row, Taken, Transfer},
+};
 
 /// Those of the tenant and the key that are moved.
 const LIMITS: Option<RateLimit> = Some(RateLimit {
@@ -43,6 +46,7 @@ async fn import(store: &dyn Transfer, header: &Header, rows: Vec<Row>) -> Vec<Ta
             Row::Audit(entry) => pieces.push(Piece::Audit(vec![entry])),
             Row::Receipt(receipt) => pieces.push(Piece::Receipts(vec![receipt])),
             Row::Minute(minute) => pieces.push(Piece::Minutes(vec![minute])),
+            Row::Group(group) => pieces.push(Piece::Group(group)),
             Row::Device(device) => pieces.push(Piece::Device(device, Vec::new())),
             Row::Delivery(delivery) => match pieces.last_mut() {
                 Some(Piece::Device(_, deliveries)) => deliveries.push(*delivery),
@@ -211,6 +215,51 @@ async fn written(store: &dyn Store) -> Vec<(EventId, u64, u64, u32, Event)> {
     let page = store.pending(&key("box"), Cursor::default(), 100).await.unwrap();
     let written = |event: &Arc<QueuedEvent>| (event.id, event.located.number, event.seq.0, event.attempt, event.event.clone());
     page.events.iter().map(written).collect()
+}
+
+/// Groups, one of them with a copy that was replaced, move with their deliveries.
+pub async fn groups_move(source: impl Bench, target: impl Bench) {
+    let store = source.store();
+    add(&*store, "box").await;
+    let mut groups = Vec::new();
+    for number in [1, 2] {
+        let group = super::groups::collapsing(super::groups::group(number, &["box"]));
+        super::groups::post(&*store, group.clone()).await;
+        groups.push(store.group(group.place).await.unwrap().unwrap());
+    }
+    let unfinished = super::groups::group(3, &["box", "new"]);
+    store.begin_group(&unfinished, None).await.unwrap();
+    receipts(&*store, 1).await;
+    let (header, rows) = exported(&*source.transfer()).await;
+    import(&*target.transfer(), &header, rows).await;
+    target.transfer().finish_import(&header.id).await.unwrap();
+    let moved = target.store();
+    for group in &groups {
+        assert_eq!(moved.group(group.place).await.unwrap().as_ref(), Some(group));
+        assert_eq!(moved.group_id(group.place), store.group_id(group.place));
+        let (found, expected) = (
+            deliveries_of(&*moved, group).await.unwrap(),
+            deliveries_of(&*store, group).await.unwrap(),
+        );
+        assert_eq!(
+            (found[0].id, found[0].group, found[0].replaced_by),
+            (expected[0].id, expected[0].group, expected[0].replaced_by)
+        );
+        assert_eq!(
+            (found[0].state, &found[0].collapse_key),
+            (expected[0].state, &expected[0].collapse_key)
+        );
+    }
+    assert_eq!(
+        moved.receipts(TENANT, 0, 10).await.unwrap(),
+        store.receipts(TENANT, 0, 10).await.unwrap()
+    );
+    assert_eq!(moved.unfinished_groups(later(1), 10).await.unwrap(), [unfinished.place]);
+    complete(&*moved, unfinished.place, later(1)).await.unwrap();
+    assert_eq!(waiting(&*moved, "box").await.len(), 2);
+    // A copy that was moved is replaced as it would have been.
+    super::groups::post(&*moved, super::groups::collapsing(super::groups::group(4, &["box"]))).await;
+    assert_eq!(waiting(&*moved, "box").await.len(), 2);
 }
 
 pub async fn everything_moves(source: impl Bench, target: impl Bench) {
@@ -441,6 +490,7 @@ macro_rules! run_transfer {
     ($source:expr, $target:expr) => {
         $crate::store::contract::run_transfer!($source, $target;
             everything_moves,
+            groups_move,
             webhooks_move_with_their_secrets_and_what_waits,
             an_import_goes_on_where_it_was_cut,
             an_import_needs_a_new_store,

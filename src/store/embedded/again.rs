@@ -63,7 +63,7 @@ impl Book {
         draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, &ending)?);
         draft.put(Space::Events, place.event_key(), record::encode_event(&waiting, json));
         draft.put(Space::Rows, keys::due(due, place), Vec::new());
-        receive(draft, &mut self.positions, place, settle.id, &facts, &ending)?;
+        receive(draft, &self.shared.ids, &mut self.positions, place, settle.id, &facts, &ending)?;
         draft.must_sync();
         if at_next_session && let Some(state) = self.states.get_mut(&settle.device) {
             state.at_next_session += 1;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     Shared, again, audit,
     engine::{Engine, Space, View},
-    fast,
+    fast, groups,
     keys::{self, Place},
     record::{Ending, Facts, Kept, decode_end, decode_event, device_id},
     reported,
@@ -21,8 +21,8 @@ use crate::{
         codec::damaged,
         figures,
         transfer::{
-            AuditRow, DeliveryRow, DeviceRow, Ended, Header, IdempotencyRow, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow,
-            Waits,
+            AuditRow, DeliveryRow, DeviceRow, Ended, GroupRow, Header, IdempotencyRow, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage,
+            TenantRow, Waits,
         },
     },
 };
@@ -62,9 +62,11 @@ impl Shared {
             Part::Receipts => b"r",
             Part::Minutes => b"m",
             Part::Devices => b"d",
+            Part::Groups => keys::GROUPS,
         };
         let space = match part {
             Part::Audit | Part::Receipts | Part::Minutes => Space::Log,
+            Part::Groups => Space::Ends,
             _ => Space::Rows,
         };
         let from = after.map_or_else(|| prefix.to_vec(), |after| [after.as_slice(), &[0]].concat());
@@ -79,6 +81,7 @@ impl Shared {
                 Part::Audit => page.rows.push(Row::Audit(audited(&key, &value)?)),
                 Part::Receipts => page.rows.push(Row::Receipt(receipt(&key, &value)?)),
                 Part::Minutes => page.rows.push(Row::Minute(minute(&key, &value)?)),
+                Part::Groups => page.rows.push(Row::Group(Box::new(group(&key, &value)?))),
                 Part::Devices => bytes += self.device(&view, &key, &value, &mut page.rows)?,
             }
             if page.rows.len() >= ROWS_MAX || bytes >= BYTES_MAX {
@@ -179,6 +182,7 @@ impl Shared {
             Ok::<_, StoreError>(IdempotencyRow {
                 key,
                 body: kept.map(|kept| kept.body),
+                is_copy: facts.is_copy,
             })
         });
         Ok(Row::Delivery(Box::new(DeliveryRow {
@@ -212,6 +216,11 @@ fn data(json: &[u8]) -> Result<Box<RawValue>, StoreError> {
         .ok()
         .and_then(|json| RawValue::from_string(json.to_owned()).ok());
     json.ok_or_else(|| damaged("the JSON of an event"))
+}
+
+fn group(key: &[u8], value: &[u8]) -> Result<GroupRow, StoreError> {
+    let place = keys::read_group(key).ok_or_else(|| damaged("the key of a group"))?;
+    Ok(GroupRow::of(groups::decode(place, value)?))
 }
 
 fn tenant(view: &View<'_>, value: &[u8]) -> Result<TenantRow, StoreError> {

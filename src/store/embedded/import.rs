@@ -91,6 +91,7 @@ impl Book {
             Piece::Audit(entries) => Self::import_audit(draft, entries),
             Piece::Receipts(receipts) => self.import_receipts(draft, receipts),
             Piece::Minutes(minutes) => import_minutes(draft, minutes),
+            Piece::Group(group) => self.import_group(draft, &group.group()),
             Piece::Device(device, deliveries) => self.import_device(draft, device, deliveries),
         }
     }
@@ -105,6 +106,7 @@ impl Book {
             }
             let row = NewReceipt {
                 event: receipt.event,
+                group: receipt.group,
                 device: receipt.device.as_str(),
                 state: receipt.state,
                 reason: receipt.reason,
@@ -265,6 +267,7 @@ fn records(row: &DeliveryRow, born: Place) -> Result<Records, StoreError> {
         device: row.device.as_str(),
         collapse_key: row.collapse_key.as_deref(),
         idempotency: row.idempotency.map(|idempotency| idempotency.key),
+        is_copy: row.idempotency.is_some_and(|idempotency| idempotency.is_copy),
         born: now.map(|_| born.number),
         due: row.waits.as_ref().and_then(|waits| waits.due),
         at_next_session: row.waits.as_ref().is_some_and(|waits| waits.at_next_session),

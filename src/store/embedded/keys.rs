@@ -5,6 +5,8 @@
 //! | events | tenant 2, ordinal 4, queue 1, number 8 | an event that waits |
 //! | ends | `s` and the same | how it ended |
 //! | ends | `i`, tenant 2, ordinal 4, key 16 | an idempotency key |
+//! | ends | `g`, tenant 2, bucket 2, number 8 | a group |
+//! | ends | `k`, tenant 2, key 16 | an idempotency key of a group |
 //! | log | `r`, tenant 2, position 8 | a receipt |
 //! | log | `p`, tenant 2, position 8 | a row of the feed of presence |
 //! | log | `m`, minute 8, node | a minute of the ledger |
@@ -17,6 +19,7 @@
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
 //! | rows | `p`, tenant 2, ordinal 4 | what a device reported |
 //! | rows | `w`, time 8, and an event's key | an event that waits for that moment (empty) |
+//! | rows | `g` and the rest of a group's key | when a group was accepted that is unfinished |
 //! | rows | `n`, tenant 2 | the last ordinal given out |
 //! | rows | `k`, hash 32 | an API key |
 //! | rows | `t`, tenant 2 | a tenant |
@@ -26,7 +29,7 @@
 //! | rows | `M` and a word | facts of the store |
 
 use crate::{
-    domain::{Located, Queue, TenantId, Timestamp, UserId},
+    domain::{GroupPlace, Located, Queue, TenantId, Timestamp, UserId},
     store::DeviceKey,
 };
 
@@ -118,6 +121,34 @@ pub(super) fn idempotency(tenant: TenantId, ordinal: u32, key: &[u8; 16]) -> [u8
     let mut row = [b'i'; 23];
     row[1..7].copy_from_slice(&device_prefix(tenant, ordinal));
     row[7..].copy_from_slice(key);
+    row
+}
+
+/// What the rows of groups begin with, and those of the unfinished ones.
+pub(super) const GROUPS: &[u8] = b"g";
+
+pub(super) fn group(place: GroupPlace) -> [u8; 13] {
+    let mut key = [b'g'; 13];
+    key[1..3].copy_from_slice(&place.tenant.0.to_be_bytes());
+    key[3..5].copy_from_slice(&place.bucket.to_be_bytes());
+    key[5..].copy_from_slice(&place.number.to_be_bytes());
+    key
+}
+
+/// Reads a key of [`group`].
+pub(super) fn read_group(key: &[u8]) -> Option<GroupPlace> {
+    let [_, t0, t1, b0, b1, number @ ..] = *<&[u8; 13]>::try_from(key).ok()?;
+    Some(GroupPlace {
+        tenant: TenantId(u16::from_be_bytes([t0, t1])),
+        bucket: u16::from_be_bytes([b0, b1]),
+        number: u64::from_be_bytes(number),
+    })
+}
+
+pub(super) fn group_key(tenant: TenantId, key: &[u8; 16]) -> [u8; 19] {
+    let mut row = [b'k'; 19];
+    row[1..3].copy_from_slice(&tenant.0.to_be_bytes());
+    row[3..].copy_from_slice(key);
     row
 }
 

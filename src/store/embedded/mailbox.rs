@@ -65,14 +65,17 @@ impl Shared {
         let ending = end.as_deref().map(decode_end).transpose()?;
         if let Some((_, row)) = again::find(place, |space, key| view.get(space, key))? {
             let ending = ending.map(|(_, ending)| ending);
-            return record::delivery(id, self.generation(), &decode_event(&row)?.0, ending.as_ref()).map(Some);
+            let facts = decode_event(&row)?.0;
+            let group = facts.group(&self.ids, place.tenant);
+            return record::delivery(id, group, self.generation(), &facts, ending.as_ref()).map(Some);
         }
         let Some((facts, ending)) = ending else { return Ok(None) };
         let kept = Duration::from_secs(self.limits.state_kept_secs);
         if ending.waits_at.is_some() || self.clock.now() >= ending.at.plus(kept) {
             return Ok(None);
         }
-        record::delivery(id, self.generation(), &facts, Some(&ending)).map(Some)
+        let group = facts.group(&self.ids, place.tenant);
+        record::delivery(id, group, self.generation(), &facts, Some(&ending)).map(Some)
     }
 
     /// Deliveries of a device below a number, newest first: each with its number now, and where it was born.

@@ -20,6 +20,7 @@ mod engine;
 mod export;
 mod fast;
 mod feed;
+mod groups;
 mod high_water;
 mod import;
 mod journal;

@@ -3,12 +3,12 @@
 use fjall::Slice;
 use tokio::sync::oneshot;
 
-use super::{engine::Space, rows::Identity, webhooks};
+use super::{engine::Space, groups, rows::Identity, webhooks};
 use crate::{
     domain::{AuditEntry, Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
-        ApiKey, Arrival, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Rotation, Seat, Settle, Settled,
-        StoreError, Tenant,
+        ApiKey, Arrival, Begun, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Rotation, Seat, Settle,
+        Settled, StoreError, Tenant,
         rotation::Rotated,
         transfer::{Header, Piece, Taken},
     },
@@ -40,6 +40,7 @@ pub(super) enum Op {
     EndAudit(TenantId, u64, Box<AuditEntry>, Fallible<()>),
     AddMinute(u64, String, Vec<(String, f64)>, Fallible<()>),
     Webhook(webhooks::Step, Fallible<webhooks::Done>),
+    Group(groups::Step, Fallible<Begun>),
     BeginImport(Box<Header>, Fallible<()>),
     Import(Box<Piece>, Fallible<Taken>),
     FinishImport(String, Fallible<()>),
@@ -94,6 +95,7 @@ pub(super) enum Outcome {
     Reported(Result<bool, StoreError>),
     Forgot(Result<u64, StoreError>),
     Webhook(Result<webhooks::Done, StoreError>),
+    Group(Result<Begun, StoreError>),
     Audited(Result<u64, StoreError>),
     Began(Result<Identity, StoreError>),
     Imported(Result<Taken, StoreError>),
@@ -110,6 +112,7 @@ impl Op {
             Self::RequeueDue(_, limit, _) => limit * 512,
             Self::EndLostSeats(limit, _) => limit * 128,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
+            Self::Group(step, _) => step.weight(),
             Self::Import(piece, _) => imported_bytes(piece),
             _ => 512,
         }
@@ -173,6 +176,7 @@ impl Op {
             (Self::Report(_, _, _, to), Outcome::Reported(result)) => drop(to.send(result)),
             (Self::Forget(_, to), Outcome::Forgot(result)) => drop(to.send(result)),
             (Self::Webhook(_, to), Outcome::Webhook(result)) => drop(to.send(result)),
+            (Self::Group(_, to), Outcome::Group(result)) => drop(to.send(result)),
             _ => {}
         }
         Vec::new()
@@ -200,6 +204,7 @@ impl Op {
             Self::Forget(_, to) | Self::BeginAudit(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::EndAudit(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::Webhook(_, to) => drop(to.send(Err(error.clone()))),
+            Self::Group(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}
         }
     }
@@ -212,6 +217,7 @@ fn imported_bytes(piece: &Piece) -> usize {
         Piece::Audit(entries) => entries.len() * 512,
         Piece::Receipts(receipts) => receipts.len() * 128,
         Piece::Minutes(minutes) => minutes.iter().map(|minute| 64 + minute.figures.len() * 48).sum(),
+        Piece::Group(_) => 8 * 1024,
         Piece::Device(_, deliveries) => {
             let data = deliveries.iter().filter_map(|delivery| delivery.waits.as_ref());
             1024 + deliveries.len() * 256 + data.map(|waits| waits.data.get().len()).sum::<usize>()

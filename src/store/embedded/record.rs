@@ -9,11 +9,11 @@ use fjall::Slice;
 use super::keys::Place;
 use crate::{
     domain::{
-        Data, DeliveryState, DeviceId, Epoch, Event, EventId, Generation, Lane, Outcome, Queue, Reason, Require, Seq, Timestamp, Told,
-        Urgency,
+        CopyOf, Data, DeliveryState, DeviceId, Epoch, Event, EventId, EventIdKey, Generation, Lane, Outcome, Queue, Reason, Require, Seq,
+        TenantId, Timestamp, Told, Urgency, given_collapse_key,
     },
     store::{
-        Delivery, QueuedEvent, StoreError,
+        Delivery, Idempotency, QueuedEvent, StoreError,
         codec::{Decoder, Encoder, damaged},
         codes::{reason, reason_code, state, state_code, urgency, urgency_code},
     },
@@ -34,6 +34,8 @@ pub(super) struct Facts<'a> {
     pub(super) device: &'a str,
     pub(super) collapse_key: Option<&'a str>,
     pub(super) idempotency: Option<[u8; 16]>,
+    /// Its idempotency key names the group that it is a copy of.
+    pub(super) is_copy: bool,
     /// The number under which it was born, when it was put at the tail again: its id is the seal of that one.
     pub(super) born: Option<u64>,
     /// It waits for that moment to be put at the tail: for the first time when its attempt is 0, else again.
@@ -53,10 +55,11 @@ const BORN: u8 = 0x01;
 const DUE: u8 = 0x02;
 const AT_NEXT_SESSION: u8 = 0x04;
 const DELIVER_AT: u8 = 0x08;
+const COPY: u8 = 0x10;
 
 impl<'a> Facts<'a> {
     /// Of a new event. One with a `deliver_at` is due then, and has had no attempt yet.
-    pub(super) fn of(event: &'a Event, seq: Seq, idempotency: Option<[u8; 16]>) -> Self {
+    pub(super) fn of(event: &'a Event, seq: Seq, idempotency: Option<&Idempotency>) -> Self {
         Self {
             urgency: event.urgency,
             require: event.require,
@@ -67,7 +70,8 @@ impl<'a> Facts<'a> {
             ttl: event.ttl,
             device: event.device.as_str(),
             collapse_key: event.collapse_key.as_deref(),
-            idempotency,
+            idempotency: idempotency.map(|idempotency| idempotency.key),
+            is_copy: idempotency.is_some_and(|idempotency| idempotency.is_copy),
             born: None,
             due: event.deliver_at,
             at_next_session: false,
@@ -107,7 +111,8 @@ impl<'a> Facts<'a> {
         let more = self.born.map_or(0, |_| BORN)
             | self.due.map_or(0, |_| DUE)
             | self.deliver_at.map_or(0, |_| DELIVER_AT)
-            | if self.at_next_session { AT_NEXT_SESSION } else { 0 };
+            | if self.at_next_session { AT_NEXT_SESSION } else { 0 }
+            | if self.is_copy { COPY } else { 0 };
         if more != 0 {
             flags |= MORE;
         }
@@ -150,6 +155,7 @@ impl<'a> Facts<'a> {
             device: from.text()?,
             collapse_key: if flags & COLLAPSES == 0 { None } else { Some(from.text()?) },
             idempotency: if flags & IDEMPOTENT == 0 { None } else { Some(from.array()?) },
+            is_copy: false,
             born: None,
             due: None,
             at_next_session: false,
@@ -164,8 +170,15 @@ impl<'a> Facts<'a> {
                 Some(Timestamp(from.number()?))
             };
             facts.at_next_session = more & AT_NEXT_SESSION != 0;
+            facts.is_copy = more & COPY != 0;
         }
         Ok(facts)
+    }
+
+    /// The group that it is a copy of.
+    pub(super) fn group(&self, ids: &EventIdKey, tenant: TenantId) -> Option<EventId> {
+        let key = self.idempotency.filter(|_| self.is_copy)?;
+        Some(ids.seal_group(CopyOf::of_key(key).place(tenant)))
     }
 
     pub(super) fn deliverable_from(&self) -> Timestamp {
@@ -338,9 +351,16 @@ pub(super) fn decode_end(bytes: &[u8]) -> Result<(Facts<'_>, Ending), StoreError
 }
 
 /// The public view of an event: `ending` is `None` while it is scheduled or waits for the first time.
-pub(super) fn delivery(id: EventId, generation: Generation, facts: &Facts<'_>, ending: Option<&Ending>) -> Result<Delivery, StoreError> {
+pub(super) fn delivery(
+    id: EventId,
+    group: Option<EventId>,
+    generation: Generation,
+    facts: &Facts<'_>,
+    ending: Option<&Ending>,
+) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         id,
+        group,
         device: device_id(facts.device)?,
         state: ending.map_or(facts.waits_as(), |ending| ending.state),
         reason: ending.and_then(|ending| ending.reason),
@@ -356,7 +376,7 @@ pub(super) fn delivery(id: EventId, generation: Generation, facts: &Facts<'_>, e
         seq: facts.seq,
         attempt: facts.attempt,
         session_epoch: ending.and_then(|ending| ending.epoch),
-        collapse_key: facts.collapse_key.map(Arc::from),
+        collapse_key: facts.collapse_key.map(given_collapse_key).map(Arc::from),
         require: facts.require,
     })
 }
@@ -396,7 +416,12 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::TenantId;
+
+    const KEY: Idempotency = Idempotency {
+        key: [9; 16],
+        body: [0; 16],
+        is_copy: false,
+    };
 
     fn event() -> Event {
         Event {
@@ -415,7 +440,7 @@ mod tests {
     #[test]
     fn an_event_and_its_end_come_back() {
         let event = event();
-        let bytes = encode_event(&Facts::of(&event, Seq(7), Some([9; 16])), event.json.0.as_bytes());
+        let bytes = encode_event(&Facts::of(&event, Seq(7), Some(&KEY)), event.json.0.as_bytes());
         let (facts, json) = decode_event(&bytes).unwrap();
         let place = Place {
             tenant: TenantId(4),
@@ -438,12 +463,30 @@ mod tests {
         };
         let row = with_change(&encode_end(&bytes, json, &ending).unwrap(), |ending| ending.late_ack = true).unwrap();
         let (facts, back) = decode_end(&row).unwrap();
-        let view = delivery(EventId([1; 20]), Generation(1), &facts, Some(&back)).unwrap();
+        let view = delivery(EventId([1; 20]), None, Generation(1), &facts, Some(&back)).unwrap();
         assert_eq!(view.state, DeliveryState::Replaced);
         assert!(view.late_ack && view.told.is_none());
         assert_eq!(view.replaced_by, Some(EventId([2; 20])));
         assert_eq!(view.session_epoch, Some(Epoch(1 << 40)));
-        assert_eq!(facts.idempotency, Some([9; 16]));
+        assert_eq!((facts.idempotency, facts.is_copy), (Some([9; 16]), false));
+    }
+
+    #[test]
+    fn a_copy_knows_its_group() {
+        let (event, ids) = (event(), EventIdKey::new(&[3; 32]));
+        let of = CopyOf {
+            bucket: 5,
+            number: 1 << 60,
+            target: [1; 6],
+        };
+        let bytes = encode_event(
+            &Facts::of(&event, Seq(7), Some(&Idempotency::of_copy(&of))),
+            event.json.0.as_bytes(),
+        );
+        let facts = decode_event(&bytes).unwrap().0;
+        assert_eq!(facts.group(&ids, event.tenant), Some(ids.seal_group(of.place(event.tenant))));
+        let alone = encode_event(&Facts::of(&event, Seq(7), Some(&KEY)), event.json.0.as_bytes());
+        assert_eq!(decode_event(&alone).unwrap().0.group(&ids, event.tenant), None);
     }
 
     #[test]
@@ -461,7 +504,7 @@ mod tests {
                 born: Some(4),
                 due,
                 at_next_session,
-                ..Facts::of(&event, Seq(9), Some([9; 16]))
+                ..Facts::of(&event, Seq(9), Some(&KEY))
             };
             let bytes = encode_event(&facts, event.json.0.as_bytes());
             let (back, json) = decode_event(&bytes).unwrap();
@@ -505,9 +548,9 @@ mod tests {
         for each in DeliveryState::ALL {
             assert_eq!(state(state_code(each)), Some(each));
         }
-        for code in 0..=6 {
+        for code in 0..=7 {
             assert_eq!(reason_code(reason(code).unwrap()), code);
         }
-        assert_eq!(reason(7), None);
+        assert_eq!(reason(8), None);
     }
 }

@@ -167,6 +167,7 @@ impl Numbers {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewReceipt<'a> {
     pub(super) event: EventId,
+    pub(super) group: Option<EventId>,
     pub(super) device: &'a str,
     pub(super) state: DeliveryState,
     pub(super) reason: Option<Reason>,
@@ -181,6 +182,7 @@ pub(super) struct NewReceipt<'a> {
 /// What follows the device in a receipt that is more than that of a first delivery.
 const REPLACED: u8 = 1;
 const TOLD: u8 = 2;
+const GROUP: u8 = 4;
 
 impl NewReceipt<'_> {
     pub(super) fn encode(&self) -> Result<Slice, StoreError> {
@@ -193,8 +195,8 @@ impl NewReceipt<'_> {
             .number(self.epoch.map_or(0, |epoch| epoch.0))
             .number(self.latency_ms)
             .text(self.device);
-        if self.attempt != 1 || self.replaced_by.is_some() || self.told.is_some() {
-            let flags = self.replaced_by.map_or(0, |_| REPLACED) | self.told.map_or(0, |_| TOLD);
+        if self.attempt != 1 || self.replaced_by.is_some() || self.told.is_some() || self.group.is_some() {
+            let flags = self.replaced_by.map_or(0, |_| REPLACED) | self.told.map_or(0, |_| TOLD) | self.group.map_or(0, |_| GROUP);
             into.byte(flags).number(u64::from(self.attempt));
             if let Some(event) = &self.replaced_by {
                 into.raw(&event.0);
@@ -202,6 +204,9 @@ impl NewReceipt<'_> {
             if let Some(told) = self.told {
                 let json = serde_json::to_string(&told.in_words()).map_err(|error| StoreError::Corrupt(error.to_string().into()))?;
                 into.text(&json);
+            }
+            if let Some(group) = &self.group {
+                into.raw(&group.0);
             }
         }
         Ok(into.finish().into())
@@ -223,6 +228,7 @@ pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, Sto
         position,
         at,
         event: EventId(from.array()?).to_string(),
+        group: None,
         state: state(from.byte()?).ok_or_else(|| from.damaged())?,
         reason: reason(from.byte()?).ok_or_else(|| from.damaged())?,
         session_epoch: Some(Epoch(from.number()?)).filter(|epoch| epoch.0 > 0),
@@ -242,6 +248,9 @@ pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, Sto
         };
         if flags & TOLD != 0 {
             receipt.told = Some(serde_json::from_str(from.text()?).map_err(|_| damaged("a receipt"))?);
+        }
+        if flags & GROUP != 0 {
+            receipt.group = Some(EventId(from.array()?));
         }
     }
     Ok(receipt)
@@ -388,6 +397,7 @@ mod tests {
         };
         let plain = NewReceipt {
             event: EventId([3; 20]),
+            group: None,
             device: "tsn-1",
             state: DeliveryState::Delivered,
             reason: None,
@@ -399,6 +409,7 @@ mod tests {
             told: None,
         };
         let rich = NewReceipt {
+            group: Some(EventId([5; 20])),
             attempt: 3,
             replaced_by: Some(EventId([4; 20])),
             told: Some(&told),

@@ -13,7 +13,7 @@ use super::{
     webhooks,
 };
 use crate::{
-    domain::{DeliveryState, Durability, EventId, Lane, Located, Outcome, Queue, Reason, Require, Seq, TenantId, Timestamp},
+    domain::{DeliveryState, Durability, EventId, EventIdKey, Lane, Located, Outcome, Queue, Reason, Require, Seq, TenantId, Timestamp},
     store::{Arrival, DeviceKey, Enqueued, EnqueuedKind, NewEvent, QueuedEvent, Settle, Settled, StoreError, codec::damaged},
 };
 
@@ -165,7 +165,7 @@ impl Book {
         };
         let located = place.located(bucket);
         let id = shared.ids.seal(located);
-        let facts = Facts::of(&event, seq, idempotency.map(|idempotency| idempotency.key));
+        let facts = Facts::of(&event, seq, idempotency.as_ref());
         draft.put(
             Space::Events,
             place.event_key(),
@@ -174,7 +174,7 @@ impl Book {
         if let Some(due) = facts.due {
             draft.put(Space::Rows, keys::due(due, place), Vec::new());
         }
-        let waits_as = facts.waits_as();
+        let (waits_as, group) = (facts.waits_as(), facts.group(&shared.ids, key.tenant));
         draft.put(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode());
         if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {
             let kept = Kept {
@@ -199,7 +199,7 @@ impl Book {
             let old_id = shared.ids.seal(facts.born(old_place).located(bucket));
             let ending = Ending {
                 state: if expired { DeliveryState::Expired } else { DeliveryState::Replaced },
-                replaced_by: (!expired).then_some(id),
+                replaced_by: (!expired).then(|| group.unwrap_or(id)),
                 ..Ending::of(Outcome::Expired, event.accepted_at, None, None)
             };
             end(
@@ -315,7 +315,7 @@ impl Book {
                     .flatten()
                 {
                     Some(found) => found,
-                    None => return Self::settle_again(draft, &mut self.positions, born.unwrap_or(place), settle),
+                    None => return Self::settle_again(draft, &self.shared.ids, &mut self.positions, born.unwrap_or(place), settle),
                 }
             }
         };
@@ -356,7 +356,13 @@ impl Book {
     }
 
     /// An end after the end: what the device says later is kept, and changes no state but `delivered`, once.
-    fn settle_again(draft: &mut Draft<'_>, positions: &mut Positions, place: Place, settle: &Settle) -> Result<Settled, StoreError> {
+    fn settle_again(
+        draft: &mut Draft<'_>,
+        ids: &EventIdKey,
+        positions: &mut Positions,
+        place: Place,
+        settle: &Settle,
+    ) -> Result<Settled, StoreError> {
         let Some(row) = draft.get(Space::Ends, &place.end_key())? else {
             return Ok(Settled::Unknown);
         };
@@ -382,7 +388,7 @@ impl Book {
                 }
             })?;
             if processed {
-                receive(draft, positions, place, settle.id, &facts, &record::decode_end(&changed)?.1)?;
+                receive(draft, ids, positions, place, settle.id, &facts, &record::decode_end(&changed)?.1)?;
             }
             draft.put(Space::Ends, place.end_key(), changed);
             draft.must_sync();
@@ -446,7 +452,7 @@ fn end(
         draft.remove(Space::Rows, keys::due(due, place));
     }
     draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, ending)?);
-    receive(draft, positions, place, id, &facts, ending)?;
+    receive(draft, &shared.ids, positions, place, id, &facts, ending)?;
     if let Some(key) = &facts.idempotency
         && now >= facts.accepted_at.plus(shared.idempotency_kept())
     {
@@ -469,19 +475,17 @@ fn end(
 /// Writes the receipt of a change of state.
 pub(super) fn receive(
     draft: &mut Draft<'_>,
+    ids: &EventIdKey,
     positions: &mut Positions,
     place: Place,
     id: EventId,
     facts: &Facts<'_>,
     ending: &Ending,
 ) -> Result<(), StoreError> {
-    let position = match positions.get(&place.tenant) {
-        Some(position) => position + 1,
-        None => last_position(draft, place.tenant)? + 1,
-    };
-    positions.insert(place.tenant, position);
+    let position = next_position(draft, positions, place.tenant)?;
     let receipt = NewReceipt {
         event: id,
+        group: facts.group(ids, place.tenant),
         device: facts.device,
         state: ending.state,
         reason: ending.reason,
@@ -494,6 +498,16 @@ pub(super) fn receive(
     };
     draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode()?);
     Ok(())
+}
+
+/// The position of the next receipt of a tenant.
+pub(super) fn next_position(draft: &Draft<'_>, positions: &mut Positions, tenant: TenantId) -> Result<u64, StoreError> {
+    let position = match positions.get(&tenant) {
+        Some(position) => position + 1,
+        None => last_position(draft, tenant)? + 1,
+    };
+    positions.insert(tenant, position);
+    Ok(position)
 }
 
 /// The last position in the tenant's log. The sweeper never drops the last receipt, so positions rise for ever.

@@ -11,7 +11,7 @@ use super::{
     audit::Audited,
     change,
     engine::{Engine, Space},
-    feed,
+    feed, groups,
     keys::{self, Place},
     op::Op,
     record::{self, Kept, decode_end, decode_event},
@@ -28,6 +28,7 @@ enum Part {
     Events,
     Ends,
     Idempotency,
+    Groups,
     Receipts,
     Changes,
     Audit,
@@ -38,7 +39,7 @@ impl Part {
     fn space(self) -> Space {
         match self {
             Self::Events => Space::Events,
-            Self::Ends | Self::Idempotency => Space::Ends,
+            Self::Ends | Self::Idempotency | Self::Groups => Space::Ends,
             Self::Receipts | Self::Changes | Self::Audit => Space::Log,
             Self::Devices => Space::Rows,
         }
@@ -50,6 +51,7 @@ impl Part {
             Self::Events => (b"", &[0xff; 16]),
             Self::Ends => (b"s", b"t"),
             Self::Idempotency => (b"i", b"j"),
+            Self::Groups => (keys::GROUPS, b"h"),
             Self::Receipts => (b"r", b"s"),
             Self::Changes => (b"p", b"q"),
             Self::Audit => (b"a", b"b"),
@@ -61,7 +63,8 @@ impl Part {
         match self {
             Self::Events => Some(Self::Ends),
             Self::Ends => Some(Self::Idempotency),
-            Self::Idempotency => Some(Self::Receipts),
+            Self::Idempotency => Some(Self::Groups),
+            Self::Groups => Some(Self::Receipts),
             Self::Receipts => Some(Self::Changes),
             Self::Changes => Some(Self::Audit),
             Self::Audit => Some(Self::Devices),
@@ -244,6 +247,19 @@ fn look(
                 let event = [b"s", head, &[keys::queue_byte(kept.queue)], &kept.number.to_be_bytes()].concat();
                 if !waits(engine, &event)? {
                     drop_row(Space::Ends);
+                }
+            }
+        }
+        Part::Groups => {
+            let place = keys::read_group(key).ok_or_else(|| damaged("the key of a group"))?;
+            let group = groups::decode(place, value)?;
+            if group.is_finished() && now >= groups::over_at(&group, Duration::from_secs(limits.state_kept_secs)) {
+                drop_row(Space::Ends);
+                if let Some(kept) = groups::key_row(&group)
+                    && let Some(row) = engine.get(Space::Ends, &kept)?
+                    && groups::is_key_of(&row, &group)?
+                {
+                    found.dropped.push((Space::Ends, kept.into(), row));
                 }
             }
         }

@@ -329,6 +329,7 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
         Op::FinishImport(export, _) => Outcome::Done(Book::finish_import(draft, export)),
         Op::Forget(rows, _) => Outcome::Forgot(forget(draft, rows)),
         Op::Webhook(step, _) => Outcome::Webhook(book.webhook(draft, step)),
+        Op::Group(step, _) => Outcome::Group(book.group(draft, step)),
         Op::Care(_) => Outcome::Nothing,
     }
 }

@@ -27,7 +27,7 @@ impl Shared {
             return self.pass(&device, new).await;
         }
         let NewEvent { event, idempotency } = new;
-        let record = NewRecord::of(&event, idempotency.as_ref().map(|idempotency| &idempotency.key))?;
+        let record = NewRecord::of(&event, idempotency.as_ref())?;
         let (bucket, queue) = (device.bucket(), Queue::of(event.urgency));
         let mut keys = vec![
             self.keys.device('p', &device),

@@ -19,12 +19,14 @@ use crate::{
         StoreError,
         codec::damaged,
         figures,
-        transfer::{AuditRow, Header, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow},
+        transfer::{AuditRow, GroupRow, Header, KeyRow, MinuteRow, Part, ReceiptRow, Row, RowPage, TenantRow},
     },
 };
 
 /// Receipts of a page.
 const RECEIPTS: usize = 1_000;
+/// Groups after which a page ends: those of a bucket are in one.
+const GROUPS: usize = 200;
 /// Rows and bytes of records after which a page of devices ends.
 const ROWS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 1024 * 1024;
@@ -79,6 +81,7 @@ impl Shared {
             Part::Receipts => self.receipt_rows(after).await,
             Part::Minutes => self.minute_rows(after).await,
             Part::Devices => self.device_rows(after).await,
+            Part::Groups => self.group_rows(after).await,
         }
     }
 
@@ -181,6 +184,23 @@ impl Shared {
             }
         }
         page.next = (to <= now).then(|| super::shared::json(&to)).transpose()?;
+        Ok(page)
+    }
+
+    /// The groups of some buckets.
+    async fn group_rows(&self, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
+        let mut bucket: u16 = match &after {
+            Some(after) => serde_json::from_slice(after).map_err(|_| unreadable())?,
+            None => 0,
+        };
+        let mut page = RowPage::default();
+        while bucket < BUCKETS && page.rows.len() < GROUPS {
+            let groups = self.groups_of(bucket).await?;
+            page.rows
+                .extend(groups.into_iter().map(|group| Row::Group(Box::new(GroupRow::of(group)))));
+            bucket += 1;
+        }
+        page.next = (bucket < BUCKETS).then(|| super::shared::json(&bucket)).transpose()?;
         Ok(page)
     }
 

@@ -147,7 +147,11 @@ fn delivery_row(
             .and_then(|kept| kept.strip_prefix(&born))
             .and_then(|rest| rest.get(..16))
             .and_then(|body| body.try_into().ok());
-        IdempotencyRow { key, body }
+        IdempotencyRow {
+            key,
+            body,
+            is_copy: head.is_copy(),
+        }
     });
     Ok(Row::Delivery(Box::new(DeliveryRow {
         id: owner.id(queue, head.born),
@@ -166,7 +170,7 @@ fn delivery_row(
             reason: ending.reason,
             at: ending.at,
             session_epoch: ending.epoch,
-            replaced_by: ending.replaced_by.map(|(queue, number)| owner.id(queue, number)),
+            replaced_by: ending.replaced_by.map(|by| owner.replacement(by)),
             late_ack: ending.late_ack,
             told: ending.told.map(|told| (*told).clone()),
         }),

@@ -107,6 +107,7 @@ impl Shared {
     }
 
     async fn sweep_bucket(&self, bucket: u16, now: Timestamp) -> Result<(u64, u64), StoreError> {
+        self.forget_groups(bucket, now).await?;
         let (mut expired, mut dropped) = (0, 0);
         loop {
             let devices = self.due('z', bucket, now, DEVICES).await?;

@@ -250,6 +250,7 @@ impl Transfer for RedisStore {
             Piece::Audit(entries) => self.shared.import_audit(entries).await,
             Piece::Receipts(receipts) => self.shared.import_receipts(receipts).await,
             Piece::Minutes(minutes) => self.shared.import_minutes(minutes).await,
+            Piece::Group(group) => self.shared.import_group(&group.group()).await,
             Piece::Device(device, deliveries) => self.shared.import_device(device, deliveries).await,
         }
     }

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use super::{
     Shared,
     device::{Head, Row as DeviceRecord},
+    groups::group_bytes,
     keys,
     receipt::NewReceipt,
-    record::{AT_NEXT_SESSION, BY_SESSION, DELIVER_AT, IDEMPOTENT, LATE, REPLACED, TOLD, VERSION, WAITS, pack_data},
+    record::{
+        AT_NEXT_SESSION, BY_SESSION, COPY, DELIVER_AT, IDEMPOTENT, LATE, REPLACED, REPLACED_BY_GROUP, TOLD, VERSION, WAITS, pack_data,
+    },
     reply::p48,
     shared::json,
 };
 use crate::{
-    domain::{Queue, Require, Timestamp},
+    domain::{Require, Timestamp},
     store::{
         StoreError,
         codec::damaged,
         codes::{reason_code, state_code, urgency_code},
-        transfer::{DeliveryRow, DeviceRow, NUMBER_MAX, NUMBERS_LEFT_OUT, ReceiptRow},
+        transfer::{DeliveryRow, DeviceRow, NUMBER_MAX, NUMBERS_LEFT_OUT, ReceiptRow, ReplacedBy},
     },
 };
 
@@ -109,7 +112,9 @@ fn head_of(delivery: &DeliveryRow, born: u64) -> Result<Vec<u8>, StoreError> {
     let flags = urgency_code(delivery.urgency)
         | require << 2
         | if later { AT_NEXT_SESSION } else { 0 }
-        | delivery.idempotency.map_or(0, |_| IDEMPOTENT)
+        | delivery
+            .idempotency
+            .map_or(0, |idempotency| IDEMPOTENT | if idempotency.is_copy { COPY } else { 0 })
         | delivery.deliver_at.map_or(0, |_| DELIVER_AT);
     let collapse = delivery.collapse_key.as_deref().unwrap_or_default().as_bytes();
     let attempt = u16::try_from(delivery.attempt).unwrap_or(u16::MAX);
@@ -129,19 +134,24 @@ fn head_of(delivery: &DeliveryRow, born: u64) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The ending of a state (`record::Ending`).
-fn ending_of(delivery: &DeliveryRow, replaced_by: Option<(Queue, u64)>, number: u64) -> Result<Vec<u8>, StoreError> {
+fn ending_of(delivery: &DeliveryRow, replaced_by: Option<ReplacedBy>, number: u64) -> Result<Vec<u8>, StoreError> {
     let Some(ended) = &delivery.ended else { return Ok(Vec::new()) };
     let waits = delivery.waits.is_some();
     let flags = ended.session_epoch.map_or(0, |_| BY_SESSION)
-        | replaced_by.map_or(0, |_| REPLACED)
+        | replaced_by.map_or(0, |by| match by {
+            ReplacedBy::Event(..) => REPLACED,
+            ReplacedBy::Group(_) => REPLACED_BY_GROUP,
+        })
         | ended.told.as_ref().map_or(0, |_| TOLD)
         | if ended.late_ack { LATE } else { 0 }
         | if waits { WAITS } else { 0 };
     let mut bytes = vec![state_code(ended.state), reason_code(ended.reason), flags];
     bytes.extend(p48(ended.at.0));
     bytes.extend(p48(ended.session_epoch.map_or(0, |epoch| epoch.0)));
-    if let Some((queue, number)) = replaced_by {
-        bytes.extend(keys::field(queue, number));
+    match replaced_by {
+        None => {}
+        Some(ReplacedBy::Event(queue, number)) => bytes.extend(keys::field(queue, number)),
+        Some(ReplacedBy::Group(place)) => bytes.extend(group_bytes(place)),
     }
     if waits {
         bytes.extend(p48(number));
@@ -156,6 +166,7 @@ fn ending_of(delivery: &DeliveryRow, replaced_by: Option<(Queue, u64)>, number: 
 pub(super) fn receipt_record(row: &ReceiptRow) -> Result<Vec<u8>, StoreError> {
     let receipt = NewReceipt {
         event: row.event,
+        group: row.group,
         device: row.device.as_str().as_bytes(),
         state: row.state,
         reason: row.reason,

@@ -9,6 +9,8 @@
 //! | `f{b}T:device`, `e{b}T:device` | string | FAST tokens; what it reported |
 //! | `i{b}T`, `l{b}T` | hash, sorted set | device of an ordinal; devices in order of their ids |
 //! | `o{b}`, `u{b}` | list | outboxes: receipts that no log has yet; what the feed of presence is still to tell |
+//! | `g{b}T:number` | string | a group; `k{b}T:key` its idempotency key |
+//! | `g{b}` | sorted set | groups: `groups.rs` |
 //! | `c{b}` | hash | counters |
 //! | `n{b}` | string | events that wait, and ended ones whose receipts are still in the outbox |
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
@@ -20,7 +22,7 @@
 //! | `{h:N}` | channel | messages for a node that cannot be reached directly |
 
 use crate::{
-    domain::{Queue, TenantId, UserId, sha256},
+    domain::{GroupPlace, Queue, TenantId, UserId, sha256},
     store::DeviceKey,
 };
 
@@ -67,6 +69,17 @@ impl Keys {
     /// A key of a bucket.
     pub(super) fn bucket(&self, kind: char, bucket: u16) -> String {
         format!("{}{kind}{{{bucket}}}", self.prefix)
+    }
+
+    /// The record of a group.
+    pub(super) fn group(&self, place: GroupPlace) -> String {
+        format!("{}g{{{}}}{}:{:016x}", self.prefix, place.bucket, place.tenant.0, place.number)
+    }
+
+    /// An idempotency key of groups, in the bucket of that one.
+    pub(super) fn group_key(&self, place: GroupPlace, key: &[u8; 16]) -> String {
+        let key = u128::from_be_bytes(*key);
+        format!("{}k{{{}}}{}:{key:032x}", self.prefix, place.bucket, place.tenant.0)
     }
 
     /// A key of a tenant's part of a bucket.

@@ -22,6 +22,7 @@ mod enqueue;
 mod export;
 mod exported;
 mod feed;
+mod groups;
 mod held;
 mod housekeeping;
 mod import;

@@ -16,11 +16,11 @@ use super::{
 };
 use crate::{
     domain::{
-        Data, DeliveryState, DeviceId, Epoch, Event, EventId, EventIdKey, Generation, Lane, Located, Outcome, Queue, Reason, Require, Seq,
-        TenantId, Timestamp, Told,
+        CopyOf, Data, DeliveryState, DeviceId, Epoch, Event, EventId, EventIdKey, Generation, GroupPlace, Lane, Located, Outcome, Queue,
+        Reason, Require, Seq, TenantId, Timestamp, Told, given_collapse_key,
     },
     store::{
-        Delivery, QueuedEvent, StoreError,
+        Delivery, Idempotency, QueuedEvent, StoreError,
         codec::damaged,
         codes::{reason, reason_code, state, state_code, urgency, urgency_code},
     },
@@ -30,6 +30,8 @@ pub(super) const VERSION: u8 = 1;
 pub(super) const IDEMPOTENT: u8 = 64;
 pub(super) const AT_NEXT_SESSION: u8 = 16;
 pub(super) const DELIVER_AT: u8 = 32;
+/// Beside `IDEMPOTENT`: the key names the group that it is a copy of.
+pub(super) const COPY: u8 = 128;
 const FIXED: usize = 36;
 
 /// The parts of a new record that its script puts together.
@@ -41,20 +43,20 @@ pub(super) struct NewRecord {
 }
 
 impl NewRecord {
-    pub(super) fn of(event: &Event, idempotency: Option<&[u8; 16]>) -> Result<Self, StoreError> {
+    pub(super) fn of(event: &Event, idempotency: Option<&Idempotency>) -> Result<Self, StoreError> {
         let require = match event.require {
             Require::Acknowledged => 0,
             Require::Received => 1,
             Require::Processed => 2,
         };
-        let flags =
-            urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, |_| IDEMPOTENT) | event.deliver_at.map_or(0, |_| DELIVER_AT);
+        let keyed = |idempotency: &Idempotency| IDEMPOTENT | if idempotency.is_copy { COPY } else { 0 };
+        let flags = urgency_code(event.urgency) | require << 2 | idempotency.map_or(0, keyed) | event.deliver_at.map_or(0, |_| DELIVER_AT);
         let collapse = event.collapse_key.as_deref().unwrap_or_default().as_bytes();
         let length = u8::try_from(collapse.len()).map_err(|_| StoreError::Conflict("a collapse key has at most 255 bytes".into()))?;
         let mut rest = Vec::with_capacity(32 + collapse.len());
         rest.extend_from_slice(&p48(event.deliverable_from().0));
         rest.extend_from_slice(&p48(event.expires_at().0));
-        rest.extend(idempotency.into_iter().flatten());
+        rest.extend(idempotency.iter().flat_map(|idempotency| idempotency.key));
         rest.push(length);
         rest.extend_from_slice(collapse);
         rest.extend(event.deliver_at.into_iter().flat_map(|_| p48(event.accepted_at.0)));
@@ -161,6 +163,16 @@ impl Head<'_> {
         self.deliver_at.unwrap_or(self.accepted_at)
     }
 
+    /// The group that it is a copy of.
+    fn group(&self, owner: &Owner<'_>) -> Option<EventId> {
+        let key = self.idempotency.filter(|_| self.is_copy())?;
+        Some(owner.ids.seal_group(CopyOf::of_key(key).place(owner.tenant)))
+    }
+
+    pub(super) fn is_copy(&self) -> bool {
+        self.flags & COPY != 0
+    }
+
     /// Whether it waits for the next session of its device.
     pub(super) fn at_next_session(&self) -> bool {
         self.flags & AT_NEXT_SESSION != 0
@@ -206,6 +218,18 @@ impl Owner<'_> {
         self.ids.seal(self.located(queue, born))
     }
 
+    /// The id of what replaced one of its events.
+    pub(super) fn replacement(&self, by: Replacement) -> EventId {
+        match by {
+            Replacement::Event(queue, born) => self.id(queue, born),
+            Replacement::Group(bucket, number) => self.ids.seal_group(GroupPlace {
+                tenant: self.tenant,
+                bucket,
+                number,
+            }),
+        }
+    }
+
     /// Makes what a session needs of the field, the record and the data of an event.
     pub(super) fn queued(&self, [field, record, data]: &[Vec<u8>; 3]) -> Result<QueuedEvent, StoreError> {
         let (queue, number) = keys::read_field(field).ok_or_else(|| damaged("the field of an event"))?;
@@ -237,14 +261,13 @@ impl Owner<'_> {
         let urgency = head.urgency()?;
         Ok(Delivery {
             id,
+            group: head.group(self),
             device: self.device.clone(),
             state: ending.map_or(head.waits_as(), |ending| ending.state),
             reason: ending.and_then(|ending| ending.reason),
             late_ack: ending.is_some_and(|ending| ending.late_ack),
             told: ending.and_then(|ending| ending.told.clone()),
-            replaced_by: ending
-                .and_then(|ending| ending.replaced_by)
-                .map(|(by_queue, number)| self.id(by_queue, number)),
+            replaced_by: ending.and_then(|ending| ending.replaced_by).map(|by| self.replacement(by)),
             accepted_at: head.accepted_at,
             deliver_at: head.deliver_at,
             expires_at: head.expires_at,
@@ -254,7 +277,7 @@ impl Owner<'_> {
             seq: head.seq,
             attempt: head.attempt,
             session_epoch: ending.and_then(|ending| ending.epoch),
-            collapse_key: head.collapse_key.map(Arc::from),
+            collapse_key: head.collapse_key.map(given_collapse_key).map(Arc::from),
             require: head.require()?,
         })
     }
@@ -262,18 +285,33 @@ impl Owner<'_> {
 
 /// How an event ended, or, with the state `queued`, that it waits again.
 ///
-/// State 1, reason 1, flags 1, at 6, epoch 6; then what the flags name: the field of the event that replaced it, the number under
-/// which it waits again, what the device says of it as JSON.
+/// State 1, reason 1, flags 1, at 6, epoch 6; then what the flags name: the field of the event that replaced it, or the place of the group
+/// whose copy did (bucket 2, number 8), the number under which it waits again, what the device says of it as JSON.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
     pub(super) state: DeliveryState,
     pub(super) reason: Option<Reason>,
     pub(super) at: Timestamp,
     pub(super) epoch: Option<Epoch>,
-    pub(super) replaced_by: Option<(Queue, u64)>,
+    pub(super) replaced_by: Option<Replacement>,
     pub(super) late_ack: bool,
     pub(super) told: Option<Arc<Told>>,
     pub(super) waits_at: Option<u64>,
+}
+
+/// What replaced an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replacement {
+    /// The event that was born there.
+    Event(Queue, u64),
+    /// A copy: its group's bucket and number.
+    Group(u16, u64),
+}
+
+/// Reads the place of a group: bucket 2, number 8.
+pub(super) fn read_group(bytes: &[u8]) -> Option<(u16, u64)> {
+    let (bucket, number) = bytes.split_first_chunk()?;
+    Some((u16::from_be_bytes(*bucket), u64::from_be_bytes(number.try_into().ok()?)))
 }
 
 pub(super) const LATE: u8 = 1;
@@ -283,6 +321,9 @@ pub(super) const TOLD: u8 = 8;
 pub(super) const WAITS: u8 = 16;
 /// In an outbox alone: the attempt follows what is fixed.
 pub(super) const ATTEMPT: u8 = 32;
+/// In an outbox alone: the place of the group that a copy is of follows.
+pub(super) const OF_GROUP: u8 = 64;
+pub(super) const REPLACED_BY_GROUP: u8 = 128;
 
 impl Ending {
     /// The bytes of the end that an outcome is. The number of one that waits again is put in by its script.
@@ -314,10 +355,17 @@ impl Ending {
         if flags & ATTEMPT != 0 {
             take(2)?;
         }
-        let replaced_by = if flags & REPLACED == 0 {
-            None
+        if flags & OF_GROUP != 0 {
+            take(10)?;
+        }
+        let replaced_by = if flags & REPLACED != 0 {
+            let (queue, born) = keys::read_field(take(7)?)?;
+            Some(Replacement::Event(queue, born))
+        } else if flags & REPLACED_BY_GROUP != 0 {
+            let (bucket, number) = read_group(take(10)?)?;
+            Some(Replacement::Group(bucket, number))
         } else {
-            Some(keys::read_field(take(7)?)?)
+            None
         };
         let waits_at = if flags & WAITS == 0 { None } else { Some(u48(take(6)?)?) };
         Some(Self {

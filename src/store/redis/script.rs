@@ -82,6 +82,9 @@ scripts! {
     WEBHOOK_REDRIVE "" ["webhook-redrive"],
     ROTATE "" ["rotate"],
     AUDIT "'allow-oom'" ["audit"],
+    GROUP_BEGIN "" ["group-begin"],
+    GROUP_FINISH "'allow-oom'" ["group-finish"],
+    GROUP_DROP "'allow-oom'" ["group-drop"],
 }
 
 /// The library: its text, and the names of its functions.

@@ -8,7 +8,9 @@ use super::{
     forms::{hex, text, text_or_none},
 };
 use crate::{
-    domain::{DeliveryState, DeviceId, Epoch, EventId, EventIdKey, Located, Queue, Reason, Require, Seq, Timestamp, Told, Urgency},
+    domain::{
+        DeliveryState, DeviceId, Epoch, EventId, EventIdKey, GroupPlace, Located, Queue, Reason, Require, Seq, Timestamp, Told, Urgency,
+    },
     store::StoreError,
 };
 
@@ -61,6 +63,9 @@ pub struct IdempotencyRow {
     /// Of the body. None: its time is over, and the key is free.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "body")]
     pub body: Option<[u8; 16]>,
+    /// The event is a copy, and the key names its group.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_copy: bool,
 }
 
 mod body {
@@ -122,6 +127,15 @@ pub struct Waits {
     pub data: Box<RawValue>,
 }
 
+/// What replaced an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum ReplacedBy {
+    /// An event of the same device: its queue, and the number under which it was born.
+    Event(Queue, u64),
+    /// A copy of the group there.
+    Group(GroupPlace),
+}
+
 impl DeliveryRow {
     /// From when it can be delivered.
     pub(in crate::store) fn deliverable_from(&self) -> Timestamp {
@@ -178,12 +192,15 @@ impl DeliveryRow {
         }
     }
 
-    /// The place of the event that replaced it.
-    pub(in crate::store) fn replacement(&self, ids: &EventIdKey) -> Result<Option<(Queue, u64)>, StoreError> {
+    /// The place of what replaced it.
+    pub(in crate::store) fn replacement(&self, ids: &EventIdKey) -> Result<Option<ReplacedBy>, StoreError> {
         let Some(id) = self.ended.as_ref().and_then(|ended| ended.replaced_by) else {
             return Ok(None);
         };
-        let located = ids.open(id).and_then(|located| Some((located.queue?, located.number)));
+        let event = ids
+            .open(id)
+            .and_then(|located| Some(ReplacedBy::Event(located.queue?, located.number)));
+        let by = event.or_else(|| ids.open_group(id).map(ReplacedBy::Group));
         let wrong = || {
             StoreError::Conflict(
                 format!(
@@ -193,6 +210,6 @@ impl DeliveryRow {
                 .into(),
             )
         };
-        located.ok_or_else(wrong).map(Some)
+        by.ok_or_else(wrong).map(Some)
     }
 }

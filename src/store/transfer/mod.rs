@@ -6,13 +6,16 @@
 
 mod delivery;
 mod forms;
+mod groups;
 mod registry;
 mod rows;
 mod webhooks;
 
 use async_trait::async_trait;
 
+pub(in crate::store) use delivery::ReplacedBy;
 pub use delivery::{DeliveryRow, Ended, IdempotencyRow, Waits};
+pub use groups::GroupRow;
 pub(in crate::store) use registry::{import_key, import_tenant};
 pub use rows::{AuditRow, Counts, DeviceRow, Header, KeyRow, MinuteRow, ReceiptRow, Row, TenantRow};
 pub use webhooks::WebhookRow;
@@ -47,11 +50,13 @@ pub enum Part {
     Minutes,
     /// Devices, each followed by its deliveries.
     Devices,
+    /// Groups: after the devices, so that what is unfinished finds them.
+    Groups,
 }
 
 impl Part {
     /// All, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Tenants,
         Self::Keys,
         Self::Webhooks,
@@ -59,6 +64,7 @@ impl Part {
         Self::Receipts,
         Self::Minutes,
         Self::Devices,
+        Self::Groups,
     ];
 }
 
@@ -86,6 +92,8 @@ pub enum Piece {
     Receipts(Vec<ReceiptRow>),
     /// Minutes of the ledger.
     Minutes(Vec<MinuteRow>),
+    /// A group.
+    Group(Box<GroupRow>),
     /// A device with its deliveries.
     Device(Box<DeviceRow>, Vec<DeliveryRow>),
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeliveryRow, NUMBER_MAX, NUMBERS_LEFT_OUT, WebhookRow,
+    DeliveryRow, GroupRow, NUMBER_MAX, NUMBERS_LEFT_OUT, WebhookRow,
     forms::{hex, text, text_or_none},
 };
 use crate::{
@@ -37,6 +37,8 @@ pub enum Row {
     Receipt(ReceiptRow),
     /// A minute of the ledger.
     Minute(MinuteRow),
+    /// A group: an event to several devices.
+    Group(Box<GroupRow>),
     /// A device; its deliveries follow.
     Device(Box<DeviceRow>),
     /// A delivery of the device before it.
@@ -209,9 +211,12 @@ pub struct ReceiptRow {
     pub tenant: u16,
     /// Its position there.
     pub position: u64,
-    /// The event.
+    /// The event, or its copy for the device.
     #[serde(with = "text")]
     pub event: EventId,
+    /// The group that it is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text_or_none")]
+    pub group: Option<EventId>,
     /// The device.
     #[serde(with = "text")]
     pub device: DeviceId,
@@ -264,6 +269,7 @@ impl ReceiptRow {
             tenant: tenant.0,
             position: receipt.position,
             event: receipt.event.parse().map_err(|_| damaged("a receipt"))?,
+            group: receipt.group,
             device: receipt.device.parse().map_err(|_| damaged("a receipt"))?,
             state: receipt.state,
             reason: receipt.reason,
@@ -417,14 +423,17 @@ pub struct Counts {
     pub devices: u64,
     /// Deliveries.
     pub deliveries: u64,
+    /// Groups.
+    #[serde(default)]
+    pub groups: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} tenants, {} keys, {} webhooks, {} entries of the audit log, {} receipts, {} minutes, {} devices and {} deliveries",
-            self.tenants, self.keys, self.webhooks, self.audit, self.receipts, self.minutes, self.devices, self.deliveries
+            "{} tenants, {} keys, {} webhooks, {} entries of the audit log, {} receipts, {} minutes, {} devices, {} deliveries and {} groups",
+            self.tenants, self.keys, self.webhooks, self.audit, self.receipts, self.minutes, self.devices, self.deliveries, self.groups
         )
     }
 }
@@ -440,6 +449,7 @@ impl Counts {
         self.minutes += others.minutes;
         self.devices += others.devices;
         self.deliveries += others.deliveries;
+        self.groups += others.groups;
     }
 
     /// Counts a row in.
@@ -454,6 +464,7 @@ impl Counts {
             Row::Minute(_) => &mut self.minutes,
             Row::Device(_) => &mut self.devices,
             Row::Delivery(_) => &mut self.deliveries,
+            Row::Group(_) => &mut self.groups,
         };
         *place += 1;
     }

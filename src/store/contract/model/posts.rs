@@ -54,6 +54,7 @@ impl<W: World> Run<W> {
         let idempotency = post.key.map(|(key, body)| Idempotency {
             key: [key; 16],
             body: [body; 16],
+            is_copy: false,
         });
         (coming, NewEvent { event, idempotency })
     }

@@ -6,7 +6,7 @@ if not row then return '\0' end
 local hlen = unpack('>I2', row, 3)
 local state, flags = byte(row, hlen + 1), byte(row, hlen + 3)
 -- It waits again meanwhile.
-if flags >= 16 then return '\4\2' end
+if flags % 32 >= 16 then return '\4\2' end
 local changed, receipt = false, false
 local known = sub(row, hlen + 1)
 local function has(flag) return math.floor(flags / flag) % 2 == 1 end
@@ -30,11 +30,9 @@ if changed then
   known = sub(known, 1, 2) .. char(flags) .. sub(known, 4)
   call('HSET', s, ARGV[2], sub(row, 1, hlen) .. known)
   if receipt then
-    local attempt = sub(row, 11, 12)
-    if attempt ~= '\0\1' then known = sub(known, 1, 2) .. char(flags + 32) .. sub(known, 4, 15) .. attempt .. sub(known, 16) end
     -- It left the queue before, and leaving the outbox will count it as one that leaves.
     call('INCR', KEYS[3])
-    call('RPUSH', KEYS[2], ARGV[4] .. ARGV[2] .. sub(row, 25, 30) .. known)
+    call('RPUSH', KEYS[2], ARGV[4] .. ARGV[2] .. sub(row, 25, 30) .. received(row, known))
   end
 end
 return '\4' .. char(state)

@@ -1,11 +1,19 @@
 
--- Writes how an event ended (or that it waits again), and the receipt of it, which names any attempt but the first.
+-- An ending as a receipt has it: with any attempt but the first, and with the place of the group that a copy is of.
+local function received(rec, ending)
+  local flags, more = byte(ending, 3), ''
+  local attempt = sub(rec, 11, 12)
+  if attempt ~= '\0\1' then flags, more = flags + 32, attempt end
+  if byte(rec, 2) >= 128 then flags, more = flags + 64, more .. sub(rec, 37, 46) end
+  if more == '' then return ending end
+  return sub(ending, 1, 2) .. char(flags) .. sub(ending, 4, 15) .. more .. sub(ending, 16)
+end
+
+-- Writes how an event ended (or that it waits again), and the receipt of it.
 local function tell(s, o, field, rec, ending, prefix)
   local born = sub(field, 1, 1) .. sub(rec, 13, 18)
   call('HSET', s, born, rec .. ending)
-  local attempt = sub(rec, 11, 12)
-  if attempt ~= '\0\1' then ending = sub(ending, 1, 2) .. char(byte(ending, 3) + 32) .. sub(ending, 4, 15) .. attempt .. sub(ending, 16) end
-  call('RPUSH', o, prefix .. born .. sub(rec, 25, 30) .. ending)
+  call('RPUSH', o, prefix .. born .. sub(rec, 25, 30) .. received(rec, ending))
   return born
 end
 

@@ -4,7 +4,7 @@ local function moved(q, s, field)
   local row = call('HGET', s, field)
   if not row then return nil end
   local hlen = unpack('>I2', row, 3)
-  if byte(row, hlen + 3) < 16 then return nil end
+  if byte(row, hlen + 3) % 32 < 16 then return nil end
   local at = hlen + 16
   if byte(row, hlen + 3) % 8 >= 4 then at = at + 7 end
   local place = sub(field, 1, 1) .. sub(row, at, at + 5)
