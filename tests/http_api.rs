@@ -13,7 +13,8 @@ use std::time::Duration;
 use loadtest::{redis, session::Managed};
 use serde_json::{Value, json};
 use support::{
-    Acks, Answer, Backend, Device, Event, Kill, Options, Poller, Resumption, SOON, Service, Settings, wait_for, wait_for_presence,
+    Acks, Answer, Backend, Device, Event, Kill, Listening, Options, Poller, Resumption, SOON, Service, Settings, wait_for,
+    wait_for_presence,
 };
 use unpoll::domain::{SystemClock, Timestamp};
 
@@ -579,4 +580,65 @@ fn many_events_of_one_request_reach_each_device_in_their_order_on_either_engine(
 fn tenants_see_nothing_of_one_another() {
     let (service, backend) = service();
     support::stay_apart(&service, &service, &backend.key, 1);
+}
+
+#[test]
+fn an_event_to_a_user_reaches_each_device_and_its_receipts_name_it() {
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let on_redis = Settings::default()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    for (mut service, durability) in [(Service::start(), "disk"), (Service::start_with(on_redis), "primary")] {
+        let backend = service.backend();
+        for device in ["tv", "radio", "other"] {
+            backend.add_device(device, "secret");
+        }
+        for device in ["tv", "radio"] {
+            backend
+                .send("PATCH", &format!("/v1/devices/{device}"), &json!({"user": "ann"}))
+                .expect(200);
+        }
+        let (tv, other) = (
+            Device::online(&service, "tv", "secret"),
+            Device::online(&service, "other", "secret"),
+        );
+        let mut stream = Listening::receipts(&backend, "?from=oldest", None);
+        let event = json!({"target": {"user": "ann"}, "type": "t", "data": 1, "collapse_key": "k"});
+        let id = backend.post(&event).expect(202).json()["id"].as_str().unwrap().to_owned();
+        let got = tv.expect_event();
+        assert_ne!(got.id, id, "its delivery has an id of its own");
+        tv.acknowledge();
+        let told = stream.expect();
+        assert_eq!(
+            (
+                &told.data["event"],
+                &told.data["delivery"],
+                &told.data["device"],
+                &told.data["state"]
+            ),
+            (&json!(id), &json!(got.id), &json!("tv"), &json!("delivered"))
+        );
+        // What waits survives a kill, and the whole is known as before.
+        service.kill();
+        service.run();
+        let fate = backend.get(&format!("/v1/events/{id}")).expect(200).json();
+        assert_eq!(
+            (&fate["state"], &fate["deliveries"]["delivered"], &fate["deliveries"]["queued"]),
+            (&json!("queued"), &json!(1), &json!(1))
+        );
+        let repeat = backend
+            .post(&json!({"target": {"devices": ["tv", "radio", "other"]}, "type": "t"}))
+            .expect(202);
+        assert_eq!(repeat.header("push-durability"), Some(durability));
+        let radio = Device::online(&service, "radio", "secret");
+        let first = radio.expect_event();
+        radio.expect_event();
+        radio.acknowledge();
+        becomes(&backend, &id, "delivered");
+        becomes(&backend, &first.id, "delivered");
+        let mut again = Listening::receipts(&backend, &format!("?from=oldest&event={id}"), None);
+        let devices: Vec<Value> = (0..2).map(|_| again.expect().data["device"].clone()).collect();
+        assert_eq!(devices, [json!("tv"), json!("radio")]);
+        drop(other);
+    }
 }

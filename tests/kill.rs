@@ -49,6 +49,10 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
             thread::spawn(move || post(poster, &backend, &posting, &accepted, &answers))
         })
         .collect();
+    let pairs = {
+        let (backend, posting) = (backend.clone(), posting.clone());
+        thread::spawn(move || post_to_pairs(&backend, &posting))
+    };
     let devices: Vec<_> = (0..DEVICES)
         .map(|device| {
             let (service, stop) = (service.clone(), stop.clone());
@@ -71,8 +75,18 @@ fn nothing_accepted_is_lost_when_the_process_is_killed_twenty_times_under_load()
 
     posting.store(false, Ordering::SeqCst);
     posters.into_iter().for_each(|poster| poster.join().unwrap());
-    let accepted = accepted.lock().unwrap().clone();
+    let mut accepted = accepted.lock().unwrap().clone();
     assert!(accepted.len() >= kills * 25);
+    // Of an event to two devices each delivery is one more.
+    let pairs = pairs.join().unwrap();
+    assert!(!pairs.is_empty());
+    for event in &pairs {
+        let page = backend.get(&format!("/v1/events/{event}/deliveries")).expect(200).json();
+        for item in page["items"].as_array().unwrap() {
+            let text = |name: &str| item[name].as_str().unwrap().to_owned();
+            accepted.insert(text("delivery"), text("device"));
+        }
+    }
 
     // Everything drains to its device: no event is pending for ever.
     let mut open: BTreeSet<&String> = accepted.keys().collect();
@@ -311,21 +325,37 @@ fn post(poster: usize, backend: &Backend, posting: &AtomicBool, accepted: &Mutex
             "target": { "device": device }, "type": "load", "urgency": URGENCIES[number % 3],
             "data": { "poster": poster, "number": number },
         });
-        let key = format!("{poster}-{number}");
-        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
-        let body = event.to_string();
-        loop {
-            match backend.try_request("POST", "/v1/events", &headers, body.as_bytes()) {
-                Ok(answer) if matches!(answer.status, 200 | 202) => {
-                    let id = answer.json()["id"].as_str().expect("an id").to_owned();
-                    accepted.lock().unwrap().insert(id, device);
-                    answers.fetch_add(1, Ordering::SeqCst);
-                    break;
-                }
-                Ok(answer) => assert!(matches!(answer.status, 429 | 503), "{answer:?}"),
-                // Killed before it answered: stored or not, the key makes the retry harmless.
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
+        let id = until_taken(backend, &format!("{poster}-{number}"), &event);
+        accepted.lock().unwrap().insert(id, device);
+        answers.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The same with events to two devices each. Answers their ids.
+fn post_to_pairs(backend: &Backend, posting: &AtomicBool) -> Vec<String> {
+    let mut accepted = Vec::new();
+    while posting.load(Ordering::SeqCst) {
+        let number = accepted.len() + 1;
+        let pair = [number, number + 1].map(|number| format!("box-{}", number % DEVICES));
+        let event = json!({
+            "target": { "devices": pair }, "type": "load", "urgency": URGENCIES[number % 3],
+            "data": { "poster": POSTERS, "number": number },
+        });
+        accepted.push(until_taken(backend, &format!("pair-{number}"), &event));
+    }
+    accepted
+}
+
+/// Posts an event until it is accepted; answers its id.
+fn until_taken(backend: &Backend, key: &str, event: &Value) -> String {
+    let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+    let body = event.to_string();
+    loop {
+        match backend.try_request("POST", "/v1/events", &headers, body.as_bytes()) {
+            Ok(answer) if matches!(answer.status, 200 | 202) => return answer.json()["id"].as_str().expect("an id").to_owned(),
+            Ok(answer) => assert!(matches!(answer.status, 429 | 503), "{answer:?}"),
+            // Killed before it answered: stored or not, the key makes the retry harmless.
+            Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
 }

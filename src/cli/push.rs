@@ -1,6 +1,7 @@
 //! `unpoll push`: one event, for trying things out and for scripts.
 
 use std::{
+    collections::HashSet,
     io::Read,
     time::{Duration, Instant},
 };
@@ -28,9 +29,12 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// The device that shall have it. May be repeated: each has an event of its own.
-    #[arg(long = "device", value_name = "ID", required = true)]
+    /// The device that shall have it. May be repeated, up to 64 times: it is one event to all of them.
+    #[arg(long = "device", value_name = "ID", required_unless_present = "user")]
     devices: Vec<String>,
+    /// Or all devices of this user.
+    #[arg(long, value_name = "U", conflicts_with = "devices")]
+    user: Option<String>,
     /// The type of the event, such as com.example.recording.scheduled.
     #[arg(long = "type", value_name = "T")]
     kind: Option<String>,
@@ -79,7 +83,23 @@ enum RequireWord {
 }
 
 impl Arguments {
-    fn event(&self, device: &str, data: Option<&Value>) -> Value {
+    fn target(&self) -> Value {
+        match (&self.user, self.devices.as_slice()) {
+            (Some(user), _) => json!({ "user": user }),
+            (None, [device]) => json!({ "device": device }),
+            (None, devices) => json!({ "devices": devices }),
+        }
+    }
+
+    /// Whom it is for, in a line for people.
+    fn whom(&self) -> String {
+        match &self.user {
+            Some(user) => format!("user {user}"),
+            None => self.devices.join(", "),
+        }
+    }
+
+    fn event(&self, data: Option<&Value>) -> Value {
         let urgency = self.urgency.map(|urgency| match urgency {
             UrgencyWord::VeryLow => "very-low",
             UrgencyWord::Low => "low",
@@ -92,7 +112,7 @@ impl Arguments {
             RequireWord::Processed => "processed",
         });
         let options = [
-            ("target", Some(json!({ "device": device }))),
+            ("target", Some(self.target())),
             ("data", data.cloned()),
             ("type", self.kind.clone().map(Value::from)),
             ("ttl", self.ttl.map(Value::from)),
@@ -116,12 +136,6 @@ impl Arguments {
     }
 }
 
-/// An event that was taken, and for whom.
-struct Taken {
-    device: String,
-    id: String,
-}
-
 /// Sends it, says what the server answered, and waits if asked to.
 pub async fn run(arguments: Arguments) -> Outcome {
     if arguments.ttl == Some(0) && arguments.wait.is_some() {
@@ -130,34 +144,24 @@ pub async fn run(arguments: Arguments) -> Outcome {
     }
     let data = arguments.data.as_deref().map(read).transpose()?;
     let client = arguments.server.client()?;
-    let (mut taken, mut failures) = (Vec::new(), Vec::new());
-    for device in &arguments.devices {
-        match arguments.post(&client, &arguments.event(device, data.as_ref())).await {
-            Ok(answer) => {
-                say(if arguments.json {
-                    answer.to_string()
-                } else {
-                    accepted(device, &answer)
-                })?;
-                taken.push(Taken {
-                    device: device.clone(),
-                    id: text(&answer, "id").unwrap_or_default().to_owned(),
-                });
-            }
-            Err(failure) => failures.push(failure),
+    let answer = arguments.post(&client, &arguments.event(data.as_ref())).await?;
+    say(if arguments.json {
+        answer.to_string()
+    } else {
+        accepted(&arguments.whom(), &answer)
+    })?;
+    let Some(seconds) = arguments.wait else { return Ok(()) };
+    // One that cannot be added to the time is for ever.
+    let until = Instant::now().checked_add(Duration::from_secs(seconds));
+    let failures = wait(&client, text(&answer, "id").unwrap_or_default(), until, arguments.json).await?;
+    match failures.as_slice() {
+        [] => Ok(()),
+        [rest @ .., last] => {
+            // All but the last are told here, and the last as every failure is.
+            rest.iter().for_each(|failure| eprintln!("unpoll: {failure}"));
+            Err(Failure::Failed(last.clone()))
         }
     }
-    if let Some(seconds) = arguments.wait {
-        // One that cannot be added to the time is for ever.
-        let until = Instant::now().checked_add(Duration::from_secs(seconds));
-        for event in &taken {
-            failures.extend(wait(&client, event, until, arguments.json).await.err());
-        }
-    }
-    // All but the last are told here, and the last as every failure is.
-    let last = failures.pop();
-    failures.iter().for_each(|failure| eprintln!("unpoll: {failure}"));
-    last.map_or(Ok(()), Err)
 }
 
 fn read(data: &str) -> Result<Value, Failure> {
@@ -172,42 +176,58 @@ fn read(data: &str) -> Result<Value, Failure> {
     serde_json::from_str(&text).map_err(|error| Failure::Usage(format!("the data is not JSON: {error}; quote it for the shell")))
 }
 
-fn accepted(device: &str, answer: &Value) -> String {
+fn accepted(whom: &str, answer: &Value) -> String {
     let of = |name: &str| text(answer, name).unwrap_or("?");
-    format!("{device}: event {} is {}, durable: {}", of("id"), of("state"), of("durability"))
+    format!(
+        "{}: event {} is {}, durable: {}",
+        harmless(whom),
+        of("id"),
+        of("state"),
+        of("durability")
+    )
 }
 
-/// Waits for the end of an event, and says it.
-async fn wait(client: &Client, event: &Taken, until: Option<Instant>, json: bool) -> Outcome {
-    let Taken { device, id } = event;
-    let path = format!("/v1/events/{}/deliveries?limit=1", segment(id));
-    let mut pause = ASK_AFTER;
+/// Waits for the end of each delivery of an event, and says it. Answers what to say of those that were not delivered.
+async fn wait(client: &Client, id: &str, until: Option<Instant>, json: bool) -> Result<Vec<String>, Failure> {
+    let path = format!("/v1/events/{}/deliveries", segment(id));
+    let (mut pause, mut told, mut failures) = (ASK_AFTER, HashSet::new(), Vec::new());
     loop {
         let page = client.ask(Method::GET, &path, None).await?;
-        let delivery = page.pointer("/items/0").cloned().unwrap_or_default();
-        let state = text(&delivery, "state").unwrap_or("unknown").to_owned();
-        let is_end = fate::is_end(&state);
+        let deliveries = page.pointer("/items").and_then(Value::as_array).cloned().unwrap_or_default();
         let left = until.map_or(ASK_EVERY, |until| until.saturating_duration_since(Instant::now()));
-        if !is_end && !left.is_zero() {
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (2 * pause).min(ASK_EVERY);
-            continue;
+        let mut is_complete = !deliveries.is_empty();
+        for delivery in &deliveries {
+            let state = text(delivery, "state").unwrap_or("unknown");
+            let is_end = fate::is_end(state);
+            is_complete &= is_end;
+            let device = text(delivery, "device").unwrap_or("?");
+            if (!is_end && !left.is_zero()) || !told.insert(device.to_owned()) {
+                continue;
+            }
+            if json {
+                say(delivery)?;
+            }
+            let why = match harmless(&fate::why(delivery, None)) {
+                why if why.is_empty() => why,
+                why => format!(": {why}"),
+            };
+            match (fate::is_delivered(state), is_end) {
+                (true, _) if json => {}
+                (true, _) => say(format!("{device}: event {id} is {state}{why}"))?,
+                (false, true) => failures.push(format!("{device}: event {id} is {state}{why}")),
+                (false, false) => failures.push(format!(
+                    "{device}: event {id} is still {state}{why}; it goes on without you, see unpoll device show {device}"
+                )),
+            }
         }
-        if json {
-            say(&delivery)?;
+        if is_complete || left.is_zero() {
+            if deliveries.is_empty() {
+                failures.push(format!("nothing is known of the event {id}"));
+            }
+            return Ok(failures);
         }
-        let why = match harmless(&fate::why(&delivery, None)) {
-            why if why.is_empty() => why,
-            why => format!(": {why}"),
-        };
-        return match (fate::is_delivered(&state), is_end) {
-            (true, _) if json => Ok(()),
-            (true, _) => say(format!("{device}: event {id} is {state}{why}")),
-            (false, true) => Err(Failure::Failed(format!("{device}: event {id} is {state}{why}"))),
-            (false, false) => Err(Failure::Failed(format!(
-                "{device}: event {id} is still {state}{why}; it goes on without you, see unpoll device show {device}"
-            ))),
-        };
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (2 * pause).min(ASK_EVERY);
     }
 }
 
@@ -240,18 +260,24 @@ mod tests {
             "processed",
             "{}",
         ];
-        let event = Push::parse_from(line).arguments.event("tv", Some(&json!({"a": 1})));
+        let event = Push::parse_from(line).arguments.event(Some(&json!({"a": 1})));
         let expected = json!({"target": {"device": "tv"}, "data": {"a": 1}, "type": "t", "ttl": 0, "urgency": "very-low",
             "collapse_key": "k", "require": "processed"});
         assert_eq!(event, expected);
         let arguments = Push::parse_from(["push", "--device", "tv", "--device", "radio", "1"]).arguments;
         assert_eq!(
-            arguments.event("radio", Some(&json!(1))),
-            json!({"target": {"device": "radio"}, "data": 1})
+            arguments.event(Some(&json!(1))),
+            json!({"target": {"devices": ["tv", "radio"]}, "data": 1})
         );
-        assert_eq!(arguments.devices, ["tv", "radio"]);
+        assert_eq!(arguments.whom(), "tv, radio");
+        let of_user = Push::parse_from(["push", "--user", "ann", "1"]).arguments;
+        assert_eq!(of_user.event(Some(&json!(1))), json!({"target": {"user": "ann"}, "data": 1}));
+        assert!(
+            Push::try_parse_from(["push", "--user", "ann", "--device", "tv", "1"]).is_err(),
+            "one of them"
+        );
         let only_type = Push::parse_from(["push", "--device", "tv", "--type", "t"]).arguments;
-        assert_eq!(only_type.event("tv", None), json!({"target": {"device": "tv"}, "type": "t"}));
+        assert_eq!(only_type.event(None), json!({"target": {"device": "tv"}, "type": "t"}));
         assert!(Push::try_parse_from(["push", "--device", "tv"]).is_err(), "data or a type");
         assert!(Push::try_parse_from(["push", "1"]).is_err(), "a device");
     }

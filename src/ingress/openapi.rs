@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{DeliveryState, Durability, Limits, Scope},
+    domain::{DeliveryState, Durability, GROUP_DEVICES_MAX, Limits, Scope},
     http::openapi::{Access, Answer, Operation, READS_JSON, Schema, device_id, event_id, require, urgency},
 };
 
@@ -48,6 +48,10 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
                 }),
             )
             .example(
+                "to the devices of a user",
+                json!({"target": {"user": "ann"}, "type": "com.example.profile.changed", "data": {"profile": 7}}),
+            )
+            .example(
                 "all options",
                 json!({
                     "id": "rec-88121", "source": "/scheduler", "type": "com.example.recording.scheduled", "time": "2026-11-22T01:30:00Z",
@@ -87,6 +91,8 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
                 "invalid-device-id",
                 "unknown-device",
                 "removed-device",
+                "unknown-user",
+                "too-many-targets",
                 "key-reused",
                 "queue-full",
                 "no-space",
@@ -123,6 +129,21 @@ fn collapse_key(limits: &Limits) -> Schema {
         .about("A newer event with the same key replaces one that is not yet delivered. Without control characters.")
 }
 
+fn target() -> Schema {
+    Schema::object([
+        ("device?", device_id()),
+        (
+            "devices?",
+            Schema::list(device_id()).about(&format!("At most {GROUP_DEVICES_MAX}; the order means nothing.")),
+        ),
+        (
+            "user?",
+            Schema::text().long(1, 128).about("The devices that this user has at that moment."),
+        ),
+    ])
+    .about("To whom: exactly one of them.")
+}
+
 fn base64() -> Schema {
     Schema::text()
         .with("contentEncoding", "base64")
@@ -131,7 +152,7 @@ fn base64() -> Schema {
 
 fn native(limits: &Limits) -> Schema {
     Schema::object([
-        ("target", Schema::object([("device", device_id())]).about("To whom.")),
+        ("target", target()),
         (
             "data?",
             Schema::anything().about("What the device reads. It, `data_base64` or `type` must be there."),

@@ -89,7 +89,19 @@ fn event() -> Schema {
     let counts = DeliveryState::ALL.map(|state| (state.as_str(), Schema::count()));
     Schema::object([
         ("id", event_id()),
-        ("state", state()),
+        (
+            "part_of",
+            event_id()
+                .or_null()
+                .about("The event to several devices that it is one delivery of, when it was asked for by the id of that delivery."),
+        ),
+        ("targets", Schema::count().about("How many devices it has.")),
+        (
+            "state",
+            state().about(
+                "Of an event to several devices: that of the delivery that is least far; then `processed` or `delivered` when one is that.",
+            ),
+        ),
         ("accepted_at", Schema::time()),
         ("expires_at", Schema::time()),
         ("urgency", urgency()),
@@ -116,6 +128,10 @@ fn delivery() -> Schema {
     let outcomes = Status::ALL.map(Status::as_str).into_iter().chain(["late-ack"]);
     Schema::object([
         ("event", event_id()),
+        (
+            "delivery",
+            event_id().about("Under which its device knows it: another id where the event went to several devices."),
+        ),
         ("device", device_id()),
         ("state", state()),
         (

@@ -82,6 +82,9 @@ fn of_events(all: &mut Provoked) {
     all.event("body-too-large", "x".repeat(262_145).as_bytes());
     all.to("unknown-device", json!({"target": {"device": "nobody"}}));
     all.to("removed-device", json!({"target": {"device": "gone"}}));
+    all.to("unknown-user", json!({"target": {"user": "nobody"}}));
+    let crowd: Vec<String> = (0..65).map(|n| format!("box-{n}")).collect();
+    all.to("too-many-targets", json!({"target": {"devices": crowd}}));
     all.to("invalid-device-id", json!({"target": {"device": "a b"}}));
     let keyed = |backend: &Backend, data: u8| {
         let body = json!({"target": {"device": "box"}, "data": data}).to_string();

@@ -9,4 +9,5 @@ mod fuzz;
 mod keys;
 mod many;
 mod scene;
+mod several;
 mod what_became;
