@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// Bytes of events after which a part for the store ends.
+const PART_BYTES: usize = 2 * 1024 * 1024;
+
 /// An event that passed every check of its form.
 #[derive(Debug, Clone)]
 pub(super) enum New {
@@ -103,13 +106,7 @@ impl Parts {
                 },
             }
         }
-        let answers = if events.is_empty() {
-            Vec::new()
-        } else {
-            let _waiting = self.throttle.shed.wait(events.len());
-            self.store.enqueue(events).await
-        };
-        let (mut answers, mut away) = (answers.into_iter(), None);
+        let (mut answers, mut away) = (self.enqueue(events).await.into_iter(), None);
         let (mut accepted, mut finishing) = (Vec::with_capacity(steps.len()), Vec::new());
         for (step, count) in steps {
             let mut of_step = answers.by_ref().take(count);
@@ -131,6 +128,26 @@ impl Parts {
             }
         }
         accepted
+    }
+
+    /// Stores them in order, in parts that a commit of the store can be: copies multiply the bytes of a request.
+    async fn enqueue(&self, events: Vec<NewEvent>) -> Vec<Result<Enqueued, StoreError>> {
+        let mut answers = Vec::with_capacity(events.len());
+        let mut left = events.into_iter().peekable();
+        while left.peek().is_some() {
+            let mut bytes = 0;
+            let part: Vec<NewEvent> = std::iter::from_fn(|| {
+                left.next_if(|new| {
+                    let fits = bytes < PART_BYTES;
+                    bytes += if fits { new.event.json.0.len() } else { 0 };
+                    fits
+                })
+            })
+            .collect();
+            let _waiting = self.throttle.shed.wait(part.len());
+            answers.extend(self.store.enqueue(part).await);
+        }
+        answers
     }
 
     /// What the answer of the store means for an event to one device. `away` keeps what is said of a store that is not available: one

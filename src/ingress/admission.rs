@@ -44,9 +44,11 @@ impl Admission {
         }
     }
 
-    /// Room for one event that came in so many bytes, now or not at all.
-    pub fn one(&self, bytes: usize) -> Result<Room, Refusal> {
-        let event = Arc::clone(&self.events).try_acquire_owned().map_err(|_| overloaded())?;
+    /// Room for one event to so many devices that came in so many bytes, now or not at all. More devices than there is room for in all count as
+    /// that.
+    pub fn one(&self, devices: usize, bytes: usize) -> Result<Room, Refusal> {
+        let devices = u32::try_from(devices.min(self.shared_max)).map_err(|_| overloaded())?;
+        let event = Arc::clone(&self.events).try_acquire_many_owned(devices).map_err(|_| overloaded())?;
         Ok(Room {
             _permits: [Some(event), Some(self.take_bytes(bytes)?)],
         })
@@ -108,24 +110,24 @@ mod tests {
         assert_eq!(admission.several_max(), 6);
         let many = admission.several(6).await.unwrap();
         assert!(admission.several(1).await.is_err(), "after its patience");
-        let one = admission.one(300).unwrap();
-        let two = admission.one(300).unwrap();
-        assert!(admission.one(300).is_err());
+        let one = admission.one(1, 300).unwrap();
+        let two = admission.one(1, 300).unwrap();
+        assert!(admission.one(1, 300).is_err());
         drop(many);
         let again = admission.several(6).await.unwrap();
         drop((one, two, again));
         // Whatever is set, something goes.
         let least = self::admission(0, 0);
         assert!(least.several(least.several_max()).await.is_ok());
-        assert!(least.one(1 << 30).is_ok());
+        assert!(least.one(1, 1 << 30).is_ok());
     }
 
     #[test]
     fn bytes_are_counted_until_they_are_given_back() {
         let admission = admission(100, 10 * 1024);
         let most = admission.bytes(9 * 1024).unwrap();
-        assert!(admission.bytes(2 * 1024).is_err() && admission.one(1025).is_err());
-        let one = admission.one(1024).unwrap();
+        assert!(admission.bytes(2 * 1024).is_err() && admission.one(1, 1025).is_err());
+        let one = admission.one(1, 1024).unwrap();
         drop((most, one));
         assert!(admission.bytes(1 << 40).is_ok(), "more than there is counts as all there is");
     }

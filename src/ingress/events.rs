@@ -82,7 +82,7 @@ async fn one(
     if matches!(new, New::One(_)) {
         parts.throttle.rates.take(caller, 1, Instant::now())?;
     }
-    let _room = parts.admission.one(body.len())?;
+    let _room = parts.admission.one(new.deliveries(), body.len())?;
     match parts.accept(caller, vec![new]).await.pop() {
         Some(accepted) => answer(&accepted?),
         None => Err(Refusal::Internal("the store gave no answer".into())),

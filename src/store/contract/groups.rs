@@ -240,7 +240,9 @@ pub async fn an_idempotency_key_stands_for_one_group(bench: impl Bench) {
     );
     store.drop_group(&first).await.unwrap();
     assert!(store.group(first.place).await.unwrap().is_some(), "one that is finished stays");
-    // A place has one record.
+    // A place has one record; the same record twice is the same step.
+    assert_eq!(store.begin_group(&group(5, &["a"]), None).await.unwrap(), Begun::New);
+    assert_eq!(store.begin_group(&group(5, &["a"]), None).await.unwrap(), Begun::New);
     let again = store.begin_group(&group(1, &["a"]), None).await;
     assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
 }

@@ -117,15 +117,19 @@ impl Book {
             && let Some(row) = draft.get(Space::Ends, &key)?
         {
             let Kept { place, body } = Kept::decode(group.place.tenant, &row)?;
-            if over != Some(place.number) && draft.get(Space::Ends, &keys::group(place))?.is_some() {
+            if over != Some(place.number) && place != group.place && draft.get(Space::Ends, &keys::group(place))?.is_some() {
                 return Ok(Begun::Kept { place, body });
             }
         }
         if !self.shared.writable.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(StoreError::NoSpace);
         }
-        if draft.get(Space::Ends, &keys::group(group.place))?.is_some() {
-            return Err(StoreError::Conflict("there is a group at that place".into()));
+        if let Some(row) = draft.get(Space::Ends, &keys::group(group.place))? {
+            // The step was made before, and its answer lost; or the number is taken.
+            return match decode(group.place, &row)? == *group {
+                true => Ok(Begun::New),
+                false => Err(StoreError::Conflict("there is a group at that place".into())),
+            };
         }
         self.write_group(draft, group)?;
         Ok(Begun::New)

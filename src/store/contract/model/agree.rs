@@ -10,7 +10,7 @@ use super::{
     known::{Change, Event},
     run::Run,
     session::is_same,
-    step::DEVICES,
+    step::{DEVICES, is_copy},
 };
 use crate::store::Page;
 
@@ -25,7 +25,9 @@ pub(super) fn is_right(known: &Event, found: &Delivery) -> bool {
         && found.reason == known.reason
         && found.late_ack == known.late_ack
         && found.told == known.told
-        && found.replaced_by == known.replaced_by
+        && (known.replaced_by_copy == (found.replaced_by != known.replaced_by)
+            && found.replaced_by.is_some() == known.replaced_by.is_some())
+        && found.group.is_some() == known.key.is_some_and(is_copy)
         && found.accepted_at == known.accepted_at
         && found.deliver_at == known.deliver_at
         && found.expires_at == known.expires_at

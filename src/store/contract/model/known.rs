@@ -32,6 +32,8 @@ pub(super) struct Event {
     pub(super) late_ack: bool,
     pub(super) told: Option<Arc<Told>>,
     pub(super) replaced_by: Option<EventId>,
+    /// It tells the group of the copy that replaced it.
+    pub(super) replaced_by_copy: bool,
     pub(super) at: Timestamp,
     pub(super) epoch: Option<Epoch>,
     pub(super) pause: Option<Pause>,

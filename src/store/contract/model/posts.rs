@@ -9,7 +9,7 @@ use super::{
     Difference, World, differ,
     known::{Coming, Owed},
     run::Run,
-    step::{DEVICES, Post},
+    step::{DEVICES, Post, is_copy},
 };
 use crate::domain::Event;
 
@@ -54,7 +54,7 @@ impl<W: World> Run<W> {
         let idempotency = post.key.map(|(key, body)| Idempotency {
             key: [key; 16],
             body: [body; 16],
-            is_copy: false,
+            is_copy: is_copy(key),
         });
         (coming, NewEvent { event, idempotency })
     }

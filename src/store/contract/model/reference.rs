@@ -8,6 +8,7 @@ use super::{
     super::{DeliveryState, DeviceKey, EventId, Outcome, Reason, Require, Settled, Timestamp, Told},
     Difference, differ,
     known::{Change, Coming, Device, Ending, Event, Owed, Pause},
+    step::is_copy,
 };
 use crate::domain::{Epoch, Limits};
 
@@ -151,6 +152,7 @@ impl Reference {
             } else {
                 self.end(old, (DeliveryState::Replaced, None), coming.at, coming.at, None, None);
                 self.events[old].replaced_by = Some(id);
+                self.events[old].replaced_by_copy = coming.key.is_some_and(|(key, _)| is_copy(key));
                 replaced.push(self.events[old].id);
             }
         }
@@ -186,6 +188,7 @@ impl Reference {
             late_ack: false,
             told: None,
             replaced_by: None,
+            replaced_by_copy: false,
             at: Timestamp(0),
             epoch: None,
             pause: coming.deliver_at.map(|due| Pause {

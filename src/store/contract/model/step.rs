@@ -81,6 +81,11 @@ pub struct Post {
     pub bytes: usize,
 }
 
+/// Whether an event with that idempotency key is a copy: then the key names a group.
+pub(super) fn is_copy(key: u8) -> bool {
+    key % 2 == 1
+}
+
 /// What becomes of an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct End {
