@@ -90,16 +90,16 @@ impl Shared {
     }
 
     async fn bounds_of_feed(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        let (first, last) = self.ends_of(tenant, Log::Feed).await?;
+        let (first, last) = self.lasting_ends(tenant, Log::Feed).await?;
         let Some(newest) = last else { return Ok(FeedBounds::default()) };
         let oldest = match first {
             Some(first) => first,
             None => self.first_of_feed(tenant).await?.unwrap_or(newest),
         };
-        // The end was read a moment earlier.
         Ok(FeedBounds {
-            oldest,
-            newest: newest.max(oldest),
+            // The end was read a moment earlier.
+            oldest: oldest.min(newest),
+            newest,
         })
     }
 }
@@ -107,7 +107,7 @@ impl Shared {
 #[async_trait]
 impl Feed for RedisStore {
     async fn changes(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<PresenceChange>, StoreError> {
-        let rows = self.shared.logged(tenant, Log::Feed, after, limit).await?;
+        let rows = self.shared.lasting(tenant, Log::Feed, after, limit).await?;
         rows.into_iter().map(|(position, row)| read(position, &row)).collect()
     }
 
