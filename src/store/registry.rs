@@ -231,7 +231,7 @@ pub trait Registry: Send + Sync + 'static {
     /// `Conflict` when another has its name or domain, or no number is left.
     async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError>;
 
-    /// Removes a tenant that has no device, and its keys with it. False: there is none.
+    /// Removes a tenant that has no device, and with it its keys, and its webhooks with all that waits for them. False: there is none.
     ///
     /// # Errors
     /// `Conflict` when it has devices.

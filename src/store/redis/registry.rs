@@ -568,7 +568,11 @@ impl Registry for RedisStore {
         if !self.devices(tenant, None, 1).await?.is_empty() {
             return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));
         }
-        self.shared.end_tenant(tenant, now).await
+        if !self.shared.end_tenant(tenant, now).await? {
+            return Ok(false);
+        }
+        // None is added from here on. What an end in the midst of it leaves is nobody's, and housekeeping takes it.
+        self.sweep_webhooks().await.map(|_| true)
     }
 
     fn tenants(&self) -> Vec<Arc<Tenant>> {
