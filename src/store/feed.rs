@@ -101,7 +101,7 @@ pub trait Feed: Send + Sync + 'static {
     /// `presence_changes_kept_secs`, at most `presence_changes_max`.
     async fn changes(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<PresenceChange>, StoreError>;
 
-    /// The oldest and the newest change that is kept.
+    /// The oldest and the newest change that is kept. The oldest is 1 where it is known that none was dropped.
     async fn change_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError>;
 
     /// Ends at most `limit` seats of nodes that are dead: first each of these nodes is told as lost, once in the feed of every

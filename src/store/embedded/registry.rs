@@ -191,7 +191,9 @@ impl Book {
 
     pub(super) fn put_tenant(draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
         if tenants(draft)?.values().any(|other| tenant.excludes(other)) {
-            return Err(StoreError::Conflict("another tenant has that name or domain, or it was removed".into()));
+            return Err(StoreError::Conflict(
+                "another tenant has that name or domain, or it was removed".into(),
+            ));
         }
         draft.put(Space::Rows, keys::tenant(tenant.id), json(tenant)?);
         draft.must_sync();

@@ -31,7 +31,7 @@ fn position_of(id: &[u8]) -> Option<u64> {
 }
 
 /// The rows of an entry of a log, each with its position: that of the entry is the position of its last row.
-pub(super) fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
     let mut entry = Reply::new(entry, "a log of receipts")?;
     let last = position_of(&entry.bytes()?).ok_or_else(|| entry.damaged())?;
     let fields = reply::hash(entry.next()?, "a log of receipts")?;
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// The positions of the oldest and the newest row that is kept, as far as they are known: `first` is not where none was dropped yet.
-    pub(super) async fn ends_of(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
+    async fn ends_of(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
         let moved = self.keys.tenant(tenant, log.moved());
         let make = |_| {
             let mut cmd = redis::cmd("HMGET");
@@ -112,7 +112,7 @@ impl Shared {
 
     /// The ends of a tenant's log, up to where nothing is lost with a server that promises not to. A row that no replica has may be
     /// lost with its primary, and is then moved again, perhaps to another position; whoever has seen it would take that one for another.
-    pub(super) async fn lasting_ends(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
+    async fn lasting_ends(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
         let (first, last) = self.ends_of(tenant, log).await?;
         let Some(mut newest) = last else { return Ok((first, None)) };
         let known = self.seen.lock().get(&(tenant, log)).copied().unwrap_or(0);
@@ -145,8 +145,9 @@ impl Shared {
         Ok(rows)
     }
 
-    async fn bounds_of_receipts(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        let (first, last) = self.lasting_ends(tenant, Log::Receipts).await?;
+    /// How far a tenant's log goes, of which nothing is lost with a server that promises not to.
+    pub(super) async fn bounds_of(&self, tenant: TenantId, log: Log) -> Result<FeedBounds, StoreError> {
+        let (first, last) = self.lasting_ends(tenant, log).await?;
         let Some(newest) = last else { return Ok(FeedBounds::default()) };
         Ok(FeedBounds {
             oldest: first.unwrap_or(1).min(newest),
@@ -178,7 +179,7 @@ impl Records for RedisStore {
     }
 
     async fn receipt_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        self.shared.bounds_of_receipts(tenant).await
+        self.shared.bounds_of(tenant, Log::Receipts).await
     }
 
     async fn add_ledger_minute(&self, minute: u64, node: &str, new: &[(String, f64)]) -> Result<(), StoreError> {

@@ -547,7 +547,9 @@ impl Registry for RedisStore {
         self.shared.remember_all().await?;
         let taken = self.shared.memory.tenants.read().values().any(|other| tenant.excludes(other));
         if taken {
-            return Err(StoreError::Conflict("another tenant has that name or domain, or it was removed".into()));
+            return Err(StoreError::Conflict(
+                "another tenant has that name or domain, or it was removed".into(),
+            ));
         }
         let field = tenant.id.to_string();
         self.shared.store_shared("tenants", field.as_bytes(), &json(&tenant)?).await?;
