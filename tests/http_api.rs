@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "http_api/audit.rs"]
+mod audit;
 #[path = "http_api/documents.rs"]
 mod documents;
 #[path = "http_api/problems.rs"]

@@ -10,14 +10,18 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use aws_lc_rs::hmac;
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use loadtest::redis;
 use serde_json::{Value, json};
-use support::{Backend, Device, SOON, Service, Settings, wait_for};
+use support::{Backend, Device, Listening, SOON, Service, Settings, wait_for};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -151,6 +155,25 @@ fn settings() -> Settings {
         .set("UNPOLL_WEBHOOKS_LEASE_MS", "4000")
 }
 
+/// The engine that a service stands on.
+#[derive(Clone, Copy, PartialEq)]
+enum Engine {
+    Embedded,
+    Redis,
+}
+
+/// A service over that engine, and its server, which ends after it.
+fn on(engine: Engine, settings: Settings) -> (Service, Option<redis::Server>) {
+    if engine == Engine::Embedded {
+        return (Service::start_with(settings), None);
+    }
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let settings = settings
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    (Service::start_with(settings), Some(redis))
+}
+
 /// Makes a webhook; gives its path and its secret.
 #[track_caller]
 fn webhook(backend: &Backend, body: &Value) -> (String, String) {
@@ -270,7 +293,16 @@ fn another_node_takes_over_from_one_that_is_killed() {
 
 #[test]
 fn a_receiver_ends_it_by_410_and_other_webhooks_are_told() {
-    let service = Service::start_with(settings().set("UNPOLL_WEBHOOKS_DISABLE_AFTER_SECS", "1"));
+    ends_by_410(Engine::Embedded);
+}
+
+#[test]
+fn a_receiver_ends_it_by_410_and_other_webhooks_are_told_on_redis() {
+    ends_by_410(Engine::Redis);
+}
+
+fn ends_by_410(engine: Engine) {
+    let (service, _redis) = on(engine, settings().set("UNPOLL_WEBHOOKS_DISABLE_AFTER_SECS", "1"));
     let backend = service.backend();
     backend.add_device("box", "secret");
     let (gone, failing, good) = (Receiver::start(), Receiver::start(), Receiver::start());
@@ -313,7 +345,16 @@ fn a_receiver_ends_it_by_410_and_other_webhooks_are_told() {
 
 #[test]
 fn what_is_never_taken_is_a_dead_letter_and_can_be_sent_again() {
-    let service = Service::start_with(settings().set("UNPOLL_WEBHOOKS_RETRY_FOR_SECS", "0"));
+    dead_letters_and_rotation(Engine::Embedded);
+}
+
+#[test]
+fn what_is_never_taken_is_a_dead_letter_and_can_be_sent_again_on_redis() {
+    dead_letters_and_rotation(Engine::Redis);
+}
+
+fn dead_letters_and_rotation(engine: Engine) {
+    let (service, _redis) = on(engine, settings().set("UNPOLL_WEBHOOKS_RETRY_FOR_SECS", "0"));
     let backend = service.backend();
     backend.add_device("box", "secret");
     let (receiver, elsewhere) = (Receiver::start(), Receiver::start());
@@ -366,6 +407,110 @@ fn what_is_never_taken_is_a_dead_letter_and_can_be_sent_again() {
         .expect(200);
     assert_eq!(test()["delivered"], true);
     assert_eq!(receiver.got().last().unwrap().signatures_by(new), 0);
+}
+
+#[test]
+fn a_receiver_is_told_of_receipts_that_are_missing() {
+    told_of_a_gap(Engine::Embedded);
+}
+
+#[test]
+fn a_receiver_is_told_of_receipts_that_are_missing_on_redis() {
+    told_of_a_gap(Engine::Redis);
+}
+
+fn told_of_a_gap(engine: Engine) {
+    let settings = settings()
+        .set("UNPOLL_LIMITS_RECEIPTS_MAX", "3")
+        .set("UNPOLL_DISPATCH_SWEEP_SECS", "1");
+    let (mut service, _redis) = on(engine, settings);
+    let backend = service.backend();
+    backend.add_device("box", "secret");
+    let receiver = Receiver::start();
+    let (path, secret) = webhook(&backend, &json!({"url": receiver.url(), "enabled": false}));
+    let events = cancelled(&backend, "box", 8);
+    // Until all but three are dropped.
+    let kept = wait_for("the oldest are dropped", SOON, || {
+        let mut stream = Listening::receipts(&backend, "?from=oldest", None);
+        let first = stream.expect();
+        (first.data["event"] == json!(events[5])).then_some(first.cursor)
+    });
+    let begin = format!("0.{}", kept.split_once('.').unwrap().1);
+    let told = Listening::receipts(&backend, "", Some(&begin)).expect();
+    assert_eq!((told.kind.as_str(), &told.data["reason"]), ("gap", &json!("dropped")));
+
+    // It is not taken at first, like a receipt.
+    let attempts = AtomicUsize::new(0);
+    receiver.answer(move |body| {
+        let refused = body.contains("com.unpoll.receipts.gap") && attempts.fetch_add(1, Ordering::Relaxed) < 2;
+        (if refused { 500 } else { 204 }, String::new())
+    });
+    backend.send("PATCH", &path, &json!({"enabled": true})).expect(200);
+    receiver.takes("box", &events[5..]);
+    if engine == Engine::Embedded {
+        service.kill();
+        service.run();
+    }
+    let gaps = || -> Vec<Got> {
+        let got = receiver.got();
+        got.into_iter()
+            .filter(|got| got.json()["type"] == "com.unpoll.receipts.gap")
+            .collect()
+    };
+    let got = wait_for("the gap is taken", SOON, || {
+        Some(gaps()).filter(|got| got.iter().any(|got| got.status == 204))
+    });
+    let mut expected = told.data.clone();
+    expected["webhook"] = json!(path.rsplit('/').next().unwrap());
+    for one in &got {
+        assert_eq!(one.json()["data"], expected, "in the words of the stream");
+        assert_eq!((one.id(), one.signatures_by(&secret)), (got[0].id(), 1));
+    }
+    assert!(got.len() >= 3, "{got:?}");
+    if engine == Engine::Redis {
+        assert_eq!(service.metric("unpoll_webhook_gaps_total{reason=\"dropped\"}"), Some(1.0));
+    }
+    assert_eq!(receiver.taken("box"), events[5..]);
+}
+
+#[test]
+fn nothing_is_sent_for_a_tenant_that_is_removed() {
+    let (service, _redis) = on(Engine::Redis, settings());
+    let operator = service.backend();
+    let tenant = || {
+        operator.send("PUT", "/v1/tenants/tv", &json!({"domain": "tv.example"})).expect(201);
+        let key = json!({"name": "first", "scope": "admin", "tenant": "tv"});
+        let key = operator.send("POST", "/v1/keys", &key).expect(201).json();
+        operator.with_key(key["key"].as_str().unwrap())
+    };
+    let tv = tenant();
+    tv.add_device("box", "secret");
+    let receiver = Receiver::start();
+    receiver.answer(|_| (500, String::new()));
+    let (path, _) = webhook(&tv, &json!({"url": receiver.url()}));
+    cancelled(&tv, "box", 1);
+    wait_for("it is sent again", SOON, || (receiver.got().len() > 1).then_some(()));
+    tv.delete("/v1/devices/box").expect(204);
+    operator.delete("/v1/tenants/tv").expect(204);
+    assert_eq!(tv.get(&path).expect(401).slug(), "unauthenticated");
+    wait_for("nobody serves it", SOON, || {
+        (service.metric("unpoll_webhooks{state=\"enabled\"}") == Some(0.0)).then_some(())
+    });
+    // Who has the name next begins with nothing.
+    let next = tenant();
+    for list in ["/v1/webhooks", "/v1/devices", "/v1/presence"] {
+        assert_eq!(next.get(list).expect(200).json()["items"], json!([]), "{list}");
+    }
+    let keys = next.get("/v1/keys").expect(200).json();
+    assert_eq!(keys["items"].as_array().unwrap().len(), 1);
+    next.add_device("box", "secret");
+    assert_eq!(next.get("/v1/devices/box/deliveries").expect(200).json()["items"], json!([]));
+    let entries = next.get("/v1/audit").expect(200).json();
+    assert_eq!(entries["items"].as_array().unwrap().len(), 1, "its own first step: {entries}");
+    // It would be sent once a second. What was on its way when the tenant went may have come since.
+    let sent = receiver.got().len();
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert!(receiver.got().len() <= sent + 1, "it is sent on");
 }
 
 #[test]

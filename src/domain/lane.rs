@@ -6,7 +6,8 @@ use super::Urgency;
 
 /// Which life of the store this is. A lost or restored store starts a new one, so that numbers start anew
 /// in a lane of another name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Generation(pub u32);
 
 /// The place of an event in its lane; rises by one at each event that becomes deliverable, from 1.

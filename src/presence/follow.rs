@@ -102,8 +102,17 @@ impl Follower {
 
     async fn look(&self, tenant: TenantId, tail: &Tail<Row>) -> Result<(), StoreError> {
         loop {
-            let after = tail.end();
-            let changes = self.store.changes(tenant, after, ROWS).await?;
+            let changes = self.store.changes(tenant, tail.end(), ROWS).await?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            // Asked after the rows: if the oldest is right behind the end or before it, none is missing.
+            let behind_all = self.store.change_bounds(tenant).await?.behind_all();
+            if tail.end() < behind_all {
+                // Some were dropped before they were read.
+                tail.skip_to(behind_all);
+                continue;
+            }
             let more = changes.len() >= ROWS;
             tail.push(changes.iter().map(Row::of).collect::<Result<_, _>>()?);
             if !more {
@@ -116,6 +125,13 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        domain::{Limits, ManualClock, SessionId},
+        store::{
+            DeviceChange, DeviceKey, NewSeat,
+            embedded::{self, EmbeddedStore},
+        },
+    };
 
     fn row(position: u64) -> Row {
         Row::of(&PresenceChange {
@@ -136,5 +152,50 @@ mod tests {
         let expected = "id: 5\nevent: connected\ndata: {\"device\":\"box\",\"session_epoch\":7,\"node\":\"n1\",\"transport\":\"xmpps\",\
                         \"at\":\"1970-01-01T00:00:00.000Z\",\"reason\":null}\n\n";
         assert_eq!(row(5).text, expected);
+    }
+
+    #[tokio::test]
+    async fn rows_that_go_before_they_are_read_are_not_skipped_without_a_word() {
+        const NOW: Timestamp = Timestamp(1_800_000_000_000);
+        const TENANT: TenantId = TenantId(0);
+        let folder = tempfile::tempdir().unwrap();
+        let config = embedded::Config {
+            data_dir: folder.path().to_path_buf(),
+            free_space_min_percent: 0,
+            ballast_bytes: 1024 * 1024,
+            ..embedded::Config::default()
+        };
+        let limits = Limits {
+            presence_changes_max: 5,
+            ..Limits::default()
+        };
+        let (store, _arrivals) = EmbeddedStore::open(config, limits, ManualClock::at(NOW)).unwrap();
+        let store: Arc<dyn Store> = store;
+        let device = DeviceKey {
+            tenant: TENANT,
+            device: "box".parse().unwrap(),
+        };
+        store.put_device(&device, DeviceChange::default(), true, NOW).await.unwrap();
+        let follower = Follower::new(store.clone());
+        let tail = follower.tail(TENANT).await.unwrap();
+        let begins = tail.end();
+        for session in 0..20 {
+            let seat = NewSeat {
+                session: SessionId(session),
+                node: "n1".into(),
+                transport: Transport::Xmpps,
+                at: NOW,
+                credential_generation: 0,
+                fast: None,
+            };
+            store.claim(&device, seat).await.unwrap();
+        }
+        while !store.sweep(NOW).await.unwrap().complete {}
+        follower.look(TENANT, &tail).await.unwrap();
+        // Whoever is still where the follower was reads by itself, and sees what is missing.
+        assert!(tail.behind(begins, 9).is_none());
+        let bounds = store.change_bounds(TENANT).await.unwrap();
+        let kept = tail.behind(bounds.behind_all(), 9).unwrap();
+        assert_eq!((kept.len(), kept[0].position, tail.end()), (5, bounds.oldest, bounds.newest));
     }
 }

@@ -99,10 +99,9 @@ impl Listener {
         let position = match cursor {
             None => bounds.newest,
             // All that is kept.
-            Some(0) => bounds.oldest.saturating_sub(1),
+            Some(0) => bounds.behind_all(),
             // One of another life of the store is ahead of all there is.
-            Some(after) if after > bounds.newest => bounds.newest,
-            Some(after) => after.max(bounds.oldest.saturating_sub(1)),
+            Some(after) => bounds.nearest(after),
         };
         match cursor {
             Some(after) if after != position && after != 0 => {
@@ -166,7 +165,7 @@ impl Listener {
         let changes = self.routes.store.changes(self.tenant, self.position, ROWS).await?;
         let bounds = self.routes.store.change_bounds(self.tenant).await?;
         // Asked after the rows: if the oldest is right behind the cursor or before it, none is missing.
-        let oldest = bounds.oldest.saturating_sub(1);
+        let oldest = bounds.behind_all();
         if self.position < oldest {
             let text = gap(self.position, oldest);
             self.position = oldest;

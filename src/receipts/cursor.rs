@@ -1,42 +1,13 @@
 //! Where a consumer is in the receipts of its tenant.
 
-use std::{fmt, str::FromStr};
-
 use axum::http::HeaderMap;
 
+pub(super) use crate::domain::ReceiptCursor as Cursor;
 use crate::{
-    domain::{Generation, Refusal},
+    domain::{Generation, Missing, Refusal},
     http::{Parameters, single},
     store::FeedBounds,
 };
-
-/// The id of a server-sent event, `1207.3f`: a position, and the life of the store in which it was given. Another life may give the same
-/// position to another receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
-    pub(super) position: u64,
-    pub(super) generation: Generation,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:x}", self.position, self.generation.0)
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (position, generation) = text.split_once('.').ok_or(())?;
-        let cursor = Self {
-            position: position.parse().map_err(drop)?,
-            generation: Generation(u32::from_str_radix(generation, 16).map_err(drop)?),
-        };
-        // One that this service did not write is none of its cursors.
-        if cursor.to_string() == text { Ok(cursor) } else { Err(()) }
-    }
-}
 
 /// Where a consumer wants to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,29 +50,6 @@ impl Start {
     }
 }
 
-/// What became of receipts that are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// They were kept as long as is set.
-    Dropped,
-    /// The store lost them.
-    Lost,
-    /// They are those of another store, or of another life of this one.
-    OtherStore,
-}
-
-impl Missing {
-    pub(super) const ALL: [Self; 3] = [Self::Dropped, Self::Lost, Self::OtherStore];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Dropped => "dropped",
-            Self::Lost => "lost",
-            Self::OtherStore => "other-store",
-        }
-    }
-}
-
 /// Where a stream begins.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Begin {
@@ -116,22 +64,20 @@ impl Begin {
     pub(super) fn at(start: Start, generation: Generation, bounds: FeedBounds) -> Self {
         let behind_all = bounds.oldest.saturating_sub(1);
         let at = |position| Self { position, missing: None };
-        let gap = |position, missing, range| Self {
-            position,
-            missing: Some((missing, range)),
-        };
         match start {
             Start::Now => at(bounds.newest),
             Start::Oldest => at(behind_all),
             // What it has seen of what is here nobody can tell: all of it comes.
-            Start::Behind(cursor) if cursor.generation != generation => gap(behind_all, Missing::OtherStore, None),
-            Start::Behind(Cursor { position, .. }) if position > bounds.newest => {
-                gap(bounds.newest, Missing::Lost, Some((bounds.newest + 1, position)))
-            }
-            Start::Behind(Cursor { position, .. }) if position < behind_all => {
-                gap(behind_all, Missing::Dropped, Some((position + 1, behind_all)))
-            }
-            Start::Behind(cursor) => at(cursor.position),
+            Start::Behind(cursor) if cursor.generation != generation => Self {
+                position: behind_all,
+                missing: Some((Missing::OtherStore, None)),
+            },
+            Start::Behind(Cursor { position, .. }) => Self {
+                position: bounds.nearest(position),
+                missing: bounds
+                    .missing_behind(position)
+                    .map(|(missing, from, to)| (missing, Some((from, to)))),
+            },
         }
     }
 }
@@ -139,29 +85,6 @@ impl Begin {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cursor_is_read_as_it_was_written_and_in_no_other_way() {
-        let cursor: Cursor = "1207.3f".parse().unwrap();
-        assert_eq!((cursor.position, cursor.generation), (1207, Generation(0x3f)));
-        assert_eq!(cursor.to_string(), "1207.3f");
-        for text in [
-            "",
-            "1207",
-            "1207.",
-            ".3f",
-            "+1.3f",
-            "01.3f",
-            "1.3F",
-            "1.03f",
-            "-1.3f",
-            "1.3f.1",
-            "1.1ffffffff",
-            "1 .3f",
-        ] {
-            assert_eq!(text.parse::<Cursor>(), Err(()), "{text}");
-        }
-    }
 
     #[test]
     fn a_stream_begins_where_nothing_is_skipped_without_a_word() {

@@ -69,7 +69,7 @@ impl Follower {
             if receipts.is_empty() {
                 return Ok(());
             }
-            let behind_all = self.store.receipt_bounds(tenant).await?.oldest.saturating_sub(1);
+            let behind_all = self.store.receipt_bounds(tenant).await?.behind_all();
             if tail.end() < behind_all {
                 // Some were dropped before they were read.
                 tail.skip_to(behind_all);

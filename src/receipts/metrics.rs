@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::cursor::Missing;
+use crate::domain::Missing;
 
 /// Counts what is told of receipts. Clones share everything.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, ReceiptMetrics,
-    cursor::{Begin, Cursor, Missing, Start},
+    cursor::{Begin, Cursor, Start},
     events::READERS,
     follow::Follower,
     rooms::{Room, Rooms},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     crew::Crew,
-    domain::{Caller, Generation, Refusal, TenantId},
+    domain::{Caller, Gap, Generation, Missing, Refusal, TenantId},
     http::{
         Parameters, Positioned, Tail,
         sse::{self, AGAIN_AFTER, QUIET, RETRY},
@@ -136,7 +136,7 @@ impl Consumer {
         consumer.stream.metrics.streams.inc();
         let mut first = format!("retry: {}\n", RETRY.as_millis());
         match (missing, start) {
-            (Some((missing, range)), Start::Behind(asked)) => first += &consumer.gap(asked, missing, range),
+            (Some((missing, range)), Start::Behind(asked)) => first += &consumer.gap(asked, missing, range)?,
             // An event without data is no event, and tells a client where it is.
             _ => first += &consumer.place(),
         }
@@ -158,18 +158,13 @@ impl Consumer {
 
     /// What is said of a gap: the cursor behind which receipts are missing, and the first and the last of them where they are known. The
     /// stream goes on behind the position of the consumer.
-    fn gap(&self, after: Cursor, missing: Missing, range: Option<(u64, u64)>) -> String {
-        self.stream.metrics.gap(missing);
+    fn gap(&self, after: Cursor, reason: Missing, range: Option<(u64, u64)>) -> Result<String, StoreError> {
+        self.stream.metrics.gap(reason);
         let id = self.cursor(self.position);
-        let ends = range.map(|(from, to)| (self.cursor(from).to_string(), self.cursor(to).to_string()));
-        let (from, to) = ends.unzip();
-        let data = serde_json::json!({
-            "after": after.to_string(),
-            "from": from,
-            "to": to,
-            "reason": missing.as_str(),
-        });
-        format!("id: {id}\nevent: gap\ndata: {data}\n\n")
+        let (from, to) = range.map(|(from, to)| (self.cursor(from), self.cursor(to))).unzip();
+        let gap = Gap { after, from, to, reason };
+        let data = serde_json::to_string(&gap).map_err(|error| StoreError::Corrupt(error.to_string().into()))?;
+        Ok(format!("id: {id}\nevent: gap\ndata: {data}\n\n"))
     }
 
     /// What to send next. `None`: the service stops, or the store became another one.
@@ -228,11 +223,11 @@ impl Consumer {
         let receipts = self.stream.store.receipts(self.tenant, self.position, ROWS).await?;
         let bounds = self.stream.store.receipt_bounds(self.tenant).await?;
         // Asked after the rows: if the oldest is right behind the cursor or before it, none is missing.
-        let behind_all = bounds.oldest.saturating_sub(1);
+        let behind_all = bounds.behind_all();
         if self.position < behind_all {
             let (after, from) = (self.cursor(self.position), self.position + 1);
             self.position = behind_all;
-            return Ok(Some(self.gap(after, Missing::Dropped, Some((from, behind_all))).into()));
+            return Ok(Some(self.gap(after, Missing::Dropped, Some((from, behind_all)))?.into()));
         }
         if receipts.is_empty() {
             // The store has none that this node does not keep.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{StoreError, Transport};
-use crate::domain::{Departure, DeviceId, Epoch, TenantId, Timestamp};
+use crate::domain::{Departure, DeviceId, Epoch, Missing, TenantId, Timestamp};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +63,28 @@ pub struct FeedBounds {
     pub newest: u64,
 }
 
+impl FeedBounds {
+    /// The position behind which all that is kept begins.
+    pub fn behind_all(self) -> u64 {
+        self.oldest.saturating_sub(1)
+    }
+
+    /// Where somebody goes on who has seen all up to `position` of this log.
+    pub fn nearest(self, position: u64) -> u64 {
+        position.max(self.behind_all()).min(self.newest)
+    }
+
+    /// What is missing then: what became of it, and the first and the last position.
+    pub fn missing_behind(self, position: u64) -> Option<(Missing, u64, u64)> {
+        let to = self.nearest(position);
+        match position {
+            ahead if ahead > to => Some((Missing::Lost, to + 1, ahead)),
+            behind if behind < to => Some((Missing::Dropped, behind + 1, to)),
+            _ => None,
+        }
+    }
+}
+
 /// What one round of [`Feed::end_lost_seats`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
@@ -79,7 +101,7 @@ pub trait Feed: Send + Sync + 'static {
     /// `presence_changes_kept_secs`, at most `presence_changes_max`.
     async fn changes(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<PresenceChange>, StoreError>;
 
-    /// The oldest and the newest change that is kept.
+    /// The oldest and the newest change that is kept. The oldest is 1 where it is known that none was dropped.
     async fn change_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError>;
 
     /// Ends at most `limit` seats of nodes that are dead: first each of these nodes is told as lost, once in the feed of every

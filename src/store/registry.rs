@@ -119,10 +119,16 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// Whether the other one cannot be there beside it.
+    /// Whether it cannot be there beside the other one, or, of the same number, in its place: one that was removed does not come back.
     pub(super) fn excludes(&self, other: &Self) -> bool {
-        let both = self.removed_at.is_none() && other.removed_at.is_none();
-        both && self.id != other.id && (self.domain == other.domain || self.name == other.name)
+        if self.removed_at.is_some() {
+            return false;
+        }
+        match (self.id == other.id, other.removed_at) {
+            (true, removed_at) => removed_at.is_some(),
+            (false, Some(_)) => false,
+            (false, None) => self.domain == other.domain || self.name == other.name,
+        }
     }
 }
 
@@ -222,7 +228,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Stores a tenant as it is, under its number.
     ///
     /// # Errors
-    /// `Conflict` when another has its name or domain.
+    /// `Conflict` when another has its name or domain, or when it was removed.
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError>;
 
     /// Makes a tenant, durably, with a number that none ever had. All nodes know it within a heartbeat.
@@ -231,7 +237,7 @@ pub trait Registry: Send + Sync + 'static {
     /// `Conflict` when another has its name or domain, or no number is left.
     async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError>;
 
-    /// Removes a tenant that has no device, and its keys with it. False: there is none.
+    /// Removes a tenant that has no device, and with it its keys, and its webhooks with all that waits for them. False: there is none.
     ///
     /// # Errors
     /// `Conflict` when it has devices.

@@ -5,8 +5,8 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Receipt, Records, StoreError};
-use crate::domain::{DeliveryState, TenantId, Timestamp};
+use super::{Mailbox, Receipt, Records, StoreError};
+use crate::domain::{DeliveryState, Gap, Generation, TenantId, Timestamp};
 
 /// A secret that messages are signed with.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,10 @@ impl Webhook {
 pub struct WebhookProgress {
     /// All receipts up to this position were sent, or wait in rows of their own. `None`: it has not begun.
     pub cursor: Option<u64>,
+    /// The life of the store that the cursor is of. `None`: its log was not looked into yet.
+    pub generation: Option<Generation>,
+    /// Receipts that are missing, and that the receiver is still to be told of, each with when that was found.
+    pub gaps: Vec<(Gap, Timestamp)>,
     /// When the attempts began to fail, if none has succeeded since.
     pub failing_since: Option<Timestamp>,
     /// The last attempt that succeeded.
@@ -165,12 +169,12 @@ pub enum Stepped {
 
 /// Webhooks. One node at a time serves one, by a lease.
 #[async_trait]
-pub trait Webhooks: Records {
-    /// Those of a tenant, or all of all tenants, in order of their ids.
+pub trait Webhooks: Mailbox + Records {
+    /// Those of a tenant, or all of all tenants, in order of their ids. A tenant that was removed has none.
     async fn webhooks(&self, tenant: Option<TenantId>) -> Result<Vec<Webhook>, StoreError>;
 
     /// Adds a webhook (`revision` `None`), changes the one of that revision, or with `to` `None` removes it with all that waits. False:
-    /// it is not of that revision any more, and nothing was changed.
+    /// it is not of that revision any more, or its tenant was removed; nothing was changed.
     async fn change_webhook(&self, id: &str, revision: Option<u64>, to: Option<Webhook>) -> Result<bool, StoreError>;
 
     /// Takes the lease of a webhook, if nobody else has it, and answers its fence: a number that no earlier holder had. A holder that

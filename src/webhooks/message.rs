@@ -4,7 +4,7 @@ use data_encoding::BASE32_NOPAD;
 use serde_json::{Value, json};
 
 use crate::{
-    domain::{Timestamp, sha256},
+    domain::{Gap, Timestamp, sha256},
     store::{Receipt, Webhook, WebhookDisabled},
 };
 
@@ -57,6 +57,14 @@ impl Message {
         let id = digest("whd", &[&webhook.id, &disabled.since.0.to_string()]);
         let data = json!({"id": webhook.id, "url": webhook.url, "reason": disabled.reason, "since": disabled.since});
         Self::new(id, "com.unpoll.webhook.disabled", disabled.since, &data)
+    }
+
+    /// That receipts are missing, in the words of the stream of receipts.
+    pub(super) fn gap(webhook: &Webhook, gap: &Gap, at: Timestamp) -> Self {
+        let data = json!({"webhook": webhook.id, "after": gap.after, "from": gap.from, "to": gap.to, "reason": gap.reason});
+        // Found again by whoever comes next, it is the same.
+        let id = digest("gap", &[&data.to_string()]);
+        Self::new(id, "com.unpoll.receipts.gap", at, &data)
     }
 
     /// A message that says nothing, to try whether a receiver takes it.

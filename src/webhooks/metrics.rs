@@ -3,13 +3,14 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::sender::Verdict;
-use crate::store::WebhookEnd;
+use crate::{domain::Missing, store::WebhookEnd};
 
 /// Counts what is sent to webhooks. Clones share everything.
 #[derive(Clone)]
 pub struct WebhookMetrics {
     attempts: IntCounterVec,
     disabled: IntCounterVec,
+    gaps: IntCounterVec,
     pub(super) dead_letters: IntCounter,
     pub(super) waiting: IntGauge,
     pub(super) oldest: IntGauge,
@@ -35,6 +36,13 @@ impl WebhookMetrics {
                 Opts::new("unpoll_webhook_disabled_total", "Webhooks that were disabled, by reason."),
                 &["reason"],
             )?,
+            gaps: IntCounterVec::new(
+                Opts::new(
+                    "unpoll_webhook_gaps_total",
+                    "Gaps in the receipts of webhooks, each told to its receiver, by what became of the missing ones.",
+                ),
+                &["reason"],
+            )?,
             dead_letters: IntCounter::new(
                 "unpoll_webhook_dead_letters_total",
                 "Receipts that no attempt brought to their webhook in time, and that are kept as dead letters.",
@@ -58,9 +66,13 @@ impl WebhookMetrics {
         for reason in WebhookEnd::ALL {
             metrics.disabled.get_metric_with_label_values(&[reason.as_str()])?;
         }
+        for reason in Missing::ALL {
+            metrics.gaps.get_metric_with_label_values(&[reason.as_str()])?;
+        }
         metrics.see(0, 0);
         registry.register(Box::new(metrics.attempts.clone()))?;
         registry.register(Box::new(metrics.disabled.clone()))?;
+        registry.register(Box::new(metrics.gaps.clone()))?;
         registry.register(Box::new(metrics.dead_letters.clone()))?;
         registry.register(Box::new(metrics.waiting.clone()))?;
         registry.register(Box::new(metrics.oldest.clone()))?;
@@ -70,6 +82,10 @@ impl WebhookMetrics {
 
     pub(super) fn attempt(&self, verdict: Verdict) {
         self.attempts.with_label_values(&[verdict.as_str()]).inc();
+    }
+
+    pub(super) fn gap(&self, reason: Missing) {
+        self.gaps.with_label_values(&[reason.as_str()]).inc();
     }
 
     pub(super) fn disabled(&self, reason: WebhookEnd) {

@@ -3,7 +3,8 @@
 //! The work comes from the tenant's log of receipts. A webhook has a cursor in it, and a row for each receipt that was not taken (or waits
 //! behind one of its device), both stored in one step; so a process that is killed has lost nothing, and sends again what it had not yet
 //! stored as sent. One node at a time serves a webhook (`keeper`, `worker`), by a lease whose fence keeps an old holder from moving the
-//! cursor. What is sent next is decided by `queue`, which is pure. Who may be connected to is decided by `address`.
+//! cursor. What is sent next is decided by `queue`, which is pure, as is `notices`: gaps in the receipts, and other webhooks that were
+//! disabled. Who may be connected to is decided by `address`.
 //!
 //! What is deliberately absent: following redirects, proxies, anything that is made of an answer but its status and `Retry-After`, and
 //! the name of any device in a log or a metric.
@@ -15,6 +16,7 @@ mod form;
 mod keeper;
 mod message;
 mod metrics;
+mod notices;
 mod openapi;
 mod queue;
 mod routes;

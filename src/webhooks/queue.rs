@@ -82,6 +82,11 @@ impl Queue {
         self.read
     }
 
+    /// There is nothing between what was read and that position, or nothing any more behind it: reading goes on behind it.
+    pub(super) fn go_on_behind(&mut self, position: u64) {
+        self.read = position;
+    }
+
     /// How many more receipts may be read now.
     pub(super) fn room(&self, config: &Config) -> usize {
         if self.waiting >= config.waiting_max.max(1) || self.stuck >= config.stuck_devices_max.max(1) {

@@ -80,7 +80,9 @@ async fn create(
     };
     let added = store.change_webhook(&webhook.id, None, Some(webhook.clone())).await;
     if !added.map_err(StoreError::refusal_of_all)? {
-        return Err(Refusal::Internal("a random id was there already".into()));
+        return Err(Refusal::Conflict(
+            "the webhook was not made, because its tenant is being removed".into(),
+        ));
     }
     state.changed(&caller, &webhook, "made");
     Ok((StatusCode::CREATED, Json(view::with_secret(view::shown(&webhook), &secret))))

@@ -1,5 +1,7 @@
 //! Serves one webhook, for as long as this node has its lease.
 
+mod reading;
+
 use std::{
     sync::{
         Arc,
@@ -19,6 +21,7 @@ use tracing::{debug, error, warn};
 use super::{
     Shared, backoff,
     message::Message,
+    notices::{Notice, Notices},
     queue::Queue,
     sender::{Attempt, Verdict},
     url_in_logs,
@@ -69,8 +72,7 @@ enum Leaving {
 /// What was sent.
 enum Sent {
     Receipt(Box<Unsent>),
-    /// That another webhook was disabled.
-    Notice(String, Timestamp),
+    Notice(Notice),
 }
 
 type Sending = FuturesUnordered<BoxFuture<'static, (Sent, Attempt)>>;
@@ -96,9 +98,7 @@ pub(super) struct Worker {
     more: bool,
     /// The receiver asked not to be asked before.
     paused_until: Timestamp,
-    notice_attempts: u32,
-    notice_at: Timestamp,
-    notice_under_way: bool,
+    notices: Notices,
     leaving: Option<Leaving>,
 }
 
@@ -138,9 +138,7 @@ impl Worker {
             look_at: leased_at,
             more: false,
             paused_until: Timestamp(0),
-            notice_attempts: 0,
-            notice_at: Timestamp(0),
-            notice_under_way: false,
+            notices: Notices::default(),
             leaving: None,
         }))
     }
@@ -201,7 +199,7 @@ impl Worker {
             // Another receiver: what the one before did is not its fault.
             self.url.clone_from(&webhook.url);
             self.paused_until = Timestamp(0);
-            self.queue.hurry(self.shared.clock.now(), HURRY_WITHIN);
+            self.hurry(self.shared.clock.now());
         }
     }
 
@@ -216,58 +214,16 @@ impl Worker {
         self.queue.room(&self.shared.config) * 2 >= window
     }
 
-    /// Reads receipts, when it is time and there is room.
-    async fn look(&mut self) {
-        let is_time = Instant::now() >= self.look_at;
-        if is_time {
-            self.look_at = Instant::now() + self.shared.config.look_every();
-        }
-        if !(is_time || self.more) || !self.has_room() {
-            return;
-        }
-        let room = self.queue.room(&self.shared.config).min(PAGE);
-        let webhook = Arc::clone(&self.served.borrow().webhook);
-        match self.shared.store.receipts(webhook.tenant(), self.queue.read(), room).await {
-            Ok(page) => {
-                self.more = page.len() >= room;
-                let Some(read) = page.last().map(|last| last.position) else {
-                    return;
-                };
-                let wanted = page
-                    .into_iter()
-                    .filter(|receipt| webhook.states.is_empty() || webhook.states.contains(&receipt.state));
-                self.queue.take(wanted, read, self.shared.clock.now());
-            }
-            Err(error) => {
-                self.more = false;
-                self.look_at = Instant::now() + AGAIN_AFTER;
-                match error {
-                    StoreError::Unavailable(why) => debug!("webhooks wait: {why}"),
-                    other => error!(error = %other, "the receipts of a webhook cannot be read: {other}"),
-                }
-            }
-        }
-    }
-
     fn start_sending(&mut self, sending: &mut Sending) {
         let now = self.shared.clock.now();
         if !self.is_sure() || now < self.paused_until {
             return;
         }
         let served = self.served.borrow().clone();
-        if !self.notice_under_way && now >= self.notice_at {
-            let news = served.disabled.iter().find(|(webhook, disabled)| {
-                let told = self
-                    .progress
-                    .told
-                    .iter()
-                    .any(|(id, since)| *id == webhook.id && *since == disabled.since);
-                webhook.id != self.id && disabled.since >= served.webhook.enabled_at && !told
-            });
-            if let Some((webhook, disabled)) = news {
-                self.notice_under_way = true;
-                let sent = Sent::Notice(webhook.id.clone(), disabled.since);
-                self.post(sending, &served.webhook, sent, Message::disabled(webhook, disabled));
+        if let Some(notice) = self.notices.next(self.to_tell(&served), now) {
+            match message_of(&notice, &served) {
+                Some(message) => self.post(sending, &served.webhook, Sent::Notice(notice), message),
+                None => self.notices.taken(&notice),
             }
         }
         while sending.len() < self.shared.config.requests_max.max(1) {
@@ -280,6 +236,21 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What the receiver is to be told besides receipts.
+    fn to_tell(&self, served: &Served) -> Vec<Notice> {
+        let gaps = self.progress.gaps.iter().map(|(gap, at)| Notice::Gap(gap.clone(), *at));
+        let disabled = served.disabled.iter().filter(|(webhook, disabled)| {
+            let told = self
+                .progress
+                .told
+                .iter()
+                .any(|(id, since)| *id == webhook.id && *since == disabled.since);
+            webhook.id != self.id && disabled.since >= served.webhook.enabled_at && !told
+        });
+        gaps.chain(disabled.map(|(webhook, disabled)| Notice::Disabled(webhook.id.clone(), disabled.since)))
+            .collect()
     }
 
     fn post(&self, sending: &mut Sending, webhook: &Arc<Webhook>, sent: Sent, message: Message) {
@@ -299,10 +270,10 @@ impl Worker {
             self.paused_until = Timestamp(0);
             match sent {
                 Sent::Receipt(unsent) => self.queue.sent(unsent.receipt.position),
-                Sent::Notice(id, since) => self.told(id, since),
+                Sent::Notice(notice) => self.told(notice),
             }
             if self.progress.failing_since.take().is_some_and(|since| now.since(since) >= OUTAGE) {
-                self.queue.hurry(now, HURRY_WITHIN);
+                self.hurry(now);
             }
             return;
         }
@@ -316,11 +287,7 @@ impl Worker {
             backoff::pause(attempts, first, config.retry_pause_max(), backoff::random()).max(asked)
         };
         match sent {
-            Sent::Notice(..) => {
-                self.notice_under_way = false;
-                self.notice_attempts = self.notice_attempts.saturating_add(1);
-                self.notice_at = now.plus(pause(self.notice_attempts));
-            }
+            Sent::Notice(notice) => self.notices.put_off(notice, |attempts| now.plus(pause(attempts))),
             Sent::Receipt(unsent) if attempt.verdict == Verdict::Gone => self.queue.put_back(unsent.receipt.position),
             Sent::Receipt(unsent) if now.since(unsent.since) >= config.retry_for() => {
                 self.shared.metrics.dead_letters.inc();
@@ -338,8 +305,21 @@ impl Worker {
         }
     }
 
-    fn told(&mut self, id: String, since: Timestamp) {
-        (self.notice_under_way, self.notice_attempts) = (false, 0);
+    /// The receiver is back, or is another one: what waits need not wait much longer.
+    fn hurry(&mut self, now: Timestamp) {
+        self.queue.hurry(now, HURRY_WITHIN);
+        self.notices.hurry();
+    }
+
+    fn told(&mut self, notice: Notice) {
+        self.notices.taken(&notice);
+        match notice {
+            Notice::Gap(gap, at) => self.progress.gaps.retain(|known| *known != (gap.clone(), at)),
+            Notice::Disabled(id, since) => self.told_disabled(id, since),
+        }
+    }
+
+    fn told_disabled(&mut self, id: String, since: Timestamp) {
         self.progress.told.push((id, since));
         let served = self.served.borrow();
         let still = |told: &(String, Timestamp)| {
@@ -483,5 +463,19 @@ impl Worker {
             wake = wake.min(Instant::now() + pause);
         }
         wake
+    }
+}
+
+/// `None`: there is nothing to tell any more.
+fn message_of(notice: &Notice, served: &Served) -> Option<Message> {
+    match notice {
+        Notice::Gap(gap, at) => Some(Message::gap(&served.webhook, gap, *at)),
+        Notice::Disabled(id, since) => {
+            let found = served
+                .disabled
+                .iter()
+                .find(|(webhook, disabled)| webhook.id == *id && disabled.since == *since);
+            found.map(|(webhook, disabled)| Message::disabled(webhook, disabled))
+        }
     }
 }

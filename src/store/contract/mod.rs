@@ -264,6 +264,7 @@ macro_rules! run_contract {
             one_at_a_time_serves_a_webhook,
             what_a_webhook_did_not_take_is_kept,
             webhooks_follow_the_receipts_of_their_tenant,
+            the_webhooks_of_a_tenant_go_with_it,
             a_group_has_one_copy_in_each_queue,
             a_group_left_unfinished_is_completed_once,
             an_idempotency_key_stands_for_one_group,

@@ -420,6 +420,9 @@ pub async fn tenants_come_and_go_under_numbers_that_no_other_has(bench: impl Ben
     assert!(store.remove_tenant(cars_id, START).await.unwrap());
     assert!(!store.remove_tenant(cars_id, START).await.unwrap());
     assert!(!store.remove_tenant(TenantId(99), START).await.unwrap());
+    // Somebody had read it before it was removed, and changes its limits.
+    let back = store.put_tenant(Tenant::clone(&cars)).await;
+    assert!(matches!(back, Err(StoreError::Conflict(_))), "{back:?}");
     assert_eq!(store.key(&[1; 32]), None);
     store.remove_device(&device, START).await.unwrap();
 

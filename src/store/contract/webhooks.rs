@@ -199,3 +199,56 @@ pub async fn webhooks_follow_the_receipts_of_their_tenant(bench: impl Bench) {
     assert_eq!((all.len(), all[1].position), (2, newest));
     assert_eq!(webhooks.newest_receipt(TenantId(9)).await.unwrap(), 0);
 }
+
+pub async fn the_webhooks_of_a_tenant_go_with_it(bench: impl Bench) {
+    let (store, webhooks) = (bench.store(), bench.webhooks());
+    let tv = store.add_tenant("tv", "tv.example", None).await.unwrap();
+    let (own, other) = (webhook("wh_1", tv.id), webhook("wh_2", TENANT.0));
+    for webhook in [&own, &other] {
+        assert!(webhooks.change_webhook(&webhook.id, None, Some(webhook.clone())).await.unwrap());
+        let fence = webhooks.lease_webhook(&webhook.id, "n1", LONG).await.unwrap().unwrap();
+        let sent = step(9, vec![unsent(3, "box", 1)], vec![], vec![unsent(1, "box", 4)]);
+        assert_eq!(webhooks.step_webhook(&webhook.id, fence, LONG, &sent, 9).await.unwrap(), MADE);
+    }
+    assert!(store.remove_tenant(TenantId(tv.id), START).await.unwrap());
+    let bench = {
+        let is_gone = async |webhooks: &dyn crate::store::Webhooks, id: &str| {
+            assert_eq!(webhooks.webhooks(None).await.unwrap(), std::slice::from_ref(&other));
+            assert_eq!(webhooks.webhooks(Some(TenantId(tv.id))).await.unwrap(), []);
+            assert_eq!(webhooks.webhook_work(id).await.unwrap(), Default::default());
+            assert_eq!(webhooks.dead_letters(id, 0, 9).await.unwrap(), []);
+            assert_eq!(webhooks.lease_webhook(id, "n1", LONG).await.unwrap(), None);
+        };
+        is_gone(&*webhooks, "wh_1").await;
+        // Whoever served it learns of it with its next step, and one that was on its way comes too late.
+        let stepped = webhooks.step_webhook("wh_1", 1, LONG, &step(10, vec![], vec![], vec![]), 9).await;
+        assert_eq!(stepped.unwrap(), Stepped::Lost);
+        assert!(!webhooks.change_webhook("wh_3", None, Some(webhook("wh_3", tv.id))).await.unwrap());
+
+        // As an end in the midst of the removal leaves it: nobody sees it, and it is swept.
+        let cars = store.add_tenant("cars", "cars.example", None).await.unwrap();
+        assert!(webhooks.change_webhook("wh_4", None, Some(webhook("wh_4", cars.id))).await.unwrap());
+        let fence = webhooks.lease_webhook("wh_4", "n1", Duration::ZERO).await.unwrap().unwrap();
+        let sent = step(9, vec![unsent(3, "box", 1)], vec![], vec![unsent(1, "box", 4)]);
+        assert_eq!(webhooks.step_webhook("wh_4", fence, Duration::ZERO, &sent, 9).await.unwrap(), MADE);
+        let removed_at = Some(START);
+        let removed = Tenant {
+            removed_at,
+            ..Tenant::clone(&cars)
+        };
+        store.put_tenant(removed).await.unwrap();
+        assert_eq!(webhooks.webhooks(None).await.unwrap(), std::slice::from_ref(&other));
+        assert_eq!(webhooks.webhook_work("wh_4").await.unwrap().waiting.len(), 1);
+        sweep(&*store, bench.clock().now()).await;
+        is_gone(&*webhooks, "wh_4").await;
+        drop((store, webhooks));
+        bench.reopen().await
+    };
+    let webhooks = bench.webhooks();
+    assert_eq!(webhooks.webhooks(None).await.unwrap(), std::slice::from_ref(&other));
+    let work = webhooks.webhook_work("wh_2").await.unwrap();
+    assert_eq!((work.progress.cursor, work.waiting.len(), work.dead_letters), (Some(9), 1, 1));
+    // Who has the name next begins with nothing.
+    let again = bench.store().add_tenant("tv", "tv.example", None).await.unwrap();
+    assert_eq!(webhooks.webhooks(Some(TenantId(again.id))).await.unwrap(), []);
+}

@@ -4,7 +4,10 @@
 //! system. A power cut may take the last rows, and the seats that they tell of, together; positions begin anew above all of them with each
 //! start.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+};
 
 use async_trait::async_trait;
 
@@ -51,8 +54,8 @@ pub(super) fn lost_node(engine: &Engine, boot: u32) -> Result<Option<Arc<str>>, 
 }
 
 /// The last position of each tenant's feed.
-pub(super) fn tips(engine: &Engine, tenants: impl Iterator<Item = u16>) -> Result<std::collections::HashMap<TenantId, u64>, StoreError> {
-    let mut tips = std::collections::HashMap::new();
+pub(super) fn tips(engine: &Engine, tenants: impl Iterator<Item = u16>) -> Result<HashMap<TenantId, u64>, StoreError> {
+    let mut tips = HashMap::new();
     for tenant in tenants.map(TenantId) {
         let range = engine.range(Space::Log, &keys::change(tenant, 0), &keys::change(tenant, u64::MAX));
         if let Some((key, _)) = { range }.next_back().transpose()? {
@@ -60,6 +63,27 @@ pub(super) fn tips(engine: &Engine, tenants: impl Iterator<Item = u16>) -> Resul
         }
     }
     Ok(tips)
+}
+
+/// What was there when the store was opened. Positions begin anew with each life, so that the first of a feed tells by itself that none
+/// was dropped before it only where the feed began in this life.
+pub(super) struct Opened {
+    tenants: HashSet<TenantId>,
+    first: u64,
+}
+
+impl Opened {
+    pub(super) fn new(tips: &HashMap<TenantId, u64>, boot: u32) -> Self {
+        Self {
+            tenants: tips.keys().copied().collect(),
+            first: first_position(boot),
+        }
+    }
+
+    /// Whether a feed whose oldest row has that position has all its rows.
+    fn is_whole(&self, tenant: TenantId, oldest: u64) -> bool {
+        oldest == self.first && !self.tenants.contains(&tenant)
+    }
 }
 
 /// How many changes there are behind a position: positions of one life have no holes, and a new life begins far above.
@@ -178,7 +202,11 @@ impl Feed for EmbeddedStore {
                 .range(Space::Log, &keys::change(tenant, 0), &keys::change(tenant, newest))
                 .next();
             let oldest = oldest.transpose()?.map_or(Ok(newest), |(key, _)| position_of(&key))?;
-            Ok(FeedBounds { oldest, newest })
+            let is_whole = self.shared.feeds.is_whole(tenant, oldest);
+            Ok(FeedBounds {
+                oldest: if is_whole { 1 } else { oldest },
+                newest,
+            })
         })
     }
 

@@ -155,6 +155,8 @@ pub(crate) struct Shared {
     missed_arrivals: AtomicU64,
     /// The last position of each tenant's feed of presence, as of the last commit.
     tips: RwLock<HashMap<TenantId, u64>>,
+    /// Which feeds were there when the store was opened, and where one begins that was not.
+    feeds: feed::Opened,
     /// How far the receipts of each tenant go.
     receipts: records::Ends,
     /// No seat of an earlier life is left.

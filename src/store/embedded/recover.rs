@@ -168,6 +168,7 @@ impl EmbeddedStore {
             headroom: AtomicU64::new(0),
             lean: AtomicBool::new(lean),
             missed_arrivals: AtomicU64::new(0),
+            feeds: feed::Opened::new(&tips, identity.boot),
             tips: RwLock::new(tips),
             receipts,
             lost_ended: AtomicBool::new(false),

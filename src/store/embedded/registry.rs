@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde_json::Map;
 
 use super::{
-    EmbeddedStore, change::NewChange, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported, rows,
-    rows::DeviceHead, steps::Book, users,
+    EmbeddedStore, Shared, change::NewChange, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported,
+    rows, rows::DeviceHead, steps::Book, users,
 };
 use crate::{
     domain::{Departure, DeviceId, FastChange, FastTokens, RateLimit, Report, Reported, TenantId, Timestamp, UserId},
@@ -191,7 +191,9 @@ impl Book {
 
     pub(super) fn put_tenant(draft: &mut Draft<'_>, tenant: &Tenant) -> Result<(), StoreError> {
         if tenants(draft)?.values().any(|other| tenant.excludes(other)) {
-            return Err(StoreError::Conflict("another tenant has that name or domain".into()));
+            return Err(StoreError::Conflict(
+                "another tenant has that name or domain, or it was removed".into(),
+            ));
         }
         draft.put(Space::Rows, keys::tenant(tenant.id), json(tenant)?);
         draft.must_sync();
@@ -205,8 +207,8 @@ impl Book {
         Ok(Some(tenant))
     }
 
-    /// Ends a tenant that has no device, and its keys. Answers what is left of it; `None`: there is none.
-    pub(super) fn remove_tenant(&self, draft: &mut Draft<'_>, id: TenantId, now: Timestamp) -> Result<Option<Tenant>, StoreError> {
+    /// Ends a tenant that has no device, its keys and its webhooks. Answers what is left of it; `None`: there is none.
+    pub(super) fn remove_tenant(&mut self, draft: &mut Draft<'_>, id: TenantId, now: Timestamp) -> Result<Option<Tenant>, StoreError> {
         let known = tenants(draft)?.remove(&id.0).filter(|known| known.removed_at.is_none());
         let Some(known) = known else { return Ok(None) };
         let there = |row: &[u8]| DeviceHead::decode(row).map(|head| !head.removed);
@@ -230,12 +232,22 @@ impl Book {
         for (hash, _) in self.shared.keys.read().iter().filter(|(_, key)| key.tenant == id.0) {
             draft.remove(Space::Rows, keys::api_key(hash));
         }
+        self.forget_webhooks(draft, id)?;
         let removed_at = Some(now);
         let tenant = Tenant { removed_at, ..known };
         draft.put(Space::Rows, keys::tenant(id.0), json(&tenant)?);
         draft.must_sync();
         Ok(Some(tenant))
     }
+}
+
+/// Whether a tenant was there and was removed.
+pub(super) fn is_removed(draft: &Draft<'_>, id: TenantId) -> Result<bool, StoreError> {
+    let row = draft.get(Space::Rows, &keys::tenant(id.0))?;
+    let known = row.map(|row| serde_json::from_slice::<Tenant>(&row)).transpose();
+    Ok(known
+        .map_err(|_| damaged("a tenant"))?
+        .is_some_and(|known| known.removed_at.is_some()))
 }
 
 /// All tenants, also those that were removed, as the steps before in the same commit leave them.
@@ -260,6 +272,13 @@ fn go_on_counting(draft: &mut Draft<'_>, tenant: TenantId, from: u32, to: u32) -
         draft.remove(Space::Rows, before);
     }
     Ok(())
+}
+
+impl Shared {
+    /// Whether a tenant was there and was removed.
+    pub(super) fn is_gone(&self, tenant: TenantId) -> bool {
+        self.tenants.read().get(&tenant.0).is_some_and(|known| known.removed_at.is_some())
+    }
 }
 
 #[async_trait]

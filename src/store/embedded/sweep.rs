@@ -128,6 +128,9 @@ pub(super) async fn round(store: &EmbeddedStore, now: Timestamp) -> Result<Swept
     if !found.dropped.is_empty() {
         swept.dropped = store.ask(|answer| Op::Forget(found.dropped, answer)).await??;
     }
+    if found.complete {
+        swept.dropped += store.sweep_webhooks().await?;
+    }
     Ok(swept)
 }
 

@@ -11,6 +11,7 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
+    registry::is_removed,
     steps::Book,
 };
 use crate::{
@@ -95,21 +96,38 @@ impl Book {
         if is.map(|is| is.revision) != revision {
             return Ok(false);
         }
-        draft.must_sync();
         match to {
+            Some(webhook) if is_removed(draft, webhook.tenant())? => return Ok(false),
             Some(webhook) => draft.put(Space::Rows, key, encode(webhook)?),
-            None => {
-                draft.remove(Space::Rows, key);
-                draft.remove(Space::Rows, keys::webhook_progress(id));
-                for prefix in [keys::webhook_waiting(id, None), keys::webhook_dead(id, None)] {
-                    for row in draft.prefix(Space::Rows, &prefix)?.into_keys() {
-                        draft.remove(Space::Rows, row);
-                    }
-                }
-                self.webhook_leases.remove(id);
+            None => self.forget_webhook(draft, id)?,
+        }
+        draft.must_sync();
+        Ok(true)
+    }
+
+    /// Takes a webhook away, and all that waits for it.
+    fn forget_webhook(&mut self, draft: &mut Draft<'_>, id: &str) -> Result<(), StoreError> {
+        draft.remove(Space::Rows, keys::webhook(id));
+        draft.remove(Space::Rows, keys::webhook_progress(id));
+        for prefix in [keys::webhook_waiting(id, None), keys::webhook_dead(id, None)] {
+            for row in draft.prefix(Space::Rows, &prefix)?.into_keys() {
+                draft.remove(Space::Rows, row);
             }
         }
-        Ok(true)
+        // Whoever serves it finds at its next step that the lease is lost.
+        self.webhook_leases.remove(id);
+        Ok(())
+    }
+
+    /// Takes all webhooks of a tenant away.
+    pub(super) fn forget_webhooks(&mut self, draft: &mut Draft<'_>, tenant: TenantId) -> Result<(), StoreError> {
+        for row in draft.prefix(Space::Rows, keys::WEBHOOK)?.into_values() {
+            let webhook = decode_webhook(&row)?;
+            if webhook.tenant() == tenant {
+                self.forget_webhook(draft, &webhook.id)?;
+            }
+        }
+        Ok(())
     }
 
     fn lease_webhook(&mut self, draft: &Draft<'_>, id: &str, holder: &str, lasts: Duration) -> Result<Option<u64>, StoreError> {
@@ -195,7 +213,26 @@ fn unsent(engine: &Engine, prefix: &[u8]) -> Result<Vec<Unsent>, StoreError> {
     engine.prefix(Space::Rows, prefix).map(|row| decode_unsent(&row?.1)).collect()
 }
 
+/// All that are stored, in order of their ids.
+fn stored(engine: &Engine) -> Result<Vec<Webhook>, StoreError> {
+    engine
+        .prefix(Space::Rows, keys::WEBHOOK)
+        .map(|row| decode_webhook(&row?.1))
+        .collect()
+}
+
 impl EmbeddedStore {
+    /// Takes away what tenants that were removed left, as they did in earlier versions. Answers how many webhooks.
+    pub(super) async fn sweep_webhooks(&self) -> Result<u64, StoreError> {
+        let mut dropped = 0;
+        for webhook in self.shared.read(stored)? {
+            if self.shared.is_gone(webhook.tenant()) {
+                dropped += u64::from(self.change_webhook(&webhook.id, Some(webhook.revision), None).await?);
+            }
+        }
+        Ok(dropped)
+    }
+
     async fn ask_of_webhook(&self, step: Step) -> Result<Done, StoreError> {
         self.ask(|answer| Op::Webhook(step, answer)).await?
     }
@@ -210,13 +247,8 @@ fn mixed_up<T>() -> Result<T, StoreError> {
 impl Webhooks for EmbeddedStore {
     async fn webhooks(&self, tenant: Option<TenantId>) -> Result<Vec<Webhook>, StoreError> {
         self.shared.read(|engine| {
-            let mut found = Vec::new();
-            for row in engine.prefix(Space::Rows, keys::WEBHOOK) {
-                let webhook = decode_webhook(&row?.1)?;
-                if tenant.is_none_or(|tenant| tenant == webhook.tenant()) {
-                    found.push(webhook);
-                }
-            }
+            let mut found = stored(engine)?;
+            found.retain(|webhook| tenant.is_none_or(|tenant| tenant == webhook.tenant()) && !self.shared.is_gone(webhook.tenant()));
             Ok(found)
         })
     }

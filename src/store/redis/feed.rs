@@ -7,16 +7,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use redis::Value;
 
 use super::{
-    RedisStore, Shared,
-    keys::{self, Slot},
-    losses,
+    RedisStore, losses,
     mover::Log,
-    records::read_entry,
     reply::{p48, u48},
-    shards::Route,
 };
 use crate::{
     domain::{Departure, Epoch, TenantId, Timestamp},
@@ -74,45 +69,15 @@ fn read(position: u64, row: &[u8]) -> Result<PresenceChange, StoreError> {
     read().ok_or_else(|| damaged("a row of the feed of presence"))
 }
 
-impl Shared {
-    /// The position of the oldest row that is kept, where none was dropped yet.
-    async fn first_of_feed(&self, tenant: TenantId) -> Result<Option<u64>, StoreError> {
-        let key = self.keys.tenant(tenant, Log::Feed.name());
-        let make = |_| {
-            let mut cmd = redis::cmd("XRANGE");
-            cmd.arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
-            cmd
-        };
-        let found = self.shards.ask(Route::read(Slot::of(&keys::tenant_tag(tenant))), make).await?;
-        let Value::Array(entries) = found else { return Ok(None) };
-        let first = entries.into_iter().next().map(read_entry).transpose()?;
-        Ok(first.and_then(|rows| Some(rows.first()?.0)))
-    }
-
-    async fn bounds_of_feed(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        let (first, last) = self.ends_of(tenant, Log::Feed).await?;
-        let Some(newest) = last else { return Ok(FeedBounds::default()) };
-        let oldest = match first {
-            Some(first) => first,
-            None => self.first_of_feed(tenant).await?.unwrap_or(newest),
-        };
-        // The end was read a moment earlier.
-        Ok(FeedBounds {
-            oldest,
-            newest: newest.max(oldest),
-        })
-    }
-}
-
 #[async_trait]
 impl Feed for RedisStore {
     async fn changes(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<PresenceChange>, StoreError> {
-        let rows = self.shared.logged(tenant, Log::Feed, after, limit).await?;
+        let rows = self.shared.lasting(tenant, Log::Feed, after, limit).await?;
         rows.into_iter().map(|(position, row)| read(position, &row)).collect()
     }
 
     async fn change_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        self.shared.bounds_of_feed(tenant).await
+        self.shared.bounds_of(tenant, Log::Feed).await
     }
 
     async fn end_lost_seats(&self, limit: usize) -> Result<Ended, StoreError> {

@@ -274,6 +274,7 @@ pub(super) async fn round(store: &RedisStore, now: Timestamp) -> Result<Swept, S
             swept.dropped += shared.trim_log(TenantId(tenant), Log::Feed, now).await?;
             swept.dropped += shared.trim_audit(TenantId(tenant), now).await?;
         }
+        swept.dropped += store.sweep_webhooks().await?;
     }
     let mine = (0..BUCKETS).filter(|bucket| shared.nodes.looks_after(*bucket));
     let oldest: Vec<Option<Timestamp>> = stream::iter(mine)

@@ -198,7 +198,7 @@ pub(crate) struct Shared {
     watches: Arc<Watches>,
     outboxes: mover::Outboxes,
     /// Up to where the receipts of each tenant are as durable as is promised.
-    seen: Mutex<HashMap<TenantId, u64>>,
+    seen: Mutex<HashMap<(TenantId, mover::Log), u64>>,
     held: held::Held,
     rows: rows::Rows,
     metrics: RedisMetrics,

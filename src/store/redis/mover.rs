@@ -48,7 +48,7 @@ pub(super) struct Outboxes {
 type Outbox = (Log, u16);
 
 /// What rows are moved into: one of each a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Log {
     /// Receipts.
     Receipts,

@@ -31,7 +31,7 @@ fn position_of(id: &[u8]) -> Option<u64> {
 }
 
 /// The rows of an entry of a log, each with its position: that of the entry is the position of its last row.
-pub(super) fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+fn read_entry(entry: Value) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
     let mut entry = Reply::new(entry, "a log of receipts")?;
     let last = position_of(&entry.bytes()?).ok_or_else(|| entry.damaged())?;
     let fields = reply::hash(entry.next()?, "a log of receipts")?;
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// The positions of the oldest and the newest row that is kept, as far as they are known: `first` is not where none was dropped yet.
-    pub(super) async fn ends_of(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
+    async fn ends_of(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
         let moved = self.keys.tenant(tenant, log.moved());
         let make = |_| {
             let mut cmd = redis::cmd("HMGET");
@@ -110,14 +110,14 @@ impl Shared {
         Ok((position()?, position()?))
     }
 
-    /// How far the receipts of a tenant go, of which nothing is lost with a server that promises not to. A row that no replica has may be
+    /// The ends of a tenant's log, up to where nothing is lost with a server that promises not to. A row that no replica has may be
     /// lost with its primary, and is then moved again, perhaps to another position; whoever has seen it would take that one for another.
-    async fn bounds_of_receipts(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        let (first, last) = self.ends_of(tenant, Log::Receipts).await?;
-        let Some(mut newest) = last else { return Ok(FeedBounds::default()) };
-        let known = self.seen.lock().get(&tenant).copied().unwrap_or(0);
+    async fn lasting_ends(&self, tenant: TenantId, log: Log) -> Result<(Option<u64>, Option<u64>), StoreError> {
+        let (first, last) = self.ends_of(tenant, log).await?;
+        let Some(mut newest) = last else { return Ok((first, None)) };
+        let known = self.seen.lock().get(&(tenant, log)).copied().unwrap_or(0);
         if self.shards.replicated() && newest > known {
-            let moved = self.keys.tenant(tenant, Log::Receipts.moved());
+            let moved = self.keys.tenant(tenant, log.moved());
             let make = |_| {
                 // A write that changes nothing: the wait for replicas behind it covers all that was written before.
                 let mut cmd = redis::cmd("HINCRBY");
@@ -128,9 +128,27 @@ impl Shared {
             let confirmed = reply::int(&found).and_then(|last| u64::try_from(last).ok());
             newest = confirmed.ok_or_else(|| damaged("the ends of a log"))?;
             let mut seen = self.seen.lock();
-            let seen = seen.entry(tenant).or_default();
+            let seen = seen.entry((tenant, log)).or_default();
             *seen = newest.max(*seen);
         }
+        Ok((first, Some(newest)))
+    }
+
+    /// Rows of a tenant's log behind a position, as far as they last.
+    pub(super) async fn lasting(&self, tenant: TenantId, log: Log, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let newest = self.lasting_ends(tenant, log).await?.1.unwrap_or(0);
+        if newest <= after {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.logged(tenant, log, after, limit).await?;
+        rows.retain(|(position, _)| *position <= newest);
+        Ok(rows)
+    }
+
+    /// How far a tenant's log goes, of which nothing is lost with a server that promises not to.
+    pub(super) async fn bounds_of(&self, tenant: TenantId, log: Log) -> Result<FeedBounds, StoreError> {
+        let (first, last) = self.lasting_ends(tenant, log).await?;
+        let Some(newest) = last else { return Ok(FeedBounds::default()) };
         Ok(FeedBounds {
             oldest: first.unwrap_or(1).min(newest),
             newest,
@@ -154,19 +172,14 @@ impl Shared {
 #[async_trait]
 impl Records for RedisStore {
     async fn receipts(&self, tenant: TenantId, after: u64, limit: usize) -> Result<Vec<Receipt>, StoreError> {
-        let newest = self.shared.bounds_of_receipts(tenant).await?.newest;
-        if newest <= after {
-            return Ok(Vec::new());
-        }
-        let rows = self.shared.logged(tenant, Log::Receipts, after, limit).await?;
+        let rows = self.shared.lasting(tenant, Log::Receipts, after, limit).await?;
         rows.into_iter()
-            .take_while(|(position, _)| *position <= newest)
             .map(|(position, bytes)| receipt::read_receipt(position, &bytes))
             .collect()
     }
 
     async fn receipt_bounds(&self, tenant: TenantId) -> Result<FeedBounds, StoreError> {
-        self.shared.bounds_of_receipts(tenant).await
+        self.shared.bounds_of(tenant, Log::Receipts).await
     }
 
     async fn add_ledger_minute(&self, minute: u64, node: &str, new: &[(String, f64)]) -> Result<(), StoreError> {

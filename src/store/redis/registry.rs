@@ -547,7 +547,9 @@ impl Registry for RedisStore {
         self.shared.remember_all().await?;
         let taken = self.shared.memory.tenants.read().values().any(|other| tenant.excludes(other));
         if taken {
-            return Err(StoreError::Conflict("another tenant has that name or domain".into()));
+            return Err(StoreError::Conflict(
+                "another tenant has that name or domain, or it was removed".into(),
+            ));
         }
         let field = tenant.id.to_string();
         self.shared.store_shared("tenants", field.as_bytes(), &json(&tenant)?).await?;
@@ -568,7 +570,11 @@ impl Registry for RedisStore {
         if !self.devices(tenant, None, 1).await?.is_empty() {
             return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));
         }
-        self.shared.end_tenant(tenant, now).await
+        if !self.shared.end_tenant(tenant, now).await? {
+            return Ok(false);
+        }
+        // None is added from here on. What an end in the midst of it leaves is nobody's, and housekeeping takes it.
+        self.sweep_webhooks().await.map(|_| true)
     }
 
     fn tenants(&self) -> Vec<Arc<Tenant>> {

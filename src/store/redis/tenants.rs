@@ -22,6 +22,12 @@ impl Shared {
         tenants.collect()
     }
 
+    /// Whether a tenant was there and was removed, as far as this node knows.
+    pub(super) fn is_gone(&self, tenant: TenantId) -> bool {
+        let tenants = self.memory.tenants.read();
+        tenants.get(&tenant.0).is_some_and(|known| known.removed_at.is_some())
+    }
+
     pub(super) async fn add_tenant(&self, name: &str, domain: &str, limits: Option<RateLimit>) -> Result<Arc<Tenant>, StoreError> {
         for _ in 0..TRIES {
             self.remember_all().await?;

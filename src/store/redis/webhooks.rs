@@ -66,6 +66,24 @@ impl RedisStore {
         }
     }
 
+    /// All that are stored.
+    async fn stored_webhooks(&self) -> Result<Vec<Webhook>, StoreError> {
+        let rows = self.shared_read("HGETALL", &[&self.names("").all]).await?;
+        let rows = reply::hash(rows, "webhooks")?;
+        rows.iter().map(|(_, row)| read_webhook(row)).collect()
+    }
+
+    /// Takes away the webhooks of tenants that were removed, with all that waits for them. Answers how many.
+    pub(super) async fn sweep_webhooks(&self) -> Result<u64, StoreError> {
+        let mut dropped = 0;
+        for webhook in self.stored_webhooks().await? {
+            if self.shared.is_gone(webhook.tenant()) {
+                dropped += u64::from(self.change_webhook(&webhook.id, Some(webhook.revision), None).await?);
+            }
+        }
+        Ok(dropped)
+    }
+
     async fn shared_read(&self, name: &str, arguments: &[&str]) -> Result<Value, StoreError> {
         let make = |_| {
             let mut cmd = redis::cmd(name);
@@ -81,26 +99,27 @@ impl RedisStore {
 #[async_trait]
 impl Webhooks for RedisStore {
     async fn webhooks(&self, tenant: Option<TenantId>) -> Result<Vec<Webhook>, StoreError> {
-        let rows = self.shared_read("HGETALL", &[&self.names("").all]).await?;
-        let mut found = Vec::new();
-        for (_, row) in reply::hash(rows, "webhooks")? {
-            let webhook = read_webhook(&row)?;
-            if tenant.is_none_or(|tenant| tenant == webhook.tenant()) {
-                found.push(webhook);
-            }
-        }
+        let mut found = self.stored_webhooks().await?;
+        found.retain(|webhook| tenant.is_none_or(|tenant| tenant == webhook.tenant()) && !self.shared.is_gone(webhook.tenant()));
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
     }
 
     async fn change_webhook(&self, id: &str, revision: Option<u64>, to: Option<Webhook>) -> Result<bool, StoreError> {
         let names = self.names(id);
-        let keys = [names.all, names.state, names.waiting, names.dead];
+        let keys = [
+            names.all,
+            names.state,
+            names.waiting,
+            names.dead,
+            self.shared.keys.shared("tenants"),
+        ];
+        let tenant = to.as_ref().map(|to| to.tenant.to_string()).unwrap_or_default();
         let row = to.as_ref().map(write_webhook).transpose()?.unwrap_or_default();
         let revision = revision.map(|revision| revision.to_string()).unwrap_or_default();
         let make = |_| {
             let mut cmd = script::WEBHOOK.call(&keys);
-            cmd.arg(id).arg(&revision).arg(&row);
+            cmd.arg(id).arg(&revision).arg(&row).arg(&tenant);
             cmd
         };
         let answer = self.shared.shards.ask(Route::durable(Slot::of(SHARED)), make).await?;

@@ -1,8 +1,8 @@
 -- Import receipts into a tenant's log: KEYS log, moved. ARGV: pairs of a position and a receipt, in order. Those that follow one another make
--- one entry, as in append.lua. What is there already is left out.
+-- one entry, as in append.lua. What is there already is left out. An empty log begins with the first of them.
 local top, added, at = 0, 0, 0
 local newest = call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', '1')
-if #newest > 0 then top = tonumber(string.match(newest[1][1], '^%d+')) end
+if #newest > 0 then top = tonumber(string.match(newest[1][1], '^%d+')) else call('HSETNX', KEYS[2], 'first', ARGV[1]) end
 local rows = {}
 local function write()
   if #rows == 0 then return end

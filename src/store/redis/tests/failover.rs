@@ -9,8 +9,8 @@ use super::faults::{Node, settle_of, until};
 use crate::{
     domain::{DeliveryState, Epoch, EventId},
     store::{
-        Mailbox, Records,
-        contract::{TENANT, add, key},
+        Feed, Mailbox, Records,
+        contract::{TENANT, add, claim, key},
         redis::mover,
     },
 };
@@ -80,6 +80,49 @@ async fn a_shard_that_fails_over_by_order_or_by_death_loses_nothing_and_tells_ev
         let owed = u32::from(state == DeliveryState::Delivered);
         assert_eq!(told.get(&id.to_string()).copied().unwrap_or(0), owed, "receipts of {id}, {state:?}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_presence_that_a_failover_may_take_back() {
+    let mut servers = redis::Sentinels::start(1).unwrap();
+    let node = Node::open(servers.url(), |config| config.wait_ms = 300).await;
+    let store = node.store();
+    add(store, "box").await;
+    claim(store, "box", 1).await.unwrap();
+    until("the claim is told", async || {
+        store.changes(TENANT, 0, 9).await.is_ok_and(|told| told.len() == 1)
+    })
+    .await;
+    let first = store.changes(TENANT, 0, 9).await.unwrap()[0].position;
+    let primary = servers.primary().unwrap();
+    let data = servers.data();
+    data[1 - primary].pause();
+    // As a mover leaves it that is cut off behind its step: the row is in the log, and on no replica.
+    let keys = ["feed", "feed-moved"].map(|name| store.shared.keys.tenant(TENANT, name));
+    let second = (first + 1).to_string();
+    let row = data[primary]
+        .query::<Vec<(String, Vec<Vec<u8>>)>>(&["XRANGE", &keys[0], "-", "+"])
+        .unwrap()[0]
+        .1[1]
+        .clone();
+    let mut connection = ::redis::Client::open(data[primary].url()).unwrap().get_connection().unwrap();
+    let entry = format!("{second}-0");
+    let mut add = ::redis::cmd("XADD");
+    add.arg(&keys[0])
+        .arg(entry)
+        .arg("r")
+        .arg(row)
+        .query::<String>(&mut connection)
+        .unwrap();
+    data[primary].query::<i64>(&["HSET", &keys[1], "last", &second]).unwrap();
+    assert!(store.changes(TENANT, first, 9).await.is_err());
+    assert!(store.change_bounds(TENANT).await.is_err());
+    assert_eq!(store.changes(TENANT, 0, 9).await.map_or(1, |told| told.len()), 1);
+    data[1 - primary].go_on();
+    until("it is told", async || {
+        store.changes(TENANT, first, 9).await.is_ok_and(|told| told.len() == 1)
+    })
+    .await;
 }
 
 #[tokio::test]
