@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, sync::Arc};
 
-use loadtest::sasl::Password;
+use loadtest::{redis, sasl::Password};
 use serde_json::{Value, json};
 use support::{Answer, Backend, Device, Error, Issuer, KeyServer, Mechanism, Options, SOON, Service, Settings, TestDir, basic, wait_for};
 
@@ -168,15 +168,37 @@ fn a_file_without_keys_is_named_at_the_start() {
 
 /// Backends: a token instead of a key, judged by the settings, and named in the audit log.
 #[test]
-fn a_backend_comes_with_a_token_instead_of_a_key() {
-    let (dir, issuer, other) = (TestDir::new(), Issuer::new("1"), Issuer::new("2"));
-    let service = Service::start_with(
+fn a_backend_comes_with_a_token_instead_of_a_key_on_either_engine() {
+    let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
+    let embedded = Settings::default()
+        .set("UNPOLL_JWT_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))
+        .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
+        .set("UNPOLL_JWT_AUDIENCE", "push")
+        .set("UNPOLL_JWT_TENANT_CLAIM", "org");
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let on_redis = embedded
+        .clone()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    for settings in [embedded, on_redis] {
+        a_token_is_as_good_as_a_key(&Service::start_with(settings), &issuer);
+    }
+
+    // The key of an issuer who is not there: nobody is refused for good.
+    let away = Service::start_with(
         Settings::default()
-            .set("UNPOLL_JWT_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))
+            .set("UNPOLL_JWT_KEYS_URL", "http://127.0.0.1:9/keys")
             .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
-            .set("UNPOLL_JWT_AUDIENCE", "push")
-            .set("UNPOLL_JWT_TENANT_CLAIM", "org"),
+            .set("UNPOLL_JWT_AUDIENCE", "push"),
     );
+    let token = issuer.sign(&json!({"aud": "push", "sub": "ci@example", "scope": "unpoll:push"}));
+    let refused = away.backend().with_key(&token).get("/v1/limits").expect(503);
+    assert_eq!(refused.slug(), "no-issuer-keys");
+    away.backend().get("/v1/limits").expect(200);
+}
+
+fn a_token_is_as_good_as_a_key(service: &Service, issuer: &Issuer) {
+    let other = Issuer::new("2");
     let claims = |scope: &str| json!({"aud": "push", "sub": "ci@example", "org": "default", "scope": scope});
     let changed = |name: &str, value: Value| {
         let mut claims = claims("unpoll:push");
@@ -229,19 +251,4 @@ fn a_backend_comes_with_a_token_instead_of_a_key() {
     assert_eq!(service.metric("unpoll_jwt_keys"), Some(1.0));
     assert!(service.metric(r#"unpoll_jwt_checks_total{result="expired"}"#).unwrap() >= 1.0);
     assert_eq!(service.metric(r#"unpoll_audit_entries_total{result="written"}"#), Some(1.0));
-
-    // The key of an issuer who is not there: nobody is refused for good.
-    let away = Service::start_with(
-        Settings::default()
-            .set("UNPOLL_JWT_KEYS_URL", "http://127.0.0.1:9/keys")
-            .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
-            .set("UNPOLL_JWT_AUDIENCE", "push"),
-    );
-    let refused = away
-        .backend()
-        .with_key(&issuer.sign(&claims("unpoll:push")))
-        .get("/v1/limits")
-        .expect(503);
-    assert_eq!(refused.slug(), "no-issuer-keys");
-    away.backend().get("/v1/limits").expect(200);
 }
