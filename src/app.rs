@@ -140,7 +140,7 @@ impl App {
         bootstrap::check_domain(&config, &*parts)?;
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
-        let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
+        let (token_keys, device_tokens) = bootstrap::tokens(&config, parts.clone(), prometheus)?;
         let (jwt_keys, backend_tokens) = tokens::Keeper::of_backends(&config.jwt, prometheus)?;
         let key_uses = registry::KeyUses::default();
         let callers = callers::callers(parts.clone(), backend_tokens, clock.clone(), key_uses.clone());

@@ -91,10 +91,7 @@ fn refusal(error: TokenError) -> Refusal {
 fn of_token(store: &dyn Store, bearer: Bearer) -> Result<Caller, Refusal> {
     let tenant = match &bearer.tenant {
         None => store.tenant(TenantId::default()),
-        Some(word) => store
-            .tenants()
-            .into_iter()
-            .find(|tenant| tenant.name == *word || tenant.domain == *word),
+        Some(word) => registry::tenant_named(store, word),
     };
     let tenant = tenant.ok_or(Refusal::InvalidToken(TokenError::Tenant.words()))?;
     // The strongest contains the others, but for read, which does not contain push.

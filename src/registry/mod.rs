@@ -24,7 +24,7 @@ use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-pub use callers::{caller, within};
+pub use callers::{caller, tenant_named, within};
 pub use keys::{GRACE_MAX_SECS as KEY_GRACE_MAX_SECS, new_key, new_key_id};
 pub use limits::CallersLimits;
 pub use openapi::operations;
