@@ -11,9 +11,12 @@ use crate::{
     http::Parameters,
 };
 
-/// What limits a caller in deliveries, and what is left of it: the part that counts them knows.
+/// Tells what limits a caller in deliveries, and what is left of it now.
+type Left = dyn Fn(&Caller) -> Vec<Allowance> + Send + Sync;
+
+/// What limits a caller: the part that counts its deliveries knows.
 #[derive(Clone)]
-pub struct CallersLimits(pub Arc<dyn Fn(&Caller) -> Vec<Allowance> + Send + Sync>);
+pub struct CallersLimits(pub Arc<Left>);
 
 /// The limits that backends meet, those of the caller alone, and those of devices where the door for them is known.
 #[derive(Serialize)]

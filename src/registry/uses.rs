@@ -20,9 +20,12 @@ use crate::{
 /// Between two writes: what a crash loses at most, and what other nodes do not know yet.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
 
+/// By tenant and id of the key: the last time, in milliseconds since 1970.
+type Unwritten = HashMap<(TenantId, Arc<str>), AtomicU64>;
+
 /// Keys that were used and are not written yet: as many as there are keys, at most. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct KeyUses(Arc<RwLock<HashMap<(TenantId, Arc<str>), AtomicU64>>>);
+pub struct KeyUses(Arc<RwLock<Unwritten>>);
 
 impl KeyUses {
     /// The caller came with its key. Who comes with a token has none.
