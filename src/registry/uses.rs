@@ -53,20 +53,28 @@ impl KeyUses {
 
     /// Writes what is not written yet. What the store does not take is tried again the next time.
     pub async fn write(&self, store: &dyn Store) {
-        let uses = std::mem::take(&mut *self.0.write());
+        let uses = self.drain();
         if uses.is_empty() {
             return;
         }
-        let uses = uses.into_iter().map(|((tenant, id), at)| KeyUse {
+        if let Err(error) = store.note_key_uses(&uses).await {
+            tracing::warn!(error = %error, "when keys were last used could not be written, and is tried again: {error}");
+            self.give_back(uses);
+        }
+    }
+
+    fn drain(&self) -> Vec<KeyUse> {
+        let uses = std::mem::take(&mut *self.0.write());
+        let each = uses.into_iter().map(|((tenant, id), at)| KeyUse {
             tenant,
             id,
             at: Timestamp(at.into_inner()),
         });
-        let uses: Vec<KeyUse> = uses.collect();
-        if let Err(error) = store.note_key_uses(&uses).await {
-            tracing::warn!(error = %error, "when keys were last used could not be written, and is tried again: {error}");
-            uses.into_iter().for_each(|used| self.take(used.tenant, used.id, used.at));
-        }
+        each.collect()
+    }
+
+    fn give_back(&self, uses: Vec<KeyUse>) {
+        uses.into_iter().for_each(|used| self.take(used.tenant, used.id, used.at));
     }
 
     /// Writes every minute, and at the end.
@@ -75,5 +83,29 @@ impl KeyUses {
             self.write(&*store).await;
         }
         self.write(&*store).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_stays_and_covers_nothing_newer() {
+        let (uses, tenant) = (KeyUses::default(), TenantId(3));
+        let take = |id: &str, at| uses.take(tenant, id.into(), Timestamp(at));
+        take("a", 5);
+        take("a", 4);
+        take("b", 6);
+        assert_eq!(uses.last(tenant, "a"), Some(Timestamp(5)));
+        let refused = uses.drain();
+        assert_eq!((refused.len(), uses.last(tenant, "a")), (2, None));
+        take("a", 9);
+        uses.give_back(refused);
+        assert_eq!(uses.last(tenant, "a"), Some(Timestamp(9)));
+        assert_eq!(uses.last(tenant, "b"), Some(Timestamp(6)));
+        assert_eq!(uses.last(TenantId(0), "a"), None, "of another tenant");
+        assert_eq!(uses.drain().len(), 2);
+        assert!(uses.drain().is_empty());
     }
 }
