@@ -66,6 +66,7 @@ pub struct App {
     ledger: Arc<Ledger>,
     metrics: Metrics,
     keeper: tls::Keeper,
+    key_uses: registry::KeyUses,
     tickets: Option<Tickets>,
     token_keys: [tokens::Keeper; 2],
     doors: Vec<Door>,
@@ -139,9 +140,10 @@ impl App {
         bootstrap::check_domain(&config, &*parts)?;
         bootstrap::first_key(&config, &*parts, clock.now()).await?;
 
-        let (token_keys, device_tokens) = bootstrap::tokens(&config, prometheus)?;
+        let (token_keys, device_tokens) = bootstrap::tokens(&config, parts.clone(), prometheus)?;
         let (jwt_keys, backend_tokens) = tokens::Keeper::of_backends(&config.jwt, prometheus)?;
-        let callers = callers::callers(parts.clone(), backend_tokens, clock.clone());
+        let key_uses = registry::KeyUses::default();
+        let callers = callers::callers(parts.clone(), backend_tokens, clock.clone(), key_uses.clone());
         let tickets = engine.tickets(clock.clone()).await?;
         let secrets = tickets.as_ref().map(Tickets::secrets);
         let keeper = bootstrap::tls(&config, parts.clone(), clock.clone(), secrets, prometheus)?;
@@ -252,6 +254,7 @@ impl App {
                 node: node.clone(),
             },
         )?;
+        let rates = ingress::Rates::new(&config.rates, live_nodes);
         let routes = Router::new()
             .merge(ingress::routes(ingress::IngressState::new(
                 parts.clone(),
@@ -262,7 +265,7 @@ impl App {
                 counts_at_acceptance(&dispatch_metrics),
                 ingress::Throttle {
                     draining: draining.clone(),
-                    rates: ingress::Rates::new(&config.rates, live_nodes),
+                    rates: rates.clone(),
                     shed: shed.clone(),
                 },
             )))
@@ -280,8 +283,10 @@ impl App {
                     config.limits.clone(),
                     config.registry.clone(),
                     ended,
+                    key_uses.clone(),
                 ))
                 .layer(Extension(config.xmpp.limits()))
+                .layer(Extension(callers_limits(rates)))
                 .layer(Extension(registry::Certified(Arc::new(keeper.covers())))),
             )
             .merge(transfer::routes(transfer::TransferState::new(engine.transfer())))
@@ -379,6 +384,7 @@ impl App {
             ledger,
             metrics,
             keeper,
+            key_uses,
             tickets,
             token_keys: [token_keys, jwt_keys],
             doors: vec![http_door, https_door],
@@ -425,6 +431,7 @@ impl App {
         self.admin.open(&watch);
         self.page.start(&watch);
         watch.spawn(self.keeper.run(watch.stop_token()));
+        watch.spawn(self.key_uses.run(self.engine.store(), watch.stop_token()));
         if let Some(tickets) = self.tickets {
             watch.spawn(tickets.run(watch.stop_token()));
         }
@@ -468,6 +475,11 @@ impl App {
 /// Which tenant an XMPP domain belongs to.
 fn hosts(store: Arc<dyn Store>) -> gateway::Hosts {
     Arc::new(move |domain| store.tenant_at(domain).map(|tenant| TenantId(tenant.id)))
+}
+
+/// What limits callers, and what is left of it now.
+fn callers_limits(rates: ingress::Rates) -> registry::CallersLimits {
+    registry::CallersLimits(Arc::new(move |caller| rates.left(caller, std::time::Instant::now())))
 }
 
 /// How many devices each cohort has.

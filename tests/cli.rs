@@ -290,12 +290,19 @@ fn listen_ends_when_the_password_is_wrong() {
 fn keys_are_created_listed_and_revoked() {
     let service = Service::start();
     let created = done(run(service.command().args(["key", "create", "--name", "ops", "--scope", "read"])));
-    let listed = done(run(service.command().args(["key", "list"])));
-    assert!(listed.contains("ops"), "{listed}");
+    let list = |arguments: &[&str]| done(run(service.command().args(["key", "list"]).args(arguments)));
+    let of_ops = |table: &str| -> String { table.lines().find(|line| line.contains("ops")).unwrap().to_owned() };
+    let listed = list(&[]);
+    assert!(listed.starts_with("ID ") && listed.lines().count() == 3, "{listed}");
+    assert_eq!(of_ops(&listed).matches("never").count(), 2, "neither used nor ending: {listed}");
     let key = created
         .split(|c: char| c.is_whitespace() || c == '"')
         .find(|word| service.backend().with_key(word).get("/v1/devices").status == 200);
     let key = key.unwrap_or_else(|| panic!("no key that works in {created:?}"));
+    let listed = list(&["--json"]);
+    let line: Value = serde_json::from_str(&of_ops(&listed)).unwrap();
+    let used = line["last_used_at"].as_str().unwrap();
+    assert!(of_ops(&list(&[])).contains(used), "{listed}");
     let keys = service.backend().get("/v1/keys").json();
     let id = keys["items"].as_array().unwrap().iter().find(|item| item["name"] == "ops").unwrap()["id"].clone();
     let rotate = |grace: &str| {
@@ -315,7 +322,8 @@ fn keys_are_created_listed_and_revoked() {
     let third = rotate("0");
     service.backend().with_key(&second).get("/v1/devices").expect(401);
     service.backend().with_key(&third).get("/v1/devices").expect(200);
-    done(run(service.command().args(["key", "revoke", id.as_str().unwrap()])));
+    let revoked = done(run(service.command().args(["key", "revoke", id.as_str().unwrap()])));
+    assert_eq!(revoked, format!("the key {} is revoked\n", id.as_str().unwrap()));
     for key in [key, third.as_str()] {
         service.backend().with_key(key).get("/v1/devices").expect(401);
     }
@@ -337,7 +345,15 @@ fn keys_are_created_listed_and_revoked() {
 fn tenants_are_added_listed_shown_and_removed() {
     let service = Service::start();
     let tenant = |arguments: &[&str]| run(service.command().arg("tenant").args(arguments));
-    let added = done(tenant(&["add", "tv", "--domain", "tv.example", "--deliveries-per-second", "5"]));
+    let added = done(tenant(&[
+        "add",
+        "tv",
+        "--domain",
+        "tv.example",
+        "--deliveries-per-second",
+        "5",
+        "--json",
+    ]));
     let added: Value = serde_json::from_str(&added).unwrap();
     let limits = serde_json::json!({ "deliveries_per_second": 5, "burst": 5 });
     assert_eq!((&added["domain"], &added["limits"]), (&"tv.example".into(), &limits));
@@ -346,12 +362,93 @@ fn tenants_are_added_listed_shown_and_removed() {
     let of_tv = service.backend().with_key(key["key"].as_str().unwrap());
     of_tv.get("/v1/devices").expect(200);
     let listed = done(tenant(&["list"]));
-    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert!(lines[0].starts_with("NAME ") && lines[1].starts_with("default "), "{listed}");
+    assert!(lines[2].contains("tv.example") && lines[2].ends_with("5/s, 5 at once"), "{listed}");
+    assert_eq!(done(tenant(&["list", "--json"])).lines().count(), 2);
     assert!(done(tenant(&["show", "tv"])).contains("tv.example"));
-    done(tenant(&["remove", "tv"]));
+    assert_eq!(done(tenant(&["remove", "tv"])), "tv is removed\n");
     of_tv.get("/v1/devices").expect(401);
     let gone = tenant(&["show", "tv"]);
     assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+}
+
+#[test]
+fn a_file_of_events_is_sent_and_what_was_refused_is_named_by_its_line() {
+    let service = Service::start();
+    service.backend().add_device("box", "secret");
+    let file = service.dir().join("events.ndjson");
+    let event = |device: &str| json!({"target": {"device": device}, "type": "t", "data": 1}).to_string();
+    let (good, unknown) = (event("box"), event("nobody"));
+    std::fs::write(&file, format!("{good}\n\n{unknown}\nnonsense\n{good}")).unwrap();
+    let push = |arguments: &[&str]| run(service.command().args(["push", "--ndjson"]).arg(&file).args(arguments));
+    let sent = push(&["--idempotency-key", "k"]);
+    assert_eq!(sent.status.code(), Some(1), "{sent:?}");
+    let said = String::from_utf8(sent.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("line 3: 404, ") && lines[0].contains("nobody"), "{said}");
+    assert!(lines[1].starts_with("line 4: 400, "), "{said}");
+    assert_eq!(lines[2..], ["4 events: 2 accepted, 0 repeated, 2 refused; durable: disk 2"]);
+    assert!(String::from_utf8_lossy(&sent.stderr).contains("2 events were refused"));
+    let again = push(&["--idempotency-key", "k", "--json"]);
+    let said = String::from_utf8(again.stdout).unwrap();
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (&lines[0]["line"], &lines[0]["index"], &lines[0]["status"]),
+        (&json!(3), &json!(1), &json!(404))
+    );
+    assert_eq!(lines[2]["summary"]["repeated"], 2, "{said}");
+    std::fs::write(&file, format!("{good}\n")).unwrap();
+    assert!(done(push(&[])).starts_with("1 events: 1 accepted"));
+    std::fs::remove_file(&file).unwrap();
+    let gone = push(&[]);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(
+        String::from_utf8_lossy(&gone.stderr).contains("events.ndjson cannot be read"),
+        "{gone:?}"
+    );
+}
+
+/// Memory of its own that a process holds, in bytes.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_hundred_thousand_events_go_through_a_pipe_in_bounded_memory_and_a_cut_is_told() {
+    const EVENTS: usize = 100_000;
+    let mut service = Service::start();
+    let mut push = service.command();
+    push.args(["push", "--ndjson", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut pushing = push.spawn().unwrap();
+    let mut input = pushing.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || {
+        // Without a target: the quickest answer that there is.
+        let line = json!({"data": "x".repeat(500)}).to_string() + "\n";
+        (0..EVENTS).for_each(|_| input.write_all(line.as_bytes()).unwrap());
+        input
+    });
+    let mut lines = BufReader::new(pushing.stdout.take().unwrap()).lines();
+    for number in 1..=EVENTS {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.starts_with(&format!("line {number}: 400, ")), "{line}");
+    }
+    // The pipe is still open, and all that went through it has been answered.
+    let (held, went_through) = (memory(pushing.id()), 500 * EVENTS as u64);
+    assert!(held < went_through / 2, "{held} bytes are held of {went_through}");
+    let input = writing.join().unwrap();
+    service.kill();
+    assert!(lines.next().is_none(), "no summary was made up");
+    let ended = pushing.wait_with_output().unwrap();
+    drop(input);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("the answer was cut"), "{ended:?}");
 }
 
 #[test]
@@ -386,6 +483,7 @@ fn wrong_usage_ends_with_two() {
     check(&["fly"]);
     check(&["serve", "--colour", "red"]);
     check(&["push", "{}"]);
+    check(&["push", "--ndjson", "-", "--device", "box"]);
     check(&["serve", "--http", "nowhere"]);
     let help = done(run(unpoll().arg("--help")));
     for command in [

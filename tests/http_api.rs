@@ -579,6 +579,57 @@ fn many_events_of_one_request_reach_each_device_in_their_order_on_either_engine(
 }
 
 #[test]
+fn keys_end_rotate_keep_to_their_scope_and_show_their_last_use_on_either_engine() {
+    for (mut service, _redis) in engines() {
+        let backend = service.backend();
+        backend.add_device("box", "secret");
+        let make = |body: Value| {
+            let made = backend.send("POST", "/v1/keys", &body).expect(201).json();
+            let id = made["id"].as_str().unwrap().to_owned();
+            (id, backend.with_key(made["key"].as_str().unwrap()))
+        };
+        let (id, push) = make(json!({"name": "scheduler", "scope": "push"}));
+        push.push("box", &json!(1));
+        assert_eq!(push.get("/v1/keys").expect(403).slug(), "forbidden");
+        assert_eq!(push.send("PUT", "/v1/devices/new", &json!({})).expect(403).slug(), "forbidden");
+        let (unused, read) = make(json!({"name": "audit", "scope": "read"}));
+        let (_, brief) = make(json!({"name": "brief", "scope": "read", "expires_in_secs": 1}));
+        wait_for("the key has ended", SOON, || {
+            let answer = brief.get("/v1/devices");
+            (answer.status == 401 && answer.slug() == "expired-key").then_some(())
+        });
+        // Two secrets live; a third would end one that somebody has.
+        let path = format!("/v1/keys/{id}:rotate");
+        let rotated = backend.send("POST", &path, &json!({"grace_secs": 600})).expect(200).json();
+        let second = backend.with_key(rotated["key"].as_str().unwrap());
+        for secret in [&push, &second] {
+            secret.push("box", &json!(2));
+        }
+        backend.send("POST", &path, &json!({"grace_secs": 600})).expect(409);
+        let last = |backend: &Backend, id: &str| -> Value {
+            let listed = backend.get("/v1/keys").expect(200).json();
+            let items = listed["items"].as_array().unwrap();
+            items.iter().find(|item| item["id"] == id).unwrap()["last_used_at"].clone()
+        };
+        let used = last(&backend, &id);
+        assert!(used.as_str() > rotated["created_at"].as_str(), "{used}");
+        assert_eq!(last(&backend, &unused), json!(null));
+        // A stop writes what was gathered.
+        assert_eq!(service.stop(), Some(0));
+        service.run();
+        assert_eq!((last(&backend, &id), last(&backend, &unused)), (used, json!(null)));
+        let third = backend.send("POST", &path, &json!({"grace_secs": 0})).expect(200).json();
+        for secret in [&push, &second] {
+            secret.get("/v1/limits").expect(401);
+        }
+        backend.with_key(third["key"].as_str().unwrap()).push("box", &json!(3));
+        read.get("/v1/devices").expect(200);
+        backend.delete(&format!("/v1/keys/{unused}")).expect(204);
+        read.get("/v1/devices").expect(401);
+    }
+}
+
+#[test]
 fn tenants_see_nothing_of_one_another() {
     let (service, backend) = service();
     support::stay_apart(&service, &service, &backend.key, 1);

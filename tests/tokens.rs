@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, sync::Arc};
 
-use loadtest::sasl::Password;
+use loadtest::{redis, sasl::Password};
 use serde_json::{Value, json};
 use support::{Answer, Backend, Device, Error, Issuer, KeyServer, Mechanism, Options, SOON, Service, Settings, TestDir, basic, wait_for};
 
@@ -90,6 +90,54 @@ fn a_device_that_nobody_added_is_added_by_its_token_and_stays_removed() {
     assert!(!service.log().contains(&token), "no token is in the log");
 }
 
+/// On Redis: the engine has no part in it, but for the tenants, which come by their shared memory.
+#[test]
+fn a_token_opens_the_door_of_the_tenant_that_it_names_and_no_other() {
+    let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let service = Service::start_with(
+        settings(("UNPOLL_TOKENS_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()])))
+            .set("UNPOLL_TOKENS_REGISTER", "true")
+            .set("UNPOLL_TOKENS_TENANT_CLAIM", "org")
+            .set("UNPOLL_REDIS_URL", &redis.url())
+            .set("UNPOLL_REDIS_DURABILITY", "primary"),
+    );
+    let home = service.backend();
+    home.send("PUT", "/v1/tenants/tv", &json!({"domain": "tv.example"})).expect(201);
+    let key = json!({"name": "first", "scope": "admin", "tenant": "tv"});
+    let tv = home.send("POST", "/v1/keys", &key).expect(201).json();
+    let tv = home.with_key(tv["key"].as_str().unwrap());
+    let token = |org: &str| issuer.sign(&json!({"aud": "localhost", "sub": "box", "org": org}));
+    let at_tv = |token: &str| {
+        Device::connect(Options {
+            domain: "tv.example".into(),
+            mechanism: Some(Mechanism::Plain),
+            password: Arc::new(Password::new(token)),
+            ..Device::options(&service, "box", "")
+        })
+    };
+    let device = wait_for("a device at the new domain", SOON, || at_tv(&token("tv")).ok());
+    home.get("/v1/devices/box").expect(404);
+    let id = tv.push("box", &json!("for tv"));
+    assert_eq!(device.expect_event().id, id);
+    is_refused(at_tv(&token("default")), "not-authorized");
+    is_refused(by_token(&service, "box", &token("tv")), "not-authorized");
+    polls(&service, "box", &basic("box@localhost", &token("tv"))).expect(401);
+    polls(&service, "box", &basic("box@tv.example", &token("tv"))).expect(200);
+    home.get("/v1/devices/box").expect(404);
+    // As Bearer token it says by itself where it belongs.
+    device.close();
+    let waits = tv.push("box", &json!("polled"));
+    let polled = polls(&service, "box", &format!("Bearer {}", token("tv.example"))).expect(200);
+    assert!(polled.body.contains(&waits), "{polled:?}");
+    // One that names none is of nobody.
+    let nobodys = issuer.token("box", 600);
+    is_refused(by_token(&service, "box", &nobodys), "not-authorized");
+    polls(&service, "box", &format!("Bearer {nobodys}")).expect(401);
+    by_token(&service, "box", &token("default")).unwrap();
+    home.get("/v1/devices/box").expect(200);
+}
+
 #[test]
 fn without_registration_a_token_opens_the_door_for_known_devices_only() {
     let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
@@ -168,15 +216,37 @@ fn a_file_without_keys_is_named_at_the_start() {
 
 /// Backends: a token instead of a key, judged by the settings, and named in the audit log.
 #[test]
-fn a_backend_comes_with_a_token_instead_of_a_key() {
-    let (dir, issuer, other) = (TestDir::new(), Issuer::new("1"), Issuer::new("2"));
-    let service = Service::start_with(
+fn a_backend_comes_with_a_token_instead_of_a_key_on_either_engine() {
+    let (dir, issuer) = (TestDir::new(), Issuer::new("1"));
+    let embedded = Settings::default()
+        .set("UNPOLL_JWT_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))
+        .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
+        .set("UNPOLL_JWT_AUDIENCE", "push")
+        .set("UNPOLL_JWT_TENANT_CLAIM", "org");
+    let redis = redis::Server::start(&redis::Settings::default()).unwrap();
+    let on_redis = embedded
+        .clone()
+        .set("UNPOLL_REDIS_URL", &redis.url())
+        .set("UNPOLL_REDIS_DURABILITY", "primary");
+    for settings in [embedded, on_redis] {
+        a_token_is_as_good_as_a_key(&Service::start_with(settings), &issuer);
+    }
+
+    // The key of an issuer who is not there: nobody is refused for good.
+    let away = Service::start_with(
         Settings::default()
-            .set("UNPOLL_JWT_KEYS_FILE", &keys_file(&dir, &[issuer.jwk()]))
+            .set("UNPOLL_JWT_KEYS_URL", "http://127.0.0.1:9/keys")
             .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
-            .set("UNPOLL_JWT_AUDIENCE", "push")
-            .set("UNPOLL_JWT_TENANT_CLAIM", "org"),
+            .set("UNPOLL_JWT_AUDIENCE", "push"),
     );
+    let token = issuer.sign(&json!({"aud": "push", "sub": "ci@example", "scope": "unpoll:push"}));
+    let refused = away.backend().with_key(&token).get("/v1/limits").expect(503);
+    assert_eq!(refused.slug(), "no-issuer-keys");
+    away.backend().get("/v1/limits").expect(200);
+}
+
+fn a_token_is_as_good_as_a_key(service: &Service, issuer: &Issuer) {
+    let other = Issuer::new("2");
     let claims = |scope: &str| json!({"aud": "push", "sub": "ci@example", "org": "default", "scope": scope});
     let changed = |name: &str, value: Value| {
         let mut claims = claims("unpoll:push");
@@ -229,19 +299,4 @@ fn a_backend_comes_with_a_token_instead_of_a_key() {
     assert_eq!(service.metric("unpoll_jwt_keys"), Some(1.0));
     assert!(service.metric(r#"unpoll_jwt_checks_total{result="expired"}"#).unwrap() >= 1.0);
     assert_eq!(service.metric(r#"unpoll_audit_entries_total{result="written"}"#), Some(1.0));
-
-    // The key of an issuer who is not there: nobody is refused for good.
-    let away = Service::start_with(
-        Settings::default()
-            .set("UNPOLL_JWT_KEYS_URL", "http://127.0.0.1:9/keys")
-            .set("UNPOLL_JWT_ISSUER", Issuer::NAME)
-            .set("UNPOLL_JWT_AUDIENCE", "push"),
-    );
-    let refused = away
-        .backend()
-        .with_key(&issuer.sign(&claims("unpoll:push")))
-        .get("/v1/limits")
-        .expect(503);
-    assert_eq!(refused.slug(), "no-issuer-keys");
-    away.backend().get("/v1/limits").expect(200);
 }

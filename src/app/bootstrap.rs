@@ -196,8 +196,16 @@ pub(super) fn tls(
 }
 
 /// What checks device tokens, and who keeps the keys for it.
-pub(super) fn tokens(config: &Config, registry: &Registry) -> Result<(tokens::Keeper, gateway::DeviceTokens), StartError> {
-    let (keeper, tokens) = tokens::Keeper::of_devices(&config.tokens, &config.domain, registry)?;
+pub(super) fn tokens(
+    config: &Config,
+    store: Arc<dyn Store>,
+    registry: &Registry,
+) -> Result<(tokens::Keeper, gateway::DeviceTokens), StartError> {
+    let tenants = Arc::new(move |word: &str| {
+        let tenant = registry::tenant_named(&*store, word)?;
+        Some((TenantId(tenant.id), tenant.domain.clone()))
+    });
+    let (keeper, tokens) = tokens::Keeper::of_devices(&config.tokens, &config.domain, tenants, registry)?;
     let cohorts = config.registry.clone();
     let cohort = Arc::new(move |tenant, device: &DeviceId| cohorts.cohort(tenant, device));
     let doors = gateway::DeviceTokens::new(tokens, cohort);

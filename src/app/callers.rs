@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::{
     domain::{Caller, CallerLimits, Clock, Refusal, Scope, TenantId, Timestamp, sha256},
     http::{Callers, Found, key_hash},
-    registry,
+    registry::{self, KeyUses},
     store::Store,
     tokens::{BackendTokens, Bearer, TokenError},
 };
@@ -30,12 +30,13 @@ struct Remembrance {
 }
 
 /// Finds callers by key or token: which it is, is told by its form.
-pub(super) fn callers(store: Arc<dyn Store>, tokens: BackendTokens, clock: Arc<dyn Clock>) -> Callers {
+pub(super) fn callers(store: Arc<dyn Store>, tokens: BackendTokens, clock: Arc<dyn Clock>, uses: KeyUses) -> Callers {
     let remembered: Arc<Remembered> = Arc::default();
     Arc::new(move |given| {
         let now = clock.now();
         if !tokens.takes(given) {
-            return Found::Known(registry::caller(&*store, &key_hash(given), now));
+            let found = registry::caller(&*store, &key_hash(given), now);
+            return Found::Known(found.inspect(|caller| uses.note(caller, now)));
         }
         let (hash, version) = (sha256(given.as_bytes()), tokens.version());
         let known = remembered
@@ -90,10 +91,7 @@ fn refusal(error: TokenError) -> Refusal {
 fn of_token(store: &dyn Store, bearer: Bearer) -> Result<Caller, Refusal> {
     let tenant = match &bearer.tenant {
         None => store.tenant(TenantId::default()),
-        Some(word) => store
-            .tenants()
-            .into_iter()
-            .find(|tenant| tenant.name == *word || tenant.domain == *word),
+        Some(word) => registry::tenant_named(store, word),
     };
     let tenant = tenant.ok_or(Refusal::InvalidToken(TokenError::Tenant.words()))?;
     // The strongest contains the others, but for read, which does not contain push.

@@ -125,9 +125,7 @@ impl Client {
 
     /// The same with one header more.
     pub async fn ask_json_with(&self, method: Method, path: &str, header: (&'static str, &str), body: &Value) -> Result<Value, Failure> {
-        let value = reqwest::header::HeaderValue::from_str(header.1)
-            .map_err(|_| Failure::Usage(format!("{:?} cannot be sent as a header; use letters and digits", header.1)))?;
-        let request = self.request(method, path)?.header(header.0, value);
+        let request = self.request(method, path)?.header(header.0, header_value(header.1)?);
         let request = request
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .body(body.to_string());
@@ -160,7 +158,21 @@ impl Client {
     /// A request whose answer is read, or whose body is sent, piece by piece, and may take a day. An answer that is no success is a
     /// failure in words.
     pub async fn stream(&self, method: Method, path: &str, lines: Option<reqwest::Body>) -> Result<reqwest::Response, Failure> {
+        self.stream_with(method, path, None, lines).await
+    }
+
+    /// The same with one header more.
+    pub async fn stream_with(
+        &self,
+        method: Method,
+        path: &str,
+        header: Option<(&'static str, &str)>,
+        lines: Option<reqwest::Body>,
+    ) -> Result<reqwest::Response, Failure> {
         let mut request = self.request(method, path)?.timeout(TRANSFER_TIMEOUT);
+        if let Some((name, text)) = header {
+            request = request.header(name, header_value(text)?);
+        }
         if let Some(lines) = lines {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/x-ndjson").body(lines);
         }
@@ -225,6 +237,11 @@ impl Client {
     }
 }
 
+fn header_value(text: &str) -> Result<reqwest::header::HeaderValue, Failure> {
+    reqwest::header::HeaderValue::from_str(text)
+        .map_err(|_| Failure::Usage(format!("{text:?} cannot be sent as a header; use letters and digits")))
+}
+
 /// A text as one segment of a path, or value of a query.
 pub fn segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -240,12 +257,16 @@ pub fn segment(text: &str) -> String {
 /// A problem (RFC 9457) in one line.
 pub fn problem(status: reqwest::StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let text = |field: &str| problem.get(field).and_then(Value::as_str);
-    match (text("detail"), text("title")) {
-        (Some(detail), _) => format!("{detail} (HTTP {})", status.as_u16()),
-        (None, Some(title)) => format!("{title} (HTTP {})", status.as_u16()),
-        (None, None) => format!("the server answered with HTTP {status}"),
+    match problem_text(&problem) {
+        text if text.is_empty() => format!("the server answered with HTTP {status}"),
+        text => format!("{text} (HTTP {})", status.as_u16()),
     }
+}
+
+/// What a problem says of itself; empty when it is none.
+pub fn problem_text(problem: &Value) -> String {
+    let text = |field: &str| problem.get(field).and_then(Value::as_str);
+    text("detail").or_else(|| text("title")).unwrap_or_default().to_owned()
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -2,12 +2,15 @@
 
 use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Outcome,
-    client::{ServerArguments, segment},
-    say, tenant,
+    client::{Client, ServerArguments, segment},
+    fate::text,
+    say,
+    table::Table,
+    tenant,
 };
 
 /// What to do with which key.
@@ -15,6 +18,9 @@ use super::{
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    /// Prints JSON, for programs: one value a line.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     action: Action,
 }
@@ -42,7 +48,7 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = seconds)]
         expires_in: Option<u64>,
     },
-    /// Prints each key, without its secret, as one JSON line.
+    /// Lists the keys, without their secrets, and when each was last used: one that nobody uses can go.
     List,
     /// Gives a key another secret and prints it, this once, as one JSON line. The one before it goes on for a while.
     Rotate {
@@ -102,12 +108,36 @@ pub async fn run(arguments: Arguments) -> Outcome {
                 .ask_json(Method::POST, &format!("/v1/keys/{}:rotate", segment(&id)), &body)
                 .await?)
         }
-        Action::List => client.each("/v1/keys", |key| say(key)).await,
+        Action::List => list(&client, arguments.json).await,
         Action::Revoke { id } => {
             client.ask(Method::DELETE, &format!("/v1/keys/{}", segment(&id)), None).await?;
-            say(json!({"id": id, "revoked": true}))
+            if arguments.json {
+                say(json!({"id": id, "revoked": true}))
+            } else {
+                say(format!("the key {id} is revoked"))
+            }
         }
     }
+}
+
+async fn list(client: &Client, json: bool) -> Outcome {
+    if json {
+        return client.each("/v1/keys", |key| say(key)).await;
+    }
+    let mut table = Table::new(&["ID", "NAME", "SCOPE", "CREATED", "USED", "EXPIRES", "LIMIT"]);
+    let listed = client.each("/v1/keys", |key| {
+        table.row(&[
+            text(key, "id").unwrap_or_default(),
+            text(key, "name").unwrap_or_default(),
+            text(key, "scope").unwrap_or_default(),
+            text(key, "created_at").unwrap_or_default(),
+            text(key, "last_used_at").unwrap_or("never"),
+            text(key, "expires_at").unwrap_or("never"),
+            &tenant::limit(key.get("limits").unwrap_or(&Value::Null)),
+        ])
+    });
+    listed.await?;
+    table.print()
 }
 
 /// A number of seconds, or of minutes, hours or days with `m`, `h` or `d` behind it.

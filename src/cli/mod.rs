@@ -45,11 +45,11 @@ enum Command {
     DemoBoxes,
     /// Adds, lists, shows and removes devices.
     Device(device::Arguments),
-    /// Creates, lists and revokes API keys.
+    /// Creates, lists, rotates and revokes API keys.
     Key(key::Arguments),
     /// Adds, lists, shows and removes tenants.
     Tenant(tenant::Arguments),
-    /// Sends one event to a device, and waits for its end if asked to.
+    /// Sends one event, and waits for its end if asked to; or a file of many.
     Push(push::Arguments),
     /// Prints receipts as they come: what became of events, a line each.
     Watch(watch::Arguments),

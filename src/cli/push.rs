@@ -1,8 +1,11 @@
-//! `unpoll push`: one event, for trying things out and for scripts.
+//! `unpoll push`: one event, for trying things out and for scripts; or a file of many.
+
+mod lines;
 
 use std::{
     collections::HashSet,
     io::Read,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -24,13 +27,26 @@ const DATA_MAX_BYTES: u64 = 16 * 1024 * 1024;
 const ASK_AFTER: Duration = Duration::from_millis(50);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// What a file of events says itself.
+const OF_ONE_EVENT: [&str; 9] = [
+    "devices",
+    "user",
+    "kind",
+    "ttl",
+    "urgency",
+    "collapse_key",
+    "require",
+    "wait",
+    "data",
+];
+
 /// What to send to whom.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
     /// The device that shall have it. May be repeated, up to 64 times: it is one event to all of them.
-    #[arg(long = "device", value_name = "ID", required_unless_present = "user")]
+    #[arg(long = "device", value_name = "ID", required_unless_present_any = ["user", "ndjson"])]
     devices: Vec<String>,
     /// Or all devices of this user.
     #[arg(long, value_name = "U", conflicts_with = "devices")]
@@ -56,11 +72,15 @@ pub struct Arguments {
     /// Waits so long for its end and says it. The exit code is 0 only if it was delivered.
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
+    /// Sends a file of events instead, one a line as POST /v1/events takes them ('-' is stdin), and says which were refused. The exit
+    /// code is 0 only if none was. With --idempotency-key K the event with the index I has the key K#I.
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_ONE_EVENT)]
+    ndjson: Option<PathBuf>,
     /// Prints JSON, for programs: the answer of the server, and with --wait the delivery, one line each.
     #[arg(long)]
     json: bool,
     /// Its data as JSON; '-' reads stdin.
-    #[arg(value_name = "JSON", required_unless_present = "kind")]
+    #[arg(value_name = "JSON", required_unless_present_any = ["kind", "ndjson"])]
     data: Option<String>,
 }
 
@@ -141,6 +161,10 @@ pub async fn run(arguments: Arguments) -> Outcome {
     if arguments.ttl == Some(0) && arguments.wait.is_some() {
         let why = "an event with a TTL of 0 is stored nowhere, so nobody knows its end; leave --wait out, or give it a TTL";
         return Err(Failure::Usage(why.into()));
+    }
+    if let Some(file) = &arguments.ndjson {
+        let client = arguments.server.client()?;
+        return lines::run(&client, file, arguments.idempotency_key.as_deref(), arguments.json).await;
     }
     let data = arguments.data.as_deref().map(read).transpose()?;
     let client = arguments.server.client()?;
@@ -280,5 +304,17 @@ mod tests {
         assert_eq!(only_type.event(None), json!({"target": {"device": "tv"}, "type": "t"}));
         assert!(Push::try_parse_from(["push", "--device", "tv"]).is_err(), "data or a type");
         assert!(Push::try_parse_from(["push", "1"]).is_err(), "a device");
+        let file = ["push", "--ndjson", "-", "--idempotency-key", "k"];
+        assert_eq!(Push::parse_from(file).arguments.ndjson.as_deref(), Some("-".as_ref()));
+        for of_one in [
+            &["--device", "tv"][..],
+            &["--user", "ann"],
+            &["--ttl", "1"],
+            &["--wait", "1"],
+            &["--type", "t"],
+            &["1"],
+        ] {
+            assert!(Push::try_parse_from(file.iter().chain(of_one)).is_err(), "{of_one:?}");
+        }
     }
 }

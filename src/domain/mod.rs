@@ -46,7 +46,7 @@ pub use meter::{Account, Direction, Meter, Overhead, Polling, Uncredited};
 pub use name::{Cohort, DeviceId, InvalidName, TenantId, UserId, is_domain};
 pub use outcome::{Outcome, OutcomeFields, Status, Told};
 pub use poll::{Carried, Exchange, PollMeter, PollResult, Polled, Poller};
-pub use rate::{Bucket, RateLimit, Share};
+pub use rate::{Allowance, Bucket, RateLimit, Share};
 pub use refusal::{Face, Refusal};
 pub use reported::{Location, Report, Reported, reported_attributes};
 pub use signal::{DeviceSignal, SessionId};

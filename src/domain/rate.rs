@@ -45,6 +45,24 @@ impl Share {
     }
 }
 
+/// A limit of a caller and what is left of it, in the words of the `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers-11).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Allowance {
+    /// Whose: `tenant` or `key`.
+    pub policy: &'static str,
+    /// The limit, of the whole service.
+    #[serde(flatten)]
+    pub limit: RateLimit,
+    /// Deliveries that one node gives at once (`q`).
+    pub quota: u64,
+    /// Seconds until an empty quota is full (`w`).
+    pub window_secs: u64,
+    /// Deliveries that are left of the quota (`r`).
+    pub remaining: u64,
+    /// Seconds until it is full (`t`).
+    pub reset_secs: u64,
+}
+
 /// What is left of a limit. Pure: the caller says what time it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {

@@ -13,6 +13,8 @@ use crate::{
 
 /// What stands for the device in a pattern.
 const DEVICE: &str = "{device}";
+/// What stands for the domain of its tenant.
+const DOMAIN: &str = "{domain}";
 
 /// Where a certificate without `id-on-xmppAddr` names its device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub enum CertificateIdentity {
 pub(super) struct Reading<'a> {
     pub(super) identity: CertificateIdentity,
     pub(super) pattern: &'a str,
-    /// The domain of the default tenant, whose authority it is: it says nothing of the devices of others without their domain.
+    /// The domain of the default tenant, of which a device is whose domain the certificate does not name.
     pub(super) domain: Option<&'a str>,
 }
 
@@ -49,8 +51,10 @@ impl Reading<'_> {
         if !certificate.xmpp_addresses.is_empty() {
             return addresses;
         }
-        let Some(domain) = self.domain else { return Vec::new() };
-        let device = |text: &str| Some((device(text, self.pattern)?, domain.to_owned()));
+        let device = |text: &str| {
+            let (device, domain) = named(text, self.pattern)?;
+            Some((device, domain.or_else(|| self.domain.map(str::to_owned))?))
+        };
         match self.identity {
             CertificateIdentity::XmppAddr => Vec::new(),
             CertificateIdentity::SanUri => certificate.uris.iter().filter_map(|uri| device(uri)).collect(),
@@ -59,15 +63,54 @@ impl Reading<'_> {
     }
 }
 
-/// The device in `text`, which must be the pattern with a device for `{device}`.
-fn device(text: &str, pattern: &str) -> Option<DeviceId> {
-    let (before, after) = pattern.split_once(DEVICE)?;
-    text.strip_prefix(before)?.strip_suffix(after)?.parse().ok()
+/// The device in `text`, which must be the pattern with a device for `{device}`, and its domain if the pattern has a place for it.
+fn named(text: &str, pattern: &str) -> Option<(DeviceId, Option<String>)> {
+    let Places { before, between, after } = Places::of(pattern)?;
+    let text = text.strip_prefix(before)?.strip_suffix(after)?;
+    let (device, domain) = match between {
+        None => (text, None),
+        Some(Between::DeviceFirst(between)) => text.split_once(between).map(|(device, domain)| (device, Some(domain)))?,
+        Some(Between::DomainFirst(between)) => text.split_once(between).map(|(domain, device)| (device, Some(domain)))?,
+    };
+    Some((device.parse().ok()?, domain.map(str::to_ascii_lowercase)))
 }
 
-/// Whether a pattern has one place for the device.
+/// A pattern, taken apart.
+struct Places<'a> {
+    before: &'a str,
+    between: Option<Between<'a>>,
+    after: &'a str,
+}
+
+/// What is between device and domain.
+enum Between<'a> {
+    DeviceFirst(&'a str),
+    DomainFirst(&'a str),
+}
+
+impl<'a> Places<'a> {
+    /// `None`: it has no place for the device, or several of one kind.
+    fn of(pattern: &'a str) -> Option<Self> {
+        if pattern.matches(DEVICE).count() != 1 || pattern.matches(DOMAIN).count() > 1 {
+            return None;
+        }
+        let (before, after) = pattern.split_once(DEVICE)?;
+        let (before, between, after) = match (before.split_once(DOMAIN), after.split_once(DOMAIN)) {
+            (Some((before, between)), _) => (before, Some(Between::DomainFirst(between)), after),
+            (None, Some((between, after))) => (before, Some(Between::DeviceFirst(between)), after),
+            (None, None) => (before, None, after),
+        };
+        Some(Self { before, between, after })
+    }
+}
+
+/// Whether a pattern has one place for the device, and none or one for its domain, which something tells apart that is in neither.
 pub(super) fn is_pattern(pattern: &str) -> bool {
-    pattern.matches(DEVICE).count() == 1
+    let tells_apart = |between: &str| between.contains(|c: char| !c.is_alphanumeric() && !matches!(c, '.' | '_' | '-'));
+    Places::of(pattern).is_some_and(|places| match places.between {
+        None => true,
+        Some(Between::DeviceFirst(between) | Between::DomainFirst(between)) => tells_apart(between),
+    })
 }
 
 impl Shared {
@@ -148,6 +191,35 @@ mod tests {
         check(Cn, "x{device}", &plain, &[]);
         let untrusted = ClientCertificate { trusted: false, ..named };
         check(Cn, "{device}", &untrusted, &[]);
-        assert!(is_pattern("a{device}b") && !is_pattern("{device}{device}") && !is_pattern("device"));
+        // The domain of its tenant, too.
+        let of_tv = certificate(&[], &["urn:TV.example:box:7", "urn::box:8", "urn:box:9"], Some("box-9@tv.example"));
+        check(SanUri, "urn:{domain}:box:{device}", &of_tv, &["7@tv.example", "8@"]);
+        check(Cn, "{device}@{domain}", &of_tv, &["box-9@tv.example"]);
+        check(Cn, "{domain}@{device}", &of_tv, &["tv.example@box-9"]);
+        check(Cn, "{device}/{domain}", &of_tv, &[]);
+    }
+
+    #[test]
+    fn a_pattern_tells_device_and_domain_apart() {
+        for good in [
+            "{device}",
+            "a{device}b",
+            "{device}@{domain}",
+            "urn:{domain}:{device}",
+            "x{device}/y{domain}z",
+        ] {
+            assert!(is_pattern(good), "{good}");
+        }
+        for bad in [
+            "device",
+            "{device}{device}",
+            "{domain}",
+            "{device}{domain}",
+            "{device}.{domain}",
+            "{domain}-x_{device}",
+            "{device}@{domain}@{domain}",
+        ] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
     }
 }

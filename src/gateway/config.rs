@@ -42,9 +42,11 @@ pub struct Config {
     /// means the host that was asked.
     pub websocket_url: String,
     /// Where a client certificate without an XMPP address (`id-on-xmppAddr`) names its device: "san-uri", "cn", or "xmpp-addr", which
-    /// means nowhere else. Such names are of the default tenant. Default: "xmpp-addr".
+    /// means nowhere else. Default: "xmpp-addr".
     pub certificate_identity: CertificateIdentity,
-    /// How that name is written, with `{device}` for the device's id: "urn:example:box:{device}". Default: "{device}".
+    /// How that name is written, with `{device}` for the device's id: "urn:example:box:{device}". With `{domain}` in it, too, for the domain
+    /// of the device's tenant: "{device}@{domain}"; something must be between the two that no id and no domain can have. Without it
+    /// such devices are of the default tenant. Default: "{device}".
     pub certificate_pattern: String,
     /// Silence after which a device is asked for a sign of life. Default: 300.
     pub keepalive_secs: u64,
@@ -225,7 +227,7 @@ impl Config {
         let mut problems = websocket::problems(self);
         if !is_pattern(&self.certificate_pattern) {
             problems.push(format!(
-                "xmpp.certificate_pattern = {:?} has no place for the device, or several: write {{device}} once",
+                "xmpp.certificate_pattern = {:?} does not say where the device is: write {{device}} once, and {{domain}} at most once, with something between them that is in neither, such as ':'",
                 self.certificate_pattern
             ));
         }

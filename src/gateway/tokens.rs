@@ -40,8 +40,9 @@ impl DeviceTokens {
     }
 
     /// Whom a token says it is of, unchecked.
-    pub(super) fn claimed(&self, token: &str) -> Option<DeviceId> {
-        self.tokens.claimed(token)
+    pub(super) fn claimed(&self, token: &str) -> Option<DeviceKey> {
+        let (tenant, device) = self.tokens.claimed(token)?;
+        Some(DeviceKey { tenant, device })
     }
 
     /// Checks that the token is the one of that device. Costs up to 0.1 ms of CPU: keep it off the event loop.

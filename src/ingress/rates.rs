@@ -16,7 +16,7 @@ use axum::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Bucket, Caller, RateLimit, Refusal, Share, TenantId};
+use crate::domain::{Allowance, Bucket, Caller, RateLimit, Refusal, Share, TenantId};
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LEFT: HeaderName = HeaderName::from_static("ratelimit");
@@ -63,6 +63,19 @@ struct Policy {
     name: &'static str,
     limit: RateLimit,
     share: Share,
+}
+
+impl Policy {
+    fn left(&self, bucket: &mut Bucket, now: Instant) -> Allowance {
+        Allowance {
+            policy: self.name,
+            limit: self.limit,
+            quota: self.share.quota(),
+            window_secs: self.share.window_secs(),
+            remaining: bucket.left(self.share, now),
+            reset_secs: bucket.full_in_secs(self.share, now),
+        }
+    }
 }
 
 impl Rates {
@@ -130,40 +143,33 @@ impl Rates {
         (tenant.map(|limit| policy("tenant", limit)), key.map(|limit| policy("key", limit)))
     }
 
-    /// The values of `RateLimit-Policy` and `RateLimit` for that caller; `None` when nothing limits it.
-    fn fields(&self, caller: &Caller, now: Instant) -> Option<(String, String)> {
+    /// The limits of the tenant and of the key, where there are any, and what is left of them here.
+    pub fn left(&self, caller: &Caller, now: Instant) -> Vec<Allowance> {
         let (tenant, key) = self.policies(caller);
         if tenant.is_none() && key.is_none() {
-            return None;
+            return Vec::new();
         }
         let mut buckets = self.0.buckets.lock();
         let Buckets { tenants, keys } = &mut *buckets;
+        let tenant = tenant.map(|policy| policy.left(bucket(tenants, caller.tenant, policy.share, now), now));
+        let key = key.map(|policy| policy.left(bucket(keys, who(caller), policy.share, now), now));
+        tenant.into_iter().chain(key).collect()
+    }
+
+    /// The values of `RateLimit-Policy` and `RateLimit` for that caller; `None` when nothing limits it.
+    fn fields(&self, caller: &Caller, now: Instant) -> Option<(String, String)> {
         let (mut policies, mut lefts) = (String::new(), String::new());
-        let mut add = |policy: Policy, bucket: &mut Bucket| {
-            let (name, share, comma) = (policy.name, policy.share, if policies.is_empty() { "" } else { ", " });
+        for left in self.left(caller, now) {
+            let (policy, comma) = (left.policy, if policies.is_empty() { "" } else { ", " });
             // Writing to a String cannot fail. The unit is none of the registered ones, so it has a name of ours.
             _ = write!(
                 policies,
-                "{comma}\"{name}\";q={};w={};unpoll-unit=\"deliveries\"",
-                share.quota(),
-                share.window_secs()
+                "{comma}\"{policy}\";q={};w={};unpoll-unit=\"deliveries\"",
+                left.quota, left.window_secs
             );
-            _ = write!(
-                lefts,
-                "{comma}\"{name}\";r={};t={}",
-                bucket.left(share, now),
-                bucket.full_in_secs(share, now)
-            );
-        };
-        if let Some(policy) = tenant {
-            let share = policy.share;
-            add(policy, bucket(tenants, caller.tenant, share, now));
+            _ = write!(lefts, "{comma}\"{policy}\";r={};t={}", left.remaining, left.reset_secs);
         }
-        if let Some(policy) = key {
-            let share = policy.share;
-            add(policy, bucket(keys, who(caller), share, now));
-        }
-        Some((policies, lefts))
+        (!policies.is_empty()).then_some((policies, lefts))
     }
 }
 

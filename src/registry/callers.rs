@@ -1,8 +1,10 @@
-//! Whose a key is: for the gate before all parts.
+//! Whose a key is, and which tenant a token names: for the gate before all parts.
+
+use std::sync::Arc;
 
 use crate::{
     domain::{Caller, CallerLimits, Refusal, Scope, TenantId, Timestamp},
-    store::Store,
+    store::{Store, Tenant},
 };
 
 /// The caller behind the SHA-256 of a key, from memory.
@@ -37,4 +39,13 @@ pub fn within(tenant: TenantId, scope: Scope) -> Scope {
     } else {
         scope.min(Scope::Admin)
     }
+}
+
+/// The tenant that has that word as its name or its domain, from memory. `None`: there is none, or one has it as its name and another
+/// as its domain, so that nobody can say which is meant.
+pub fn tenant_named(store: &dyn Store, word: &str) -> Option<Arc<Tenant>> {
+    let tenants = store.tenants();
+    let mut named = tenants.iter().filter(|tenant| tenant.name == word || tenant.domain == word);
+    let found = named.next()?;
+    named.next().is_none().then(|| found.clone())
 }

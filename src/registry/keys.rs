@@ -97,7 +97,7 @@ pub(super) async fn create(
         expires_at,
         retires_at: None,
     };
-    let (mut answer, location) = (shown(&row, None, now), format!("/v1/keys/{}", row.id));
+    let (mut answer, location) = (shown(&row, None, None, now), format!("/v1/keys/{}", row.id));
     parts.store.put_key(key_hash(&key), row).await.map_err(StoreError::refusal_of_all)?;
     tracing::info!(key.name = %caller.key_name, "the key {} made a key of scope {scope}", caller.key_name);
     if let Some(members) = answer.as_object_mut() {
@@ -148,7 +148,8 @@ pub(super) async fn rotate(
         return Err(Refusal::UnknownKey(id.to_owned()));
     };
     tracing::info!(key.name = %caller.key_name, "the key {} gave the key {} another secret", caller.key_name, key.name);
-    let mut answer = shown(&key, (retires_at > now).then_some(retires_at), now);
+    let used = state.last_uses(caller.tenant).await?(&key.id);
+    let mut answer = shown(&key, (retires_at > now).then_some(retires_at), used, now);
     if let Some(members) = answer.as_object_mut() {
         members.insert("key".into(), secret.into());
     }
@@ -171,7 +172,9 @@ pub(super) async fn list(
     keys.sort_by(|one, other| one.id.cmp(&other.id));
     keys.retain(|key| after.as_ref().is_none_or(|after| key.id > *after));
     let until = |key: &ApiKey| older.iter().filter(|other| other.id == key.id).find_map(|other| other.retires_at);
-    Ok(Json(page.page(keys, |key| key.id.clone()).map(|key| shown(&key, until(&key), now))))
+    let used = state.last_uses(caller.tenant).await?;
+    let page = page.page(keys, |key| key.id.clone());
+    Ok(Json(page.map(|key| shown(&key, until(&key), used(&key.id), now))))
 }
 
 /// `DELETE /v1/keys/{id}`: 204. The key is worthless from now on.
@@ -211,10 +214,17 @@ impl RegistryState {
         }
         Ok(tenant)
     }
+
+    /// When each key of a tenant was last used, by its id: as the store knows it, and what it is still to learn.
+    async fn last_uses(&self, tenant: TenantId) -> Result<impl Fn(&str) -> Option<Timestamp>, Refusal> {
+        let uses = self.0.uses.clone();
+        let written = self.0.store.key_uses(tenant).await.map_err(StoreError::refusal_of_all)?;
+        Ok(move |id: &str| written.get(id).copied().max(uses.last(tenant, id)))
+    }
 }
 
-/// `before`: until when the secret before the newest is good, if it is.
-fn shown(key: &ApiKey, before: Option<Timestamp>, now: Timestamp) -> Value {
+/// `before`: until when the secret before the newest is good, if it is; `used`: when the key was last used.
+fn shown(key: &ApiKey, before: Option<Timestamp>, used: Option<Timestamp>, now: Timestamp) -> Value {
     let mut shown = json!({
         "id": key.id,
         "name": key.name,
@@ -222,6 +232,7 @@ fn shown(key: &ApiKey, before: Option<Timestamp>, now: Timestamp) -> Value {
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "previous_secret_until": before.filter(|until| *until > now),
+        "last_used_at": used,
     });
     if let (Some(limits), Some(members)) = (key.limits, shown.as_object_mut()) {
         members.insert("limits".into(), json!(limits));

@@ -16,6 +16,7 @@ mod limits;
 mod openapi;
 mod rates;
 mod tenants;
+mod uses;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -23,10 +24,12 @@ use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-pub use callers::{caller, within};
+pub use callers::{caller, tenant_named, within};
 pub use keys::{GRACE_MAX_SECS as KEY_GRACE_MAX_SECS, new_key, new_key_id};
+pub use limits::CallersLimits;
 pub use openapi::operations;
 pub use tenants::Certified;
+pub use uses::KeyUses;
 
 use crate::{
     domain::{Clock, Cohort, DeviceId, Epoch, Limits, TenantId, stable_hash},
@@ -91,20 +94,29 @@ struct Parts {
     limits: Limits,
     config: Config,
     end_session: EndSession,
+    uses: KeyUses,
     /// Passwords that are being turned into verifiers: as many as the machine has cores.
     derivations: Arc<Semaphore>,
     bulks: Semaphore,
 }
 
 impl RegistryState {
-    /// `end_session` is called after a device was removed whose seat was held.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, limits: Limits, config: Config, end_session: EndSession) -> Self {
+    /// `end_session` is called after a device was removed whose seat was held; `uses` knows what the store does not know yet.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        config: Config,
+        end_session: EndSession,
+        uses: KeyUses,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self(Arc::new(Parts {
             store,
             clock,
             limits,
             end_session,
+            uses,
             derivations: Arc::new(Semaphore::new(cores)),
             bulks: Semaphore::new(config.bulk_max_requests),
             config,

@@ -23,7 +23,7 @@ pub fn operations(limits: &Limits) -> Vec<Operation> {
     all.push(
         Operation::new("get", "/v1/limits", "getLimits", "limits", Access::Key(Vec::new()))
             .summary("The bounds of the service.")
-            .text("With any key. So that nobody has to find them by hitting them.")
+            .text("With any key. So that nobody has to find them by hitting them. `rate_limits` are the caller's own.")
             .answer(Answer::json(
                 200,
                 "All of them. Sizes in bytes, times in seconds.",
@@ -345,6 +345,12 @@ fn key(shown: bool) -> Schema {
             "previous_secret_until",
             Schema::time().or_null().about("Until when the secret before the newest is good."),
         ),
+        (
+            "last_used_at",
+            Schema::time()
+                .or_null()
+                .about("When a request came with it, whichever of its secrets. Of another node up to a minute late. `null`: never."),
+        ),
     ];
     if shown {
         members.push(("key", Schema::text().about("The key itself.")));
@@ -396,5 +402,31 @@ fn published(limits: &Limits) -> Schema {
         .flatten()
         .map(|(name, _)| (name.as_str(), Schema::count()));
     let devices = Schema::map(Schema::count()).about("What devices meet.");
-    Schema::object(named.chain([("devices?", devices)])).named("Limits")
+    let rates = Schema::list(allowance()).about("Limits in deliveries of the caller's tenant and of its key. Empty: there are none.");
+    Schema::object(named.chain([("devices?", devices), ("rate_limits?", rates)])).named("Limits")
+}
+
+fn allowance() -> Schema {
+    Schema::object([
+        (
+            "policy",
+            Schema::word(["tenant", "key"]).about("Whose: of all keys of the tenant together, or of this one. As in `RateLimit-Policy`."),
+        ),
+        ("deliveries_per_second", Schema::count().about("Of the service.")),
+        ("burst", Schema::count().about("Of the service.")),
+        (
+            "quota",
+            Schema::count().about("Deliveries that this node gives at once: its share of `burst`. `q` of `RateLimit-Policy`."),
+        ),
+        (
+            "window_secs",
+            Schema::count().about("Seconds until an empty quota is full. `w` of `RateLimit-Policy`."),
+        ),
+        (
+            "remaining",
+            Schema::count().about("Deliveries that are left of it. `r` of `RateLimit`."),
+        ),
+        ("reset_secs", Schema::count().about("Seconds until it is full. `t` of `RateLimit`.")),
+    ])
+    .named("Allowance")
 }

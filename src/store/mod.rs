@@ -37,7 +37,7 @@ pub use audit::{AuditLog, audit_position};
 pub use feed::{ChangeKind, Ended, Feed, FeedBounds, PresenceChange};
 pub use group::{Begun, Copied, Group, GroupRecord, Groups, Member};
 pub use hint::{Addressed, Hint, Peer};
-pub use registry::{ApiKey, Device, DeviceChange, Registered, Registry, Rotation, Tenant};
+pub use registry::{ApiKey, Device, DeviceChange, KeyUse, Registered, Registry, Rotation, Tenant};
 pub use scan::{Candidate, Scan, Wanted};
 pub use watch::{Watch, Watches};
 pub use webhooks::{

@@ -1,6 +1,6 @@
 //! Devices, credentials, tenants, keys: what the registry keeps, and how it is asked.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,17 @@ impl ApiKey {
     pub fn ends_at(&self) -> Option<Timestamp> {
         [self.expires_at, self.retires_at].into_iter().flatten().min()
     }
+}
+
+/// That a key was used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its public id: all its secrets are one.
+    pub id: Arc<str>,
+    /// When it was used last.
+    pub at: Timestamp,
 }
 
 /// Another secret for a key.
@@ -224,6 +235,14 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Ends a key with all its secrets. `false`: there was none of that id.
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError>;
+
+    /// Notes when keys were last used. An earlier time than the one that is noted changes nothing, and a key that is not there is left
+    /// out. Answers before it is durable: what a crash takes is known again with the next use.
+    async fn note_key_uses(&self, uses: &[KeyUse]) -> Result<(), StoreError>;
+
+    /// When the keys of a tenant were last used, as far as it was noted, by their ids. It stays when a key is given another secret, and
+    /// goes with the key.
+    async fn key_uses(&self, tenant: TenantId) -> Result<HashMap<Arc<str>, Timestamp>, StoreError>;
 
     /// Stores a tenant as it is, under its number.
     ///

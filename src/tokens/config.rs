@@ -20,7 +20,7 @@ pub enum Algorithm {
     EdDsa,
 }
 
-/// `[tokens]`: JWTs of devices of the default tenant. Without keys no token is taken.
+/// `[tokens]`: JWTs of devices. Without keys no token is taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -37,6 +37,8 @@ pub struct Config {
     pub algorithms: Vec<Algorithm>,
     /// How far the clocks of issuer and service may be apart, in seconds. Default: 60.
     pub leeway_secs: u64,
+    /// The claim with the name, or the domain, of the device's tenant. Default: "", which means that every token is of the default tenant.
+    pub tenant_claim: String,
     /// A device that is not in the registry is added at its first login with a token; one that was removed is not. Default: false.
     pub register: bool,
     /// How often the keys are read again, in seconds. Default: 300.
@@ -52,6 +54,7 @@ impl Default for Config {
             audience: String::new(),
             algorithms: vec![Algorithm::ES256, Algorithm::EdDsa, Algorithm::RS256],
             leeway_secs: 60,
+            tenant_claim: String::new(),
             register: false,
             refresh_secs: 300,
         }

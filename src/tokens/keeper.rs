@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{BackendConfig, BackendTokens, Config, Tokens, keys::Keys, verifier::Verifier};
+use super::{BackendConfig, BackendTokens, Config, TenantNamed, Tokens, keys::Keys, verifier::Verifier};
 
 /// The largest JWKS, in bytes.
 const BYTES_MAX: usize = 256 * 1024;
@@ -78,13 +78,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// For devices of `domain`. Reads the file, if the keys are in one. An address is asked once the task runs: an issuer that is away
+    /// For devices of `domain`, and of the `tenants` that tokens name. Reads the file, if the keys are in one. An address is asked once the task runs: an issuer that is away
     /// does not keep the service from starting.
     ///
     /// # Errors
     /// When the file has no keys.
-    pub fn of_devices(config: &Config, domain: &str, registry: &Registry) -> Result<(Self, Tokens), KeysError> {
-        let tokens = Tokens::new(config, domain, registry)?;
+    pub fn of_devices(config: &Config, domain: &str, tenants: TenantNamed, registry: &Registry) -> Result<(Self, Tokens), KeysError> {
+        let tokens = Tokens::new(config, domain, tenants, registry)?;
         let place = Place {
             section: "tokens",
             whose: "device tokens",

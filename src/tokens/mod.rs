@@ -14,7 +14,7 @@ mod metrics;
 mod verifier;
 
 pub use backend::{BackendConfig, BackendTokens, Bearer};
-pub use check::{Tokens, Valid};
+pub use check::{TenantNamed, Tokens, Valid};
 pub use config::{Algorithm, Config};
 pub use keeper::{Keeper, KeysError};
 pub use verifier::TokenError;

@@ -1,5 +1,7 @@
 //! Tokens of every kind against the rules, with an issuer of the test.
 
+use std::sync::Arc;
+
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
@@ -131,8 +133,17 @@ fn config() -> Config {
     }
 }
 
+/// The default one, and `tv`.
+fn tenants() -> TenantNamed {
+    Arc::new(|word| match word {
+        "default" | "push.example" => Some((TenantId(0), "push.example".into())),
+        "tv" | "tv.example" => Some((TenantId(1), "tv.example".into())),
+        _ => None,
+    })
+}
+
 fn with(config: &Config, keys: &str) -> Tokens {
-    let tokens = Tokens::new(config, "push.example", &Registry::new()).unwrap();
+    let tokens = Tokens::new(config, "push.example", tenants(), &Registry::new()).unwrap();
     replace(&tokens, keys, &config.algorithms);
     tokens
 }
@@ -198,7 +209,43 @@ fn claims_are_held_to_issuer_audience_time_and_subject() {
         .unwrap()
         .until;
     assert_eq!(until, Timestamp((NOW + 660) * 1000));
-    assert_eq!(tokens.claimed(&issuer.token(&claims())).unwrap().to_string(), "box-7");
+    let (tenant, device) = tokens.claimed(&issuer.token(&claims())).unwrap();
+    assert_eq!((tenant, device.as_str()), (TenantId(0), "box-7"));
+}
+
+#[test]
+fn a_token_is_of_the_tenant_that_it_names_where_tokens_are_to_name_one() {
+    let issuer = Issuer::es256();
+    let config = Config {
+        tenant_claim: "org".into(),
+        ..config()
+    };
+    let tokens = with(&config, &issuer.jwks());
+    let (tv, default) = (Some(TenantId(1)), Some(TenantId(0)));
+    let table = [
+        (json!({"org": "tv"}), tv),
+        (json!({"org": "tv.example"}), tv),
+        (json!({"org": "tv", "sub": "BOX-7@tv.example"}), tv),
+        (json!({"org": "default"}), default),
+        (json!({"org": "push.example"}), default),
+        // Of nobody: the address is of another tenant, or no tenant is named.
+        (json!({"org": "tv", "sub": "box-7@push.example"}), None),
+        (json!({"org": "default", "sub": "box-7@tv.example"}), None),
+        (json!({"org": "other"}), None),
+        (json!({"org": ["tv"]}), None),
+        (json!({"org": ""}), None),
+        (json!({}), None),
+    ];
+    for (more, expected) in table {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let token = issuer.token(&claims);
+        assert_eq!(tokens.claimed(&token).map(|(tenant, _)| tenant), expected, "{claims}");
+        for tenant in [TenantId(0), TenantId(1), TenantId(2)] {
+            let found = tokens.check(tenant, &token, Timestamp(NOW * 1000));
+            assert_eq!(found.is_ok(), expected == Some(tenant), "{claims} at {tenant:?}: {found:?}");
+        }
+    }
 }
 
 /// RFC 8725 §3.1, §3.2: the algorithm is ours to choose, and a key has one.
@@ -279,7 +326,7 @@ fn without_keys_nothing_is_taken() {
     let issuer = Issuer::es256();
     let token = issuer.token(&claims());
     assert!(!Tokens::default().takes(&token));
-    let waiting = Tokens::new(&config(), "push.example", &Registry::new()).unwrap();
+    let waiting = Tokens::new(&config(), "push.example", tenants(), &Registry::new()).unwrap();
     assert_eq!(check(&waiting, &token), Err(TokenError::NoKeys));
     for bad in [
         "",

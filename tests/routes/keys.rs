@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use unpoll::{domain::TenantId, store::Registry};
 
 use crate::scene::{Answer, START, Scene};
 
@@ -204,6 +205,15 @@ async fn a_key_posts_as_much_as_it_may_and_reads_what_is_left() {
         "the limit of the key is reached: 1 deliveries a second, 2 at once",
     );
     assert_eq!(problem["violated-policies"], json!(["key"]));
+    let limits = scene.request(&key, "GET", "/v1/limits", &[], "").await.expect(200).json();
+    let mut own = limits["rate_limits"][0].clone();
+    let left = ["remaining", "reset_secs"].map(|name| own.as_object_mut().unwrap().remove(name).unwrap());
+    assert_eq!(
+        own,
+        json!({"policy": "key", "deliveries_per_second": 1, "burst": 2, "quota": 2, "window_secs": 2})
+    );
+    // As much as a slow machine gives meanwhile.
+    assert!(left.iter().all(|left| left.as_u64().is_some_and(|left| left <= 2)), "{left:?}");
     // Others are not concerned, and read of no limit.
     let free = scene
         .send("POST", "/v1/events", &json!({"target": {"device": "box"}, "data": 1}))
@@ -247,6 +257,58 @@ async fn a_key_ends_when_its_time_is_over() {
         .send("POST", "/v1/keys", &both)
         .await
         .refused(400, "invalid-field", "expires_in_secs");
+}
+
+#[tokio::test]
+async fn a_key_shows_when_it_was_last_used() {
+    let scene = Scene::new().await;
+    let made = scene
+        .send("POST", "/v1/keys", &json!({"name": "k", "scope": "read"}))
+        .await
+        .expect(201)
+        .json();
+    let (id, first) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    assert_eq!(made["last_used_at"], json!(null));
+    let last = async || -> Value {
+        let listed = scene.get("/v1/keys").await.expect(200).json();
+        listed["items"][0]["last_used_at"].clone()
+    };
+    assert_eq!(last().await, json!(null), "making and listing it is no use of it");
+    scene.clock.advance(Duration::from_secs(10));
+    // What is refused for its scope came with the key as well.
+    scene
+        .request(first, "GET", "/v1/keys", &[], "")
+        .await
+        .refused(403, "forbidden", "admin");
+    let used = START.plus(Duration::from_secs(10));
+    assert_eq!(last().await, json!(used));
+    assert!(
+        scene.store.key_uses(TenantId(0)).await.unwrap().is_empty(),
+        "no request writes to the store"
+    );
+    scene.uses.write(&*scene.store).await;
+    let written = scene.store.key_uses(TenantId(0)).await.unwrap();
+    assert_eq!(
+        written.into_iter().collect::<Vec<_>>(),
+        [(id.into(), used)],
+        "of keys that are there"
+    );
+    assert_eq!(last().await, json!(used));
+    // Another secret of the key is the same key.
+    let rotated = scene
+        .request("admin", "POST", &format!("/v1/keys/{id}:rotate"), &[], "{\"grace_secs\":0}")
+        .await;
+    let rotated = rotated.expect(200).json();
+    assert_eq!(rotated["last_used_at"], json!(used));
+    scene.clock.advance(Duration::from_secs(10));
+    scene.request(first, "GET", "/v1/devices", &[], "").await.expect(401);
+    assert_eq!(last().await, json!(used), "what was refused with the old secret is no use");
+    let second = rotated["key"].as_str().unwrap();
+    scene.request(second, "GET", "/v1/devices", &[], "").await.expect(200);
+    assert_eq!(last().await, json!(START.plus(Duration::from_secs(20))));
+    scene.delete(&format!("/v1/keys/{id}")).await.expect(204);
+    scene.uses.write(&*scene.store).await;
+    assert!(scene.store.key_uses(TenantId(0)).await.unwrap().is_empty(), "it goes with the key");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     http::{HeaderMap, Request},
     response::Response,
@@ -22,7 +22,7 @@ use unpoll::{
     http::{self, Access, Audit, Found, HttpMetrics},
     ingress::{self, IngressMetrics, IngressState},
     receipts::{self, ReceiptsState},
-    registry::{self, RegistryState},
+    registry::{self, KeyUses, RegistryState},
     store::{
         Arrival, AuditLog, Cursor, DeviceKey, QueuedEvent, Store, StoreError,
         embedded::{Config, EmbeddedStore},
@@ -40,6 +40,7 @@ pub struct Scene {
     pub cancelled: Arc<AtomicU64>,
     pub written: Arc<Mutex<HashSet<EventId>>>,
     pub ended: Arc<Mutex<Vec<(DeviceId, Epoch)>>>,
+    pub uses: KeyUses,
     router: Router,
     _arrivals: tokio::sync::mpsc::Receiver<Arrival>,
     _folder: tempfile::TempDir,
@@ -129,6 +130,12 @@ impl Scene {
             scram_iterations: 4_096,
             ..registry::Config::default()
         };
+        let uses = KeyUses::default();
+        let rates = ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1));
+        let of_callers = {
+            let rates = rates.clone();
+            registry::CallersLimits(Arc::new(move |caller| rates.left(caller, std::time::Instant::now())))
+        };
         let router = Router::new()
             .merge(ingress::routes(IngressState::new(
                 parts.clone(),
@@ -144,7 +151,7 @@ impl Scene {
                 }),
                 ingress::Throttle {
                     draining: draining.clone(),
-                    rates: ingress::Rates::new(&ingress::RatesConfig::default(), Arc::new(|| 1)),
+                    rates,
                     shed: http::Shed::new(&http::ShedConfig::default(), 1_024, &metrics).unwrap(),
                 },
             )))
@@ -159,14 +166,18 @@ impl Scene {
                 }),
                 count(&cancelled),
             )))
-            .merge(registry::routes(RegistryState::new(
-                parts.clone(),
-                time,
-                limits,
-                registry_config,
-                Arc::new(move |_, device, epoch| ends.lock().unwrap().push((device.clone(), epoch))),
-            )));
-        let access = access(parts, clock.clone()).audited(Arc::new(Log(store.clone(), clock.clone())));
+            .merge(
+                registry::routes(RegistryState::new(
+                    parts.clone(),
+                    time,
+                    limits,
+                    registry_config,
+                    Arc::new(move |_, device, epoch| ends.lock().unwrap().push((device.clone(), epoch))),
+                    uses.clone(),
+                ))
+                .layer(Extension(of_callers)),
+            );
+        let access = access(parts, clock.clone(), uses.clone()).audited(Arc::new(Log(store.clone(), clock.clone())));
         let router = http::mount(router, access, HttpMetrics::register(&metrics).unwrap());
         let scene = Self {
             store,
@@ -177,6 +188,7 @@ impl Scene {
             cancelled,
             written,
             ended,
+            uses,
             router,
             _arrivals: arrivals,
             _folder: folder,
@@ -277,7 +289,7 @@ pub fn key(device: &str) -> DeviceKey {
 }
 
 /// The words of the scopes are keys; the rest is asked of the store.
-fn access(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Access {
+fn access(store: Arc<dyn Store>, clock: Arc<dyn Clock>, uses: KeyUses) -> Access {
     let scopes = [Scope::Push, Scope::Read, Scope::Admin, Scope::Operator];
     let known = scopes.map(|scope| (http::key_hash(scope.as_str()), scope));
     Access::new(Arc::new(move |key| {
@@ -291,7 +303,8 @@ fn access(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Access {
             also_push: false,
             limits: CallerLimits::default(),
         });
-        Found::Known(fixed.map_or_else(|| registry::caller(&*store, &hash, clock.now()), Ok))
+        let found = fixed.map_or_else(|| registry::caller(&*store, &hash, clock.now()), Ok);
+        Found::Known(found.inspect(|caller| uses.note(caller, clock.now())))
     }))
 }
 

@@ -76,8 +76,7 @@ impl Claim {
     fn of_token(token: &str, tokens: &DeviceTokens) -> Option<Self> {
         let password = Password(token.to_owned());
         tokens.takes(&password).then_some(())?;
-        let tenant = TenantId::default();
-        let key = tokens.claimed(token).map(|device| DeviceKey { tenant, device });
+        let key = tokens.claimed(token);
         Some(Self { key, password })
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     },
     store::{
         ApiKey, AuditLog, Begun, Claimed, Cursor, Delivery, Device, DeviceChange, DeviceKey, Ended, Enqueued, Feed, FeedBounds, Group,
-        Groups, Mailbox, NewEvent, NewSeat, Page, PresenceChange, Receipt, Records, Registered, Registry, Rotation, Seat, SeatView, Settle,
-        Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
+        Groups, KeyUse, Mailbox, NewEvent, NewSeat, Page, PresenceChange, Receipt, Records, Registered, Registry, Rotation, Seat, SeatView,
+        Settle, Settled, StoreError, StoreStats, Swept, Tenant, Watch, Watches,
     },
 };
 
@@ -256,6 +256,14 @@ impl Registry for MemoryStore {
     }
 
     async fn revoke_key(&self, _: TenantId, _: &str) -> Result<bool, StoreError> {
+        Err(nothing())
+    }
+
+    async fn note_key_uses(&self, _: &[KeyUse]) -> Result<(), StoreError> {
+        Err(nothing())
+    }
+
+    async fn key_uses(&self, _: TenantId) -> Result<HashMap<Arc<str>, Timestamp>, StoreError> {
         Err(nothing())
     }
 

@@ -24,7 +24,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
-    ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, NewEvent,
+    ApiKey, Arrival, ChangeKind, Claimed, Cursor, Delivery, DeviceChange, DeviceKey, Enqueued, EnqueuedKind, Idempotency, KeyUse, NewEvent,
     NewSeat, QueuedEvent, Receipt, Registered, Rotation, Scan, Settle, Settled, Store, StoreError, Tenant, Transport, Wanted,
     audit_position,
 };
@@ -251,6 +251,7 @@ macro_rules! run_contract {
             keys_and_tenants_answer_from_memory,
             tenants_come_and_go_under_numbers_that_no_other_has,
             a_key_is_rotated_in_one_step,
+            when_a_key_was_used_is_noted_and_goes_with_the_key,
             changes_are_told_in_the_order_of_time,
             the_audit_log_is_kept_so_long_and_so_much_of_it,
             fast_tokens_ride_the_claim_and_go_with_credentials_and_device,

@@ -540,3 +540,59 @@ pub async fn a_key_is_rotated_in_one_step(bench: impl Bench) {
     assert_eq!((store.key(&[7; 32]), store.key(&[8; 32])), (None, None));
     assert!(!store.revoke_key(TENANT, "k1").await.unwrap());
 }
+
+pub async fn when_a_key_was_used_is_noted_and_goes_with_the_key(bench: impl Bench) {
+    let store = bench.store();
+    let key = |id: &str, tenant| ApiKey {
+        id: id.into(),
+        name: "backend".into(),
+        tenant,
+        scope: crate::domain::Scope::Push,
+        created_at: START,
+        limits: None,
+        expires_at: None,
+        retires_at: None,
+    };
+    let used = |id: &str, tenant, at| KeyUse {
+        tenant: TenantId(tenant),
+        id: id.into(),
+        at: Timestamp(START.0 + at),
+    };
+    async fn noted(store: &dyn Store, tenant: u16) -> Vec<(String, u64)> {
+        let uses = store.key_uses(TenantId(tenant)).await.unwrap();
+        let mut uses: Vec<_> = uses.into_iter().map(|(id, at)| (id.to_string(), at.0 - START.0)).collect();
+        uses.sort();
+        uses
+    }
+    store.put_key([1; 32], key("k1", 0)).await.unwrap();
+    store.put_key([2; 32], key("k2", 0)).await.unwrap();
+    let tv = store.add_tenant("tv", "tv.example", None).await.unwrap().id;
+    store.put_key([3; 32], key("k1", tv)).await.unwrap();
+    assert_eq!(noted(&*store, 0).await, []);
+    let uses = [used("k1", 0, 50), used("k2", 0, 60), used("k1", tv, 70), used("gone", 0, 80)];
+    store.note_key_uses(&uses).await.unwrap();
+    assert_eq!(noted(&*store, 0).await, [("k1".to_owned(), 50), ("k2".to_owned(), 60)]);
+    assert_eq!(noted(&*store, tv).await, [("k1".to_owned(), 70)]);
+    // Another node comes later with what was earlier.
+    store.note_key_uses(&[used("k1", 0, 40), used("k2", 0, 90)]).await.unwrap();
+    store.note_key_uses(&[]).await.unwrap();
+    let rotation = Rotation {
+        hash: [4; 32],
+        now: START,
+        retires_at: START,
+    };
+    store.rotate_key(TENANT, "k1", rotation).await.unwrap();
+    let bench = bench.reopen().await;
+    let store = bench.store();
+    assert_eq!(noted(&*store, 0).await, [("k1".to_owned(), 50), ("k2".to_owned(), 90)]);
+    assert!(store.revoke_key(TENANT, "k1").await.unwrap());
+    assert!(store.remove_tenant(TenantId(tv), START).await.unwrap());
+    assert_eq!(
+        (noted(&*store, 0).await, noted(&*store, tv).await),
+        (vec![("k2".to_owned(), 90)], Vec::new())
+    );
+    // One of the same id begins anew, and what comes too late is left out.
+    store.note_key_uses(&[used("k1", 0, 99)]).await.unwrap();
+    store.put_key([5; 32], key("k1", 0)).await.unwrap();
+    assert_eq!(noted(&*store, 0).await, [("k2".to_owned(), 90)]);
+}

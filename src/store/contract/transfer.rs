@@ -110,6 +110,12 @@ async fn live(store: &dyn Store) -> Scene {
     };
     store.put_tenant(tenant).await.unwrap();
     store.put_key([5; 32], api_key()).await.unwrap();
+    let used = KeyUse {
+        tenant: TenantId(3),
+        id: "k1".into(),
+        at: later(1),
+    };
+    store.note_key_uses(&[used]).await.unwrap();
     for tenant in [TENANT, TenantId(3)] {
         let begun = super::audit::entry("made", 1);
         let position = store.begin_audit(tenant, &begun).await.unwrap();
@@ -323,6 +329,8 @@ pub async fn everything_moves(source: impl Bench, target: impl Bench) {
         assert_eq!(moved.audit(tenant, 0, u64::MAX, 10).await.unwrap(), audit);
     }
     assert_eq!(moved.key(&[5; 32]).as_deref(), Some(&api_key()));
+    let uses = moved.key_uses(TenantId(3)).await.unwrap();
+    assert_eq!(uses.into_iter().collect::<Vec<_>>(), [("k1".into(), later(1))]);
     let tenant = moved.tenant_at("other.example").unwrap();
     assert_eq!((tenant.id, tenant.limits), (3, LIMITS));
     let counts = |store: &dyn Store| {

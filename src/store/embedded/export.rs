@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     Shared, again, audit,
     engine::{Engine, Space, View},
-    fast, groups,
+    fast, groups, key_uses,
     keys::{self, Place},
     record::{Ending, Facts, Kept, decode_end, decode_event, device_id},
     reported,
@@ -77,7 +77,7 @@ impl Shared {
             match part {
                 Part::Webhooks => {}
                 Part::Tenants => page.rows.push(Row::Tenant(tenant(&view, &value)?)),
-                Part::Keys => page.rows.push(Row::Key(api_key(&key, &value)?)),
+                Part::Keys => page.rows.push(Row::Key(api_key(&view, &key, &value)?)),
                 Part::Audit => page.rows.push(Row::Audit(audited(&key, &value)?)),
                 Part::Receipts => page.rows.push(Row::Receipt(receipt(&key, &value)?)),
                 Part::Minutes => page.rows.push(Row::Minute(minute(&key, &value)?)),
@@ -235,10 +235,12 @@ fn tenant(view: &View<'_>, value: &[u8]) -> Result<TenantRow, StoreError> {
     Ok(TenantRow::of(&tenant, last.transpose()?.unwrap_or(0)))
 }
 
-fn api_key(key: &[u8], value: &[u8]) -> Result<KeyRow, StoreError> {
+fn api_key(view: &View<'_>, key: &[u8], value: &[u8]) -> Result<KeyRow, StoreError> {
     let hash = key.get(1..).and_then(|hash| hash.try_into().ok());
     let key: crate::store::ApiKey = serde_json::from_slice(value).map_err(|_| damaged("an API key"))?;
-    Ok(KeyRow::of(hash.ok_or_else(|| damaged("the hash of an API key"))?, &key))
+    let used = view.get(Space::Rows, &keys::key_use(TenantId(key.tenant), &key.id))?;
+    let used = used.map(|row| key_uses::decode(&row)).transpose()?;
+    Ok(KeyRow::of(hash.ok_or_else(|| damaged("the hash of an API key"))?, &key, used))
 }
 
 fn audited(key: &[u8], value: &[u8]) -> Result<AuditRow, StoreError> {

@@ -22,6 +22,7 @@
 //! | rows | `g` and the rest of a group's key | when a group was accepted that is unfinished |
 //! | rows | `n`, tenant 2 | the last ordinal given out |
 //! | rows | `k`, hash 32 | an API key |
+//! | rows | `K`, tenant 2, id | when an API key was last used |
 //! | rows | `t`, tenant 2 | a tenant |
 //! | rows | `Wc`, id | a webhook |
 //! | rows | `Wp`, id | how far its sending is |
@@ -276,6 +277,15 @@ pub(super) fn last_ordinal(tenant: TenantId) -> [u8; 3] {
 pub(super) fn api_key(hash: &[u8; 32]) -> [u8; 33] {
     let mut key = [b'k'; 33];
     key[1..].copy_from_slice(hash);
+    key
+}
+
+/// When a key was last used; without an id what those of a tenant begin with.
+pub(super) fn key_use(tenant: TenantId, id: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(3 + id.len());
+    key.push(b'K');
+    key.extend_from_slice(&tenant.0.to_be_bytes());
+    key.extend_from_slice(id.as_bytes());
     key
 }
 

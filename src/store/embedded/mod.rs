@@ -25,6 +25,7 @@ mod high_water;
 mod import;
 mod journal;
 mod keeper;
+mod key_uses;
 mod keys;
 mod mailbox;
 mod op;

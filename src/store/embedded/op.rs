@@ -7,8 +7,8 @@ use super::{engine::Space, groups, rows::Identity, webhooks};
 use crate::{
     domain::{AuditEntry, Departure, Epoch, FastChange, Report, TenantId, Timestamp},
     store::{
-        ApiKey, Arrival, Begun, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, NewEvent, NewSeat, Rotation, Seat, Settle,
-        Settled, StoreError, Tenant,
+        ApiKey, Arrival, Begun, Claimed, Device, DeviceChange, DeviceKey, Ended, Enqueued, KeyUse, NewEvent, NewSeat, Rotation, Seat,
+        Settle, Settled, StoreError, Tenant,
         rotation::Rotated,
         transfer::{Header, Piece, Taken},
     },
@@ -32,6 +32,7 @@ pub(super) enum Op {
     PutKey([u8; 32], ApiKey, Fallible<()>),
     RotateKey(TenantId, String, Rotation, Fallible<Option<ApiKey>>),
     RevokeKey(TenantId, String, Fallible<bool>),
+    NoteKeyUses(Vec<KeyUse>, Fallible<()>),
     PutTenant(Tenant, Fallible<()>),
     /// A tenant whose number is still to be found.
     AddTenant(Box<Tenant>, Fallible<Option<Tenant>>),
@@ -109,6 +110,7 @@ impl Op {
             Self::Enqueue(events, _) => events.iter().map(|new| 192 + new.event.json.0.len()).sum(),
             Self::Settle(ends, _) => ends.len() * 192,
             Self::Forget(rows, _) => rows.len() * 64,
+            Self::NoteKeyUses(uses, _) => uses.len() * 64,
             Self::RequeueDue(_, limit, _) => limit * 512,
             Self::EndLostSeats(limit, _) => limit * 128,
             Self::AddMinute(_, _, figures, _) => figures.len() * 48,
@@ -124,6 +126,7 @@ impl Op {
             Self::Enqueue(events, _) => events.len().max(1),
             Self::Settle(ends, _) => ends.len().max(1),
             Self::Forget(rows, _) => rows.len().max(1),
+            Self::NoteKeyUses(uses, _) => uses.len().max(1),
             Self::RequeueDue(_, limit, _) | Self::EndLostSeats(limit, _) => (*limit).max(1),
             _ => 1,
         }
@@ -164,7 +167,9 @@ impl Op {
                 Self::PutKey(_, _, to) | Self::PutTenant(_, to) | Self::AddMinute(_, _, _, to) | Self::ChangeFastTokens(_, _, _, to),
                 Outcome::Done(result),
             ) => drop(to.send(result)),
-            (Self::FinishImport(_, to) | Self::EndAudit(_, _, _, to), Outcome::Done(result)) => drop(to.send(result)),
+            (Self::FinishImport(_, to) | Self::EndAudit(_, _, _, to) | Self::NoteKeyUses(_, to), Outcome::Done(result)) => {
+                drop(to.send(result))
+            }
             (Self::BeginAudit(_, _, to), Outcome::Audited(result)) => drop(to.send(result)),
             (Self::BeginImport(_, to), Outcome::Began(result)) => drop(to.send(result.map(|_| ()))),
             (Self::Import(_, to), Outcome::Imported(result)) => drop(to.send(result)),
@@ -202,7 +207,7 @@ impl Op {
             Self::RevokeKey(_, _, to) | Self::Report(_, _, _, to) => drop(to.send(Err(error.clone()))),
             Self::AddTenant(_, to) | Self::RemoveTenant(_, _, to) => drop(to.send(Err(error.clone()))),
             Self::Forget(_, to) | Self::BeginAudit(_, _, to) => drop(to.send(Err(error.clone()))),
-            Self::EndAudit(_, _, _, to) => drop(to.send(Err(error.clone()))),
+            Self::EndAudit(_, _, _, to) | Self::NoteKeyUses(_, to) => drop(to.send(Err(error.clone()))),
             Self::Webhook(_, to) => drop(to.send(Err(error.clone()))),
             Self::Group(_, to) => drop(to.send(Err(error.clone()))),
             Self::Care(_) => {}

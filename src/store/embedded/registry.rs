@@ -1,18 +1,21 @@
 //! The registry: devices, keys, tenants. Changes are steps of the writer, look-ups go to the rows or to RAM.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde_json::Map;
 
 use super::{
-    EmbeddedStore, Shared, change::NewChange, draft::Draft, engine::Space, fast, keys, op::Op, op::PutDevice, record::device_id, reported,
-    rows, rows::DeviceHead, steps::Book, users,
+    EmbeddedStore, Shared, change::NewChange, draft::Draft, engine::Space, fast, key_uses, keys, op::Op, op::PutDevice, record::device_id,
+    reported, rows, rows::DeviceHead, steps::Book, users,
 };
 use crate::{
     domain::{Departure, DeviceId, FastChange, FastTokens, RateLimit, Report, Reported, TenantId, Timestamp, UserId},
     store::{
-        ApiKey, Device, DeviceChange, DeviceKey, Registered, Registry, Rotation, Seat, StoreError, Tenant,
+        ApiKey, Device, DeviceChange, DeviceKey, KeyUse, Registered, Registry, Rotation, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
         codec::damaged,
         registry::next_tenant,
@@ -186,6 +189,7 @@ impl Book {
             draft.remove(Space::Rows, keys::api_key(hash));
             draft.must_sync();
         }
+        draft.remove(Space::Rows, keys::key_use(tenant, id));
         Ok(!secrets.is_empty())
     }
 
@@ -229,8 +233,9 @@ impl Book {
         if occupied {
             return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));
         }
-        for (hash, _) in self.shared.keys.read().iter().filter(|(_, key)| key.tenant == id.0) {
+        for (hash, key) in self.shared.keys.read().iter().filter(|(_, key)| key.tenant == id.0) {
             draft.remove(Space::Rows, keys::api_key(hash));
+            draft.remove(Space::Rows, keys::key_use(id, &key.id));
         }
         self.forget_webhooks(draft, id)?;
         let removed_at = Some(now);
@@ -412,6 +417,15 @@ impl Registry for EmbeddedStore {
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.ask(|answer| Op::RevokeKey(tenant, id, answer)).await?
+    }
+
+    async fn note_key_uses(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+        let uses = uses.to_vec();
+        self.ask(|answer| Op::NoteKeyUses(uses, answer)).await?
+    }
+
+    async fn key_uses(&self, tenant: TenantId) -> Result<HashMap<Arc<str>, Timestamp>, StoreError> {
+        self.shared.read(|engine| key_uses::of_tenant(engine, tenant))
     }
 
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError> {

@@ -318,6 +318,7 @@ fn apply(book: &mut Book, draft: &mut Draft<'_>, op: &mut Op) -> Outcome {
         Op::PutKey(hash, key, _) => Outcome::Done(Book::put_key(draft, hash, key)),
         Op::RotateKey(tenant, id, rotation, _) => Outcome::Rotated(book.rotate_key(draft, *tenant, id, rotation)),
         Op::RevokeKey(tenant, id, _) => Outcome::Revoked(book.revoke_key(draft, *tenant, id)),
+        Op::NoteKeyUses(uses, _) => Outcome::Done(book.note_key_uses(draft, uses)),
         Op::PutTenant(tenant, _) => Outcome::Done(Book::put_tenant(draft, tenant)),
         Op::AddTenant(new, _) => Outcome::Tenant(Book::add_tenant(draft, new)),
         Op::RemoveTenant(tenant, now, _) => Outcome::Tenant(book.remove_tenant(draft, *tenant, *now)),

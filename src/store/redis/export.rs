@@ -74,7 +74,7 @@ impl Shared {
     pub(super) async fn exported_rows(&self, part: Part, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {
         match part {
             Part::Tenants => self.tenant_rows().await,
-            Part::Keys => Ok(self.key_rows()),
+            Part::Keys => self.key_rows().await,
             // It is asked of the whole store.
             Part::Webhooks => Ok(RowPage::default()),
             Part::Audit => self.audit_rows(after).await,
@@ -107,13 +107,17 @@ impl Shared {
         Ok(reply::int(&found).map(|last| u32::try_from(last).unwrap_or(u32::MAX)))
     }
 
-    fn key_rows(&self) -> RowPage {
+    async fn key_rows(&self) -> Result<RowPage, StoreError> {
+        let used = self.read_key_uses().await?;
         let keys = self.memory.keys.read();
-        let row = |(hash, key): (&[u8; 32], &std::sync::Arc<crate::store::ApiKey>)| Row::Key(KeyRow::of(*hash, key));
-        RowPage {
+        let row = |(hash, key): (&[u8; 32], &std::sync::Arc<crate::store::ApiKey>)| {
+            let of_key = (TenantId(key.tenant), std::sync::Arc::from(key.id.as_str()));
+            Row::Key(KeyRow::of(*hash, key, used.get(&of_key).copied()))
+        };
+        Ok(RowPage {
             rows: keys.iter().map(row).collect(),
             next: None,
-        }
+        })
     }
 
     async fn audit_rows(&self, after: Option<Vec<u8>>) -> Result<RowPage, StoreError> {

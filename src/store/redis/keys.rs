@@ -15,7 +15,7 @@
 //! | `n{b}` | string | events that wait, and ended ones whose receipts are still in the outbox |
 //! | `z{b}`, `w{b}` | sorted set | devices that housekeeping looks at, and when; devices with events that wait again, until when |
 //! | `v{b}` | string | floor of numbers of the shard whose first bucket this is |
-//! | `{r}…` | | what all nodes share: identity, keys, tenants, nodes, losses of nodes, secrets of TLS tickets, webhooks and their work |
+//! | `{r}…` | | what all nodes share: identity, keys and when they were last used, tenants, nodes, losses of nodes, secrets of TLS tickets, webhooks and their work |
 //! | `y{u:T:H}` | sorted set | devices of a user, whose hash H is: `users.rs` |
 //! | `{t:T}…` | | last ordinal of a tenant; its log of receipts and its feed of presence, and what was moved into each; its audit log |
 //! | `{m:H}` | hash | minutes of the ledger of one hour |

@@ -27,6 +27,7 @@ mod held;
 mod housekeeping;
 mod import;
 mod imported;
+mod key_uses;
 mod keys;
 mod lane;
 mod loss;

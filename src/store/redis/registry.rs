@@ -1,6 +1,6 @@
 //! The registry: rows are read, changed here, and exchanged for what they were read as.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
@@ -25,7 +25,7 @@ use crate::{
         UserId,
     },
     store::{
-        ApiKey, Device, DeviceChange, DeviceKey, Hint, Registered, Registry, Rotation, Seat, StoreError, Tenant,
+        ApiKey, Device, DeviceChange, DeviceKey, Hint, KeyUse, Registered, Registry, Rotation, Seat, StoreError, Tenant,
         change::{apply, check_credentials},
         codec::damaged,
     },
@@ -541,6 +541,16 @@ impl Registry for RedisStore {
 
     async fn revoke_key(&self, tenant: TenantId, id: &str) -> Result<bool, StoreError> {
         self.shared.revoke(tenant, id).await
+    }
+
+    async fn note_key_uses(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+        self.shared.note_key_uses(uses).await
+    }
+
+    async fn key_uses(&self, tenant: TenantId) -> Result<HashMap<Arc<str>, Timestamp>, StoreError> {
+        let all = self.shared.read_key_uses().await?;
+        let of_tenant = all.into_iter().filter(|((of, _), _)| *of == tenant);
+        Ok(of_tenant.map(|((_, id), at)| (id, at)).collect())
     }
 
     async fn put_tenant(&self, tenant: Tenant) -> Result<(), StoreError> {

@@ -195,6 +195,7 @@ impl Shared {
         for _ in 0..TRIES {
             let secrets = self.secrets(tenant, id).await?;
             if secrets.is_empty() {
+                self.drop_key_use(tenant, id).await?;
                 return Ok(dropped);
             }
             let hashes: Vec<&[u8]> = secrets.iter().map(|(hash, _)| &hash[..]).collect();

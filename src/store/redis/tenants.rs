@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Shared, shared::json};
 use crate::{
     domain::{RateLimit, TenantId, Timestamp},
-    store::{StoreError, Tenant, codec::damaged, registry::next_tenant},
+    store::{ApiKey, StoreError, Tenant, codec::damaged, registry::next_tenant},
 };
 
 /// How often a number is looked for anew because another node took it meanwhile.
@@ -69,12 +69,14 @@ impl Shared {
         };
         self.store_shared("tenants", id.0.to_string().as_bytes(), &json(&tenant)?).await?;
         self.memory.tenants.write().insert(id.0, Arc::new(tenant));
-        let hashes: Vec<[u8; 32]> = {
+        let keys: Vec<([u8; 32], Arc<ApiKey>)> = {
             let keys = self.memory.keys.read();
-            keys.iter().filter(|(_, key)| key.tenant == id.0).map(|(hash, _)| *hash).collect()
+            let of_tenant = keys.iter().filter(|(_, key)| key.tenant == id.0);
+            of_tenant.map(|(hash, key)| (*hash, key.clone())).collect()
         };
-        for hash in hashes {
+        for (hash, key) in keys {
             self.drop_shared("keys", &[&hash]).await?;
+            self.drop_key_use(id, &key.id).await?;
             self.memory.keys.write().remove(&hash);
         }
         Ok(true)

@@ -3,13 +3,21 @@
 use super::{KeyRow, Taken, TenantRow};
 use crate::{
     domain::TenantId,
-    store::{Registry, StoreError, Tenant},
+    store::{KeyUse, Registry, StoreError, Tenant},
 };
 
 /// Takes in a key.
 pub(in crate::store) async fn import_key(store: &dyn Registry, key: &KeyRow) -> Result<Taken, StoreError> {
     let there = store.key(&key.hash).is_some();
     store.put_key(key.hash, key.key()).await?;
+    if let Some(at) = key.last_used_at {
+        let used = KeyUse {
+            tenant: TenantId(key.tenant),
+            id: key.id.as_str().into(),
+            at,
+        };
+        store.note_key_uses(&[used]).await?;
+    }
     Ok(if there { Taken::Present } else { Taken::Stored })
 }
 

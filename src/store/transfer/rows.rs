@@ -145,11 +145,14 @@ pub struct KeyRow {
     /// When this secret of it ends, because the key has a newer one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retires_at: Option<Timestamp>,
+    /// When the key was last used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Timestamp>,
 }
 
 impl KeyRow {
-    /// The row of a secret.
-    pub(in crate::store) fn of(hash: [u8; 32], key: &ApiKey) -> Self {
+    /// The row of a secret of a key that was last used then.
+    pub(in crate::store) fn of(hash: [u8; 32], key: &ApiKey, last_used_at: Option<Timestamp>) -> Self {
         Self {
             hash,
             id: key.id.clone(),
@@ -160,6 +163,7 @@ impl KeyRow {
             limits: key.limits,
             expires_at: key.expires_at,
             retires_at: key.retires_at,
+            last_used_at,
         }
     }
 
