@@ -18,7 +18,10 @@ use support::{
     Acks, Answer, Backend, Device, Event, Kill, Listening, Options, Poller, Resumption, SOON, Service, Settings, wait_for,
     wait_for_presence,
 };
-use unpoll::domain::{SystemClock, Timestamp};
+use unpoll::{
+    domain::{GroupPlace, Limits, Require, SystemClock, TenantId, Timestamp, Urgency},
+    store::{Copied, Group, GroupRecord, Groups as _, Member, embedded},
+};
 
 fn service() -> (Service, Backend) {
     let service = Service::start();
@@ -694,4 +697,60 @@ fn an_event_to_a_user_reaches_each_device_and_its_receipts_name_it() {
         assert_eq!(devices, [json!("tv"), json!("radio")]);
         drop(other);
     }
+}
+
+#[tokio::test]
+async fn an_event_to_several_devices_whose_node_died_is_completed() {
+    let mut service = Service::start_with(Settings::default().set("UNPOLL_DISPATCH_GROUP_PATIENCE_SECS", "1"));
+    let backend = service.backend();
+    for device in ["tv", "radio"] {
+        backend.add_device(device, "secret");
+    }
+    service.kill();
+    // As a node leaves it that dies behind the record, before the first copy.
+    let members = ["radio", "tv"].map(|device| Member {
+        device: device.parse().unwrap(),
+        copy: Copied::Not,
+    });
+    let group = Group {
+        place: GroupPlace {
+            tenant: TenantId(0),
+            bucket: 7,
+            number: 8,
+        },
+        record: GroupRecord {
+            target: [0; 6],
+            user: None,
+            accepted_at: SystemClock::shared().now(),
+            deliver_at: None,
+            ttl_ms: 600_000,
+            urgency: Urgency::Normal,
+            require: Require::Acknowledged,
+            collapse_key: None,
+            idempotency: None,
+            durability: None,
+            members: members.into(),
+            json: Some(r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data":7}"#.into()),
+        },
+    };
+    let config = embedded::Config {
+        data_dir: service.data_dir(),
+        ..embedded::Config::default()
+    };
+    let (store, _arrivals) = embedded::EmbeddedStore::open(config, Limits::default(), SystemClock::shared()).unwrap();
+    store.begin_group(&group, None).await.unwrap();
+    let id = store.group_id(group.place).to_string();
+    store.close();
+    tokio::task::spawn_blocking(move || {
+        service.run();
+        for name in ["tv", "radio"] {
+            let device = Device::online(&service, name, "secret");
+            assert_eq!(device.expect_event().data(), json!(7));
+            device.acknowledge();
+        }
+        becomes(&backend, &id, "delivered");
+        assert_eq!(service.metric("unpoll_groups_completed_total"), Some(1.0));
+    })
+    .await
+    .unwrap();
 }

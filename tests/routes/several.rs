@@ -321,6 +321,28 @@ async fn a_full_queue_keeps_no_other_device_from_it() {
 }
 
 #[tokio::test]
+async fn each_device_counts_in_the_limit_of_a_key() {
+    let scene = scene().await;
+    // A second gives nothing that a test could wait for.
+    let body = json!({"name": "slow", "scope": "push", "limits": {"deliveries_per_second": 1, "burst": 1_000}});
+    let made = scene.send("POST", "/v1/keys", &body).await.expect(201).json();
+    let key = made["key"].as_str().unwrap().to_owned();
+    let left = async |target: Value| {
+        let headers = [("content-type", "application/json")];
+        let body = event(&target, &json!({})).to_string();
+        let answer = scene.request(&key, "POST", "/v1/events", &headers, body).await;
+        let left = answer.header("ratelimit").split(';').nth(1).unwrap().to_owned();
+        left.strip_prefix("r=").unwrap().parse::<u64>().unwrap()
+    };
+    let first = left(json!({"device": "tv"})).await;
+    // As much as a slow machine gives meanwhile.
+    let second = left(json!({"user": "ann"})).await;
+    assert!((first - 2..first).contains(&second), "{first} {second}");
+    let third = left(json!({"devices": ["tv", "radio", "box", "other"]})).await;
+    assert!((second - 4..second - 1).contains(&third), "{second} {third}");
+}
+
+#[tokio::test]
 async fn lines_to_one_and_to_several_keep_the_order_of_each_device() {
     let scene = scene().await;
     let mut body = String::new();

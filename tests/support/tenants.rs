@@ -105,6 +105,23 @@ pub fn stay_apart(one: &Service, other: &Service, operator: &str, nodes: u64) {
         );
     }
 
+    // A user of the same name has other devices, and a group is its tenant's.
+    let mut groups = Vec::new();
+    for (backend, device) in [(&home, &at_home), (&tv, &at_tv)] {
+        backend.send("PATCH", "/v1/devices/box", &json!({ "user": "ann" })).expect(200);
+        let body = json!({ "target": { "user": "ann" }, "type": "t", "data": backend.key }).to_string();
+        let headers = [("content-type", "application/json"), ("idempotency-key", "g")];
+        let posted = backend.request("POST", "/v1/events", &headers, body.as_bytes()).expect(202).json();
+        assert_eq!(device.expect_event().data(), json!(backend.key));
+        groups.push(posted["id"].as_str().unwrap().to_owned());
+    }
+    for (backend, foreign) in [(&home, &groups[1]), (&tv, &groups[0])] {
+        for (method, end) in [("GET", ""), ("GET", "/deliveries"), ("DELETE", "")] {
+            let path = format!("/v1/events/{foreign}{end}");
+            refused(backend, method, &path, &Value::Null, 404, "unknown-event");
+        }
+    }
+
     // The door for polls.
     let poll = |user: &str, password: &str| Poller::logged_in_as(other, "box", user, password).poll("").status;
     assert_eq!(poll("box@tv.example", "secret-of-home"), 401);
