@@ -51,7 +51,7 @@ pub struct GroupRecord {
     /// Hashes of its idempotency key and of what was asked for with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<([u8; 16], [u8; 16])>,
-    /// At which level its first copy was durable when it was made.
+    /// At which level its copies were durable when they were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
     /// Its devices, in order of their ids.
@@ -220,7 +220,12 @@ impl Group {
                     member.copy = Copied::To(enqueued.id);
                     made.replaced += enqueued.replaced.len() as u64;
                     made.states.push(enqueued.state);
-                    made.durability = made.durability.or(Some(enqueued.durability));
+                    // What holds for all of them: the level of a server may change between two.
+                    let weakest = match (made.durability, enqueued.durability) {
+                        (Some(Durability::Replicated) | None, level) => level,
+                        (Some(level), _) => level,
+                    };
+                    made.durability = Some(weakest);
                 }
                 Err(error) => {
                     let reason = match &error {
