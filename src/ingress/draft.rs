@@ -1,12 +1,13 @@
 //! An event that passed the checks of its form, and what it becomes.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest::{Context, SHA256},
     rand,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use data_encoding::HEXLOWER;
 
 use super::{
     accept::{self, New, Several},
@@ -226,28 +227,30 @@ impl<'a> Draft<'a> {
         let data = self.payload.as_ref().map_or(0, |payload| payload.member().1.len() + 16);
         let mut json = String::with_capacity(size + data + 192);
         json.push_str(r#"{"specversion":"1.0""#);
-        let mut member = |name: &str, raw: &str| {
-            json.extend([",\"", name, "\":", raw]);
-        };
+        let member = |json: &mut String, name: &str, raw: &str| json.extend([",\"", name, "\":", raw]);
         let has = |name: &str| self.attributes.iter().any(|(known, _)| known == name);
         if !has("id") {
-            member("id", &format!("\"{:032x}\"", ids.next()?));
+            let id = ids.next()?.to_be_bytes();
+            json.push_str(",\"id\":\"");
+            HEXLOWER.encode_append(&id, &mut json);
+            json.push('"');
         }
         if !has("source") {
-            member("source", &format!("\"/unpoll/{}\"", caller.domain));
+            json.extend([",\"source\":\"/unpoll/", &caller.domain, "\""]);
         }
         if !has("type") {
-            member("type", &format!("\"{DEFAULT_TYPE}\""));
+            json.extend([",\"type\":\"", DEFAULT_TYPE, "\""]);
         }
         for (name, raw) in &self.attributes {
-            member(name, raw);
+            member(&mut json, name, raw);
         }
         if self.stamped && !has("time") {
-            member("time", &format!("\"{now}\""));
+            // Writing to a String does not fail.
+            let _ = write!(json, ",\"time\":\"{now}\"");
         }
         if let Some(payload) = &self.payload {
             let (name, raw) = payload.member();
-            member(name, raw);
+            member(&mut json, name, raw);
         }
         json.push('}');
         Ok(json.into())

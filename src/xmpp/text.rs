@@ -13,7 +13,18 @@ pub(super) fn escape(out: &mut Vec<u8>, text: &str) {
 
 /// Appends `text` as character data where quotes are frequent: only what must be is escaped.
 pub(super) fn escape_characters(out: &mut Vec<u8>, text: &str) {
-    replaced(out, text, always);
+    // A carriage return is rare: without one the others are searched for many bytes at a time.
+    if memchr::memchr(b'\r', text.as_bytes()).is_some() {
+        return replaced(out, text, always);
+    }
+    let mut rest = text.as_bytes();
+    while let Some((plain, behind)) = memchr::memchr3(b'&', b'<', b'>', rest).and_then(|at| rest.split_at_checked(at)) {
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = behind.split_first() else { break };
+        out.extend_from_slice(always(*byte).unwrap_or_default());
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
 }
 
 /// What stands for a byte that no text may hold as it is.
@@ -62,5 +73,11 @@ mod tests {
         let mut out = Vec::new();
         escape_characters(&mut out, r#"{"a":"<&>'"}"#);
         assert_eq!(out, br#"{"a":"&lt;&amp;&gt;'"}"#);
+        for text in ["", "&", "a>", "<<", "a\rb<", "\r", "電視 & ✓"] {
+            let (mut out, mut simple) = (Vec::new(), Vec::new());
+            escape_characters(&mut out, text);
+            replaced(&mut simple, text, always);
+            assert_eq!(out, simple, "{text:?}");
+        }
     }
 }

@@ -158,24 +158,28 @@ impl Flow {
         self.window.len() >= WINDOW_EVENTS || self.bytes >= WINDOW_BYTES
     }
 
-    /// Gives the store what gathers where nothing of the strand is there, and looks what is done.
+    /// Gives the store what gathers where nothing of the strand is there, and looks what is done: behind that the next may go at once.
     fn start(&mut self) {
-        let work = |at: usize, round: Vec<Waiting>| {
-            let (state, caller, validate_only) = (self.state.clone(), self.caller.clone(), self.validate_only);
-            async move { (at, round::store(&state.0, &caller, round, validate_only).await) }.boxed()
-        };
-        for (at, strand) in self.strands.iter_mut().enumerate() {
-            if let Some(round) = strand.next(self.round_max) {
-                self.at_store.push(work(at, round));
+        loop {
+            let work = |at: usize, round: Vec<Waiting>| {
+                let (state, caller, validate_only) = (self.state.clone(), self.caller.clone(), self.validate_only);
+                async move { (at, round::store(&state.0, &caller, round, validate_only).await) }.boxed()
+            };
+            for (at, strand) in self.strands.iter_mut().enumerate() {
+                if let Some(round) = strand.next(self.round_max) {
+                    self.at_store.push(work(at, round));
+                }
+            }
+            if self.strands.iter().all(Strand::is_empty)
+                && let Some(round) = self.line.next(self.round_max)
+            {
+                self.at_store.push(work(STRANDS, round));
+            }
+            // A round is on its way once it was polled.
+            if !self.step().now_or_never().is_some_and(|more| more) {
+                return;
             }
         }
-        if self.strands.iter().all(Strand::is_empty)
-            && let Some(round) = self.line.next(self.round_max)
-        {
-            self.at_store.push(work(STRANDS, round));
-        }
-        // A round is on its way once it was polled.
-        while self.step().now_or_never().is_some_and(|more| more) {}
     }
 
     /// Waits until a round is done. False: there is none.

@@ -29,6 +29,7 @@ mod key_uses;
 mod keys;
 mod mailbox;
 mod op;
+mod recent;
 mod record;
 mod records;
 mod recover;

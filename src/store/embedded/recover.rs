@@ -24,6 +24,7 @@ use super::{
     journal,
     keeper::{self, Keeper},
     keys,
+    recent::Recent,
     records::Ends,
     rows::{self, Identity, Totals},
     space::{self, Disk, Sizes},
@@ -210,6 +211,7 @@ fn start(
         shared: Arc::clone(&shared),
     };
     let writer = Writer {
+        recent: Recent::default(),
         shared: Arc::clone(&shared),
         steps: queued,
         arrivals: arrived,
