@@ -95,6 +95,7 @@ struct Door {
     balancers: Balancers,
     tls: Option<http::Tls>,
     router: Router,
+    shedding: Option<http::Shedding>,
     config: http::Config,
 }
 
@@ -108,6 +109,7 @@ impl Door {
             balancers: Balancers::default(),
             tls: None,
             router: Router::new(),
+            shedding: None,
             config,
         })
     }
@@ -121,7 +123,15 @@ impl Door {
     }
 
     fn open(self, crew: &Crew) {
-        http::serve(self.listener, self.tls, self.balancers, self.router, self.config, crew);
+        http::serve_shedding(
+            self.listener,
+            self.tls,
+            self.balancers,
+            self.router,
+            self.config,
+            self.shedding,
+            crew,
+        );
     }
 }
 
@@ -321,13 +331,15 @@ impl App {
             })),
             http_metrics.clone(),
         );
-        let routes = http::shedding(routes, shed, http_metrics.clone());
+        let shedding = Some(http::Shedding::new(shed.clone(), http_metrics.clone()));
 
         let mut http_door = Door::bind("http", config.http.listen, config.http.clone()).await?;
         http_door.router = routes.clone();
+        http_door.shedding = shedding.clone();
         http_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Http, &proxy_metrics)?;
         let mut https_door = Door::bind("https", config.https.listen, config.http.clone()).await?;
         https_door.router = routes;
+        https_door.shedding = shedding;
         https_door.balancers = Balancers::new(&config.http.proxy_from, proxy::Listener::Https, &proxy_metrics)?;
         let served = keeper.current();
         https_door.tls = Some(Arc::new(move || served.get().web.clone()));
@@ -427,6 +439,9 @@ impl App {
             others.tasks.start(&watch);
         }
         self.gateway.start(&links);
+        if let Some(shedding) = self.doors.iter().find_map(|door| door.shedding.as_ref()) {
+            shedding.watch(&intake);
+        }
         self.doors.into_iter().for_each(|door| door.open(&intake));
         self.admin.open(&watch);
         self.page.start(&watch);

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::{debug, error};
 
-use super::{Config, Peer, Wire, patience::patient};
+use super::{Config, Peer, Wire, patience::patient, serve::Served};
 use crate::domain::Refusal;
 
 /// What a connection is doing, and since when. The low two bits of the word are the phase, the rest milliseconds.
@@ -92,7 +92,7 @@ impl Watch {
 
 /// Serves the requests of one connection until it ends, leaves HTTP, has had its time, or `stop` is called and the request at hand
 /// answered. With `full` every request is answered with 429. `wire` counts what `io` costs, which `peer` has at its other end.
-pub(super) async fn run<I>(io: I, (wire, peer): (Wire, Peer), router: Router, config: &Config, stop: CancellationToken, full: bool)
+pub(super) async fn run<I>(io: I, (wire, peer): (Wire, Peer), served: Served, config: &Config, stop: CancellationToken, full: bool)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -105,14 +105,18 @@ where
         wire.began();
         request.extensions_mut().insert(wire.clone());
         request.extensions_mut().insert(peer);
-        let (router, served) = (router.clone(), Served(Arc::clone(&watch), wire.clone()));
+        let (service, answered) = (served.clone(), Answered(Arc::clone(&watch), wire.clone()));
         async move {
-            let response = if full {
-                no_room()
-            } else {
-                answer(router, request, body_allowed).await
+            let early = match &service.shedding {
+                _ if full => Some(no_room()),
+                Some(shedding) => shedding.refuse(&request).await,
+                None => None,
             };
-            Ok::<_, Infallible>(response.map(|body| Answer { body, _served: served }))
+            let response = match early {
+                Some(refusal) => refusal,
+                None => answer(service.router, request, body_allowed).await,
+            };
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _answered: answered }))
         }
     });
     let io = TokioIo::new(Watched {
@@ -182,9 +186,9 @@ fn no_room() -> Response<Body> {
 }
 
 /// Marks the end of an answer, or of the attempt to give one.
-struct Served(Arc<Watch>, Wire);
+struct Answered(Arc<Watch>, Wire);
 
-impl Drop for Served {
+impl Drop for Answered {
     fn drop(&mut self) {
         self.0.enter(Phase::Idle);
         self.1.answered();
@@ -203,7 +207,7 @@ impl Drop for Ends {
 /// The body of an answer; the connection is idle once it is gone.
 struct Answer {
     body: Body,
-    _served: Served,
+    _answered: Answered,
 }
 
 impl hyper::body::Body for Answer {

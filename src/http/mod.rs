@@ -43,8 +43,8 @@ pub use metrics::HttpMetrics;
 pub use page::{PageRequest, Paged, Parameters};
 pub use problem::problem;
 pub use segment::Segment;
-pub use serve::{Tls, serve};
-pub use shed::{Config as ShedConfig, Shed, Waiting, shedding};
+pub use serve::{Tls, serve, serve_shedding};
+pub use shed::{Config as ShedConfig, Shed, Shedding, Waiting};
 pub use tail::{Positioned, Tail, Tails};
 pub use upgrade::{Peer, Raw, Upgrade};
 pub use wire::Wire;
@@ -59,7 +59,8 @@ pub struct Config {
     /// Balancers before HTTP and HTTPS, as networks (`"10.0.0.0/8"`, `"192.0.2.1/32"`), that begin each connection with a PROXY header,
     /// version 2; from everybody else a header is an error. Default: [].
     pub proxy_from: Vec<IpNet>,
-    /// Connections that a listener serves at once; one more is answered 429 and closed, and far more are closed unheard. Default: 1024.
+    /// Connections that a listener serves at once; one more is answered 429 and closed; far more are answered 503
+    /// unheard, without TLS at least, and closed. Default: 1024.
     pub connections_max: usize,
     /// How long the TLS handshake, and then the head of a request, may take, in seconds. Default: 10.
     pub head_secs: u64,

@@ -1,25 +1,26 @@
 //! Load shedding: what is accepted stays fast, and the rest is refused early, while that is cheap.
 //!
-//! The measure is the time that requests wait for the store. A queue that only takes up a burst is empty again soon, so the
+//! The measure is the time that a posted event waits: for the store, and before that for a processor. The first is measured on each event, the
+//! second by a task that sleeps and looks how late it is woken. A queue that only takes up a burst is empty again soon, so the
 //! shortest wait within a tenth of a second is short; a queue that stands makes even the shortest wait long (as in CoDel,
 //! RFC 8289 §3.1). While it is too long, fewer are let in at once: the bound on those that wait shrinks by a third each tenth of a
-//! second, and grows again by a tenth. Whoever finds it reached is refused before its key is looked up or its body read.
+//! second, and grows again by a tenth. Whoever finds it reached is refused by the connection, before anything is routed, a key looked
+//! up or a body read.
+//!
+//! To refuse is cheap and not free: it takes a processor as long as a third of an event does. So refusals take turns, as many a second as the settings
+//! say, and who is refused waits for its turn on its connection: however many come, saying no costs a part of a processor at most.
 
 use std::{
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
     body::Body,
-    extract::State,
-    http::{HeaderValue, Method, Request, StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, Method, Request, Response, StatusCode, header},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,12 +28,14 @@ use prometheus::{IntGauge, Registry};
 use serde::{Deserialize, Serialize};
 
 use super::{HttpMetrics, problem};
-use crate::domain::Refusal;
+use crate::{crew::Crew, domain::Refusal};
 
 /// How long waits are compared before the bound is set anew.
 const WINDOW: Duration = Duration::from_millis(100);
 /// What a client is told that is refused.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked how late a task is woken.
+const LOOK: Duration = Duration::from_millis(20);
 /// The path whose requests wait for the store, and are shed.
 const PATH: &str = "/v1/events";
 
@@ -40,11 +43,14 @@ const PATH: &str = "/v1/events";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long posted events may wait for the store, in milliseconds. While even the shortest wait is longer, fewer are let in at
-    /// once, and the rest is answered 429 `overloaded` before it is read. 0 turns that off. Default: 100.
+    /// How long posted events may wait for a processor and for the store, in milliseconds. While even the shortest wait is longer, fewer
+    /// are let in at once, and the rest is answered 429 `overloaded` before it is read. 0 turns that off. Default: 100.
     pub wait_target_ms: u64,
     /// The bound on those that wait at once is never set lower, so that the store has enough to write together. Default: 64.
     pub waiting_min: usize,
+    /// Posts that are refused early in a second, at most; more wait for their turn on their connections. Each takes some 20 µs of a
+    /// processor, so this bounds what it costs to refuse. Default: 2000.
+    pub refusals_per_second: u32,
 }
 
 impl Default for Config {
@@ -52,6 +58,7 @@ impl Default for Config {
         Self {
             wait_target_ms: 100,
             waiting_min: 64,
+            refusals_per_second: 2_000,
         }
     }
 }
@@ -65,7 +72,10 @@ struct Inner {
     waiting: AtomicUsize,
     /// As many may.
     bound: AtomicUsize,
+    /// How late a task was woken last, in microseconds: so long what came in waits for a processor.
+    late: AtomicU64,
     control: Mutex<Control>,
+    turns: Mutex<Turns>,
     gauge: IntGauge,
 }
 
@@ -111,6 +121,22 @@ impl Control {
     }
 }
 
+/// When who is refused has its turn. Pure: the caller says what time it is.
+#[derive(Debug)]
+struct Turns {
+    every: Duration,
+    next: Option<Instant>,
+}
+
+impl Turns {
+    /// How long the next one waits for its turn.
+    fn take(&mut self, now: Instant) -> Duration {
+        let turn = self.next.map_or(now, |next| next.max(now));
+        self.next = Some(turn + self.every);
+        turn.saturating_duration_since(now)
+    }
+}
+
 impl Shed {
     /// `most` may wait at any time. Registers `unpoll_events_waiting_max`.
     ///
@@ -127,12 +153,17 @@ impl Shed {
         Ok(Self(Arc::new(Inner {
             waiting: AtomicUsize::new(0),
             bound: AtomicUsize::new(most),
+            late: AtomicU64::new(0),
             control: Mutex::new(Control {
                 target: Duration::from_millis(config.wait_target_ms),
                 least: config.waiting_min.clamp(1, most),
                 most,
                 bound: most,
                 window: None,
+            }),
+            turns: Mutex::new(Turns {
+                every: Duration::from_secs(1) / config.refusals_per_second.max(1),
+                next: None,
             }),
             gauge,
         })))
@@ -147,6 +178,12 @@ impl Shed {
             events,
             since: Instant::now(),
         }
+    }
+
+    /// A task was woken so late.
+    fn woken(&self, late: Duration) {
+        let micros = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+        self.0.late.store(micros, Ordering::Relaxed);
     }
 
     /// Whether nobody else is let in now.
@@ -167,33 +204,63 @@ impl Drop for Waiting {
         let inner = &*self.shed.0;
         let waiting = inner.waiting.fetch_sub(self.events, Ordering::Relaxed);
         let now = Instant::now();
-        let bound = inner.control.lock().waited(now.saturating_duration_since(self.since), waiting, now);
+        let wait = now.saturating_duration_since(self.since) + Duration::from_micros(inner.late.load(Ordering::Relaxed));
+        let bound = inner.control.lock().waited(wait, waiting, now);
         if inner.bound.swap(bound, Ordering::Relaxed) != bound {
             inner.gauge.set(i64::try_from(bound).unwrap_or(i64::MAX));
         }
     }
 }
 
-/// Puts the shedding before everything else, the gate included.
-pub fn shedding(routes: Router, shed: Shed, metrics: HttpMetrics) -> Router {
-    routes.layer(middleware::from_fn_with_state((shed, metrics), pass))
+/// What connections ask before they read on. Cheap to clone.
+#[derive(Clone)]
+pub struct Shedding {
+    shed: Shed,
+    metrics: HttpMetrics,
 }
 
-async fn pass(State((shed, metrics)): State<(Shed, HttpMetrics)>, request: Request<Body>, next: Next) -> Response {
-    if shed.full() && request.method() == Method::POST && request.uri().path() == PATH {
-        metrics.answered(Some(PATH), Some("overloaded"), Duration::ZERO);
-        return refusal();
+impl Shedding {
+    /// Refuses as `shed` says, and counts that.
+    pub fn new(shed: Shed, metrics: HttpMetrics) -> Self {
+        Self { shed, metrics }
     }
-    next.run(request).await
+
+    /// Keeps looking how long what comes in waits for a processor, until the crew stops.
+    pub fn watch(&self, crew: &Crew) {
+        let (shed, stop) = (self.shed.clone(), crew.stop_token());
+        crew.spawn(async move {
+            loop {
+                let due = tokio::time::Instant::now() + LOOK;
+                if stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+                    return;
+                }
+                shed.woken(due.elapsed());
+            }
+        });
+    }
+
+    /// The answer to a request that is not let in, once it has its turn.
+    pub(super) async fn refuse<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        if !self.shed.full() || request.method() != Method::POST || request.uri().path() != PATH {
+            return None;
+        }
+        let wait = self.shed.0.turns.lock().take(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        self.metrics.answered(Some(PATH), Some("overloaded"), wait);
+        Some(refusal())
+    }
 }
 
 /// The same every time, so it is made once.
-fn refusal() -> Response {
+fn refusal() -> Response<Body> {
     static BODY: LazyLock<Bytes> = LazyLock::new(|| {
         let refusal = Refusal::Overloaded { retry_after: RETRY_AFTER };
         serde_json::Value::Object(problem(&refusal)).to_string().into()
     });
-    let mut response = (StatusCode::TOO_MANY_REQUESTS, BODY.clone()).into_response();
+    let mut response = Response::new(Body::from(BODY.clone()));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
@@ -202,9 +269,6 @@ fn refusal() -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::post;
-    use tower::ServiceExt;
-
     use super::*;
 
     fn control() -> Control {
@@ -255,28 +319,59 @@ mod tests {
         assert_eq!(second(&mut control, start, 0, Duration::from_secs(9)), 1_000);
     }
 
-    #[tokio::test]
-    async fn who_finds_no_room_is_refused_before_the_gate_and_only_when_it_posts() {
+    fn shedding(most: usize) -> (Shed, Shedding) {
         let registry = Registry::new();
-        let shed = Shed::new(&Config::default(), 2, &registry).unwrap();
+        let shed = Shed::new(&Config::default(), most, &registry).unwrap();
         let metrics = HttpMetrics::register(&registry).unwrap();
-        let routes = Router::new().route(PATH, post(async || "in").get(async || "in"));
-        let routes = shedding(routes, shed.clone(), metrics);
-        let ask = async |method: &str| {
-            let request = Request::builder().method(method).uri(PATH).body(Body::empty()).unwrap();
-            routes.clone().oneshot(request).await.unwrap()
-        };
+        (shed.clone(), Shedding::new(shed, metrics))
+    }
+
+    fn request(method: &str) -> Request<()> {
+        Request::builder().method(method).uri(PATH).body(()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_is_refused_and_only_when_it_posts() {
+        let (shed, shedding) = shedding(2);
+        let ask = async |method: &str| shedding.refuse(&request(method)).await;
         let one = shed.wait(1);
-        assert_eq!(ask("POST").await.status(), 200);
+        assert!(ask("POST").await.is_none());
         let two = shed.wait(1);
-        let refused = ask("POST").await;
+        let refused = ask("POST").await.unwrap();
         assert_eq!(refused.status(), 429);
         assert_eq!(refused.headers()["retry-after"], "1");
         let body = axum::body::to_bytes(refused.into_body(), 4096).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["type"], &body["status"]), (&"/problems/overloaded".into(), &429.into()));
-        assert_eq!(ask("GET").await.status(), 200);
+        assert!(ask("GET").await.is_none());
         drop((one, two));
-        assert_eq!(ask("POST").await.status(), 200);
+        assert!(ask("POST").await.is_none());
+    }
+
+    #[test]
+    fn refusals_take_turns_and_what_nobody_took_is_not_saved_up() {
+        let (every, start) = (Duration::from_millis(10), Instant::now());
+        let mut turns = Turns { every, next: None };
+        let waits: Vec<_> = (0..4).map(|_| turns.take(start)).collect();
+        assert_eq!(waits, [0, 1, 2, 3].map(|turn| every * turn));
+        assert_eq!(turns.take(start + every), every * 3);
+        let later = start + Duration::from_secs(5);
+        assert_eq!([turns.take(later), turns.take(later)], [Duration::ZERO, every]);
+    }
+
+    #[test]
+    fn a_long_wait_for_a_processor_shrinks_the_bound_as_one_for_the_store_does() {
+        let (shed, _) = shedding(1_000);
+        let began = Instant::now();
+        let wait_for = |done: &dyn Fn(usize) -> bool| {
+            while !done(shed.0.bound.load(Ordering::Relaxed)) {
+                assert!(began.elapsed() < Duration::from_secs(60), "the bound stays at {:?}", shed.0.bound);
+                drop((shed.wait(600), std::thread::sleep(Duration::from_millis(1))));
+            }
+        };
+        shed.woken(Duration::from_millis(150));
+        wait_for(&|bound| bound < 300);
+        shed.woken(Duration::ZERO);
+        wait_for(&|bound| bound > 300);
     }
 }

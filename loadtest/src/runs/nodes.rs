@@ -10,7 +10,7 @@ use super::{
     board::{Board, body},
     cost::{Hints, NodesCpu, RedisCost, Sampled, per},
     nodes_report::{Asked, Events, Report, Run},
-    pacer::{Pacer, Queue, scatter},
+    pacer::{Pacer, Queue, WAITING_MAX, scatter},
     receivers::{Clock, Receivers},
     service::{KEYS, Service, Shape},
 };
@@ -158,7 +158,7 @@ async fn one(arguments: &Arguments, nodes: usize) -> Result<Run, Error> {
     } else {
         arguments.rate
     };
-    let (pacer, queue) = Pacer::start(rate, start)?;
+    let (pacer, queue) = Pacer::start(rate, WAITING_MAX, start)?;
     let mut posters = JoinSet::new();
     for _ in 0..arguments.posters {
         let mut to = Vec::new();
@@ -175,7 +175,7 @@ async fn one(arguments: &Arguments, nodes: usize) -> Result<Run, Error> {
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let to = Mark::now(&service, &mut receivers).await?;
     let scripts = sample(&service, &mut receivers, arguments.sample).await?;
-    let not_offered = pacer.stop().await?;
+    let (_, not_offered) = pacer.stop().await?;
     while posters.join_next().await.is_some() {}
     let settled = everything_settled(&service, &mut receivers, &board).await?;
 

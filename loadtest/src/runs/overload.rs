@@ -22,6 +22,8 @@ use super::{
     target::{Place, Target},
 };
 
+/// Events that wait for a connection of the driver, at most: more are not offered. Few, because how long they wait is not the server's doing.
+const WAITING_MAX: usize = 256;
 /// What a server may answer that takes no more.
 const SHED: [u16; 2] = [429, 503];
 
@@ -35,8 +37,9 @@ pub struct Arguments {
     /// Posters of the first part, which finds the peak: each posts again as soon as it has its answer.
     #[arg(long, default_value_t = 64)]
     posters: usize,
-    /// Connections of the second part. The server serves 1024 at once by default.
-    #[arg(long, default_value_t = 900)]
+    /// Connections of the second part; a server that is started serves as many. An event that finds all of them waiting is not offered:
+    /// a server that gives no more than a part of a processor to refusals leaves the others waiting for theirs.
+    #[arg(long, default_value_t = 4000)]
     connections: usize,
     /// The load of the second part, as a multiple of the peak: events are due at random times, however long those before take.
     #[arg(long, default_value_t = 3.0)]
@@ -64,13 +67,15 @@ pub struct Arguments {
 /// What one part came to.
 #[derive(Serialize)]
 struct Part {
-    offered_per_second: f64,
+    answered_per_second: f64,
     accepted_per_second: f64,
     /// From when an event was due, or posted, to its answer.
     accepted: Summary,
     refused: BTreeMap<u16, u64>,
-    /// Events that were due while too many waited for a connection of the driver.
+    /// Events that were due while all connections of the driver waited for answers.
     not_offered: u64,
+    /// What part of those that were due that is.
+    not_offered_share: f64,
     failed: BTreeMap<String, u64>,
     lost: u64,
     server_cpu_cores: f64,
@@ -89,7 +94,8 @@ struct Report {
 /// Runs it. False when too little was accepted, too slowly, or anything that was accepted is lost.
 pub async fn run(arguments: Arguments) -> Result<bool, Error> {
     process::allow_files(arguments.devices + (arguments.posters + arguments.connections) as u64)?;
-    let target = arguments.place.target().await?;
+    let room = (arguments.connections + arguments.posters + 64).to_string();
+    let target = arguments.place.target_with(&[("UNPOLL_HTTP_CONNECTIONS_MAX", room)]).await?;
     target.provision(arguments.devices).await?;
     let peak = part(&arguments, &target, None).await?;
     let rate = peak.accepted_per_second * arguments.factor;
@@ -128,7 +134,7 @@ async fn part(arguments: &Arguments, target: &Target, rate: Option<f64>) -> Resu
 
     let (pacer, queue) = match rate {
         Some(rate) => {
-            let (pacer, queue) = Pacer::start(rate, start)?;
+            let (pacer, queue) = Pacer::start(rate, WAITING_MAX, start)?;
             (Some(pacer), Some(queue))
         }
         None => (None, None),
@@ -153,9 +159,9 @@ async fn part(arguments: &Arguments, target: &Target, rate: Option<f64>) -> Resu
     let after = Counted::now(&board, target)?;
     board.tally().measured = false;
     board.stop.store(true, Relaxed);
-    let not_offered = match pacer {
+    let (offered, not_offered) = match pacer {
         Some(pacer) => pacer.stop().await?,
-        None => 0,
+        None => (0, 0),
     };
     while posters.join_next().await.is_some() {}
 
@@ -174,11 +180,12 @@ async fn part(arguments: &Arguments, target: &Target, rate: Option<f64>) -> Resu
     let tally = board.tally();
     let seconds = (after.at - before.at).as_secs_f64();
     Ok(Part {
-        offered_per_second: (after.answered - before.answered) as f64 / seconds,
+        answered_per_second: (after.answered - before.answered) as f64 / seconds,
         accepted_per_second: (after.accepted - before.accepted) as f64 / seconds,
         accepted: tally.post.summary(),
         refused: tally.refused.clone(),
         not_offered,
+        not_offered_share: not_offered as f64 / (offered + not_offered).max(1) as f64,
         failed: tally.failed.clone(),
         lost,
         server_cpu_cores: after.server.saturating_sub(before.server).as_secs_f64() / seconds,
@@ -242,8 +249,12 @@ impl Report {
         }
         for (name, part) in [("peak", &self.peak), ("overload", &self.overload)] {
             println!(
-                "{name:9} {:.0} offered/s, {:.0} accepted/s, {} not offered, {} lost, {:.2} cores of the server",
-                part.offered_per_second, part.accepted_per_second, part.not_offered, part.lost, part.server_cpu_cores
+                "{name:9} {:.0} answered/s, {:.0} accepted/s, {:.1} % not offered, {} lost, {:.2} cores of the server",
+                part.answered_per_second,
+                part.accepted_per_second,
+                part.not_offered_share * 100.0,
+                part.lost,
+                part.server_cpu_cores
             );
             println!("          accepted {}", part.accepted);
             if !part.refused.is_empty() || !part.failed.is_empty() {

@@ -11,8 +11,8 @@ use std::{
 use loadtest::Error;
 use tokio::sync::{Mutex, mpsc};
 
-/// Events that may be due and not posted yet. Above it they are not offered.
-const WAITING_MAX: usize = 4096;
+/// Events that may be due and not posted yet, where a load is to be carried whole. Above it they are not offered.
+pub const WAITING_MAX: usize = 4096;
 
 /// An event that is due.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub struct Due {
 pub struct Pacer {
     stop: Arc<AtomicBool>,
     missed: Arc<AtomicU64>,
-    thread: std::thread::JoinHandle<()>,
+    thread: std::thread::JoinHandle<u64>,
 }
 
 /// Where posters take what is due.
@@ -42,9 +42,9 @@ impl Queue {
 }
 
 impl Pacer {
-    /// So many events a second on average, the first numbered 0.
-    pub fn start(per_second: f64, start: Instant) -> Result<(Self, Queue), Error> {
-        let (due, queue) = mpsc::channel(WAITING_MAX);
+    /// So many events a second on average, the first numbered 0. At most `waiting_max` are due and not posted yet; more are not offered.
+    pub fn start(per_second: f64, waiting_max: usize, start: Instant) -> Result<(Self, Queue), Error> {
+        let (due, queue) = mpsc::channel(waiting_max);
         let (stop, missed): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
         let (stopped, misses) = (stop.clone(), missed.clone());
         let thread = std::thread::Builder::new().name("pacer".into()).spawn(move || {
@@ -53,26 +53,27 @@ impl Pacer {
                 at += gap(round, per_second);
                 std::thread::sleep(at.saturating_sub(start.elapsed()));
                 if stopped.load(Relaxed) {
-                    return;
+                    break;
                 }
                 match due.try_send(Due { number, at }) {
                     Ok(()) => number += 1,
                     Err(mpsc::error::TrySendError::Full(_)) => drop(misses.fetch_add(1, Relaxed)),
-                    Err(mpsc::error::TrySendError::Closed(_)) => return,
+                    Err(mpsc::error::TrySendError::Closed(_)) => break,
                 }
             }
+            number
         })?;
         Ok((Self { stop, missed, thread }, Queue(Arc::new(Mutex::new(queue)))))
     }
 
-    /// Ends it. Answers how many events were not offered, because too many waited for a poster.
-    pub async fn stop(self) -> Result<u64, Error> {
+    /// Ends it. Answers how many events were offered, and how many were not because too many waited for a poster.
+    pub async fn stop(self) -> Result<(u64, u64), Error> {
         self.stop.store(true, Relaxed);
         let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            return Err(Error::Machine("the pacer failed".into()));
+        match joined {
+            Ok(Ok(offered)) => Ok((offered, self.missed.load(Relaxed))),
+            _ => Err(Error::Machine("the pacer failed".into())),
         }
-        Ok(self.missed.load(Relaxed))
     }
 }
 
@@ -106,14 +107,14 @@ mod tests {
 
     #[tokio::test]
     async fn events_are_numbered_and_those_nobody_takes_are_counted() {
-        let (pacer, queue) = Pacer::start(1e6, Instant::now()).unwrap();
+        let (pacer, queue) = Pacer::start(1e6, WAITING_MAX, Instant::now()).unwrap();
         for number in 0..100 {
             assert_eq!(queue.next().await.unwrap().number, number);
         }
         while pacer.missed.load(Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(pacer.stop().await.unwrap() > 0);
+        assert!(pacer.stop().await.unwrap().1 > 0);
         let mut last = None;
         while let Some(due) = queue.next().await {
             last = Some(due.number);

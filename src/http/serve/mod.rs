@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Config, Peer, connection, wire::Counted};
+use super::{Config, Peer, Shedding, connection, wire::Counted};
 use crate::{crew::Crew, proxy::Balancers};
 
 /// How long the listener rests when the system has no descriptor or memory for one more connection.
@@ -24,17 +24,30 @@ const REST: Duration = Duration::from_millis(100);
 pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
-/// What a client reads that finds no file descriptor left, without TLS (RFC 9110 §15.6.4).
-const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+/// What a client reads that finds no file descriptor or no room left, without TLS (RFC 9110 §15.6.4).
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Serves `router` on `listener`, with TLS when its settings are given, until the crew stops: then no connection is accepted any
 /// more, idle ones are closed, and those with a request at hand after its answer.
 pub fn serve(listener: TcpListener, tls: Option<Tls>, balancers: Balancers, router: Router, config: Config, crew: &Crew) {
+    serve_shedding(listener, tls, balancers, router, config, None, crew);
+}
+
+/// The same; requests that are not let in are refused before `router` sees them.
+pub fn serve_shedding(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    balancers: Balancers,
+    router: Router,
+    config: Config,
+    shedding: Option<Shedding>,
+    crew: &Crew,
+) {
     let listening = Listening {
-        router,
+        served: Served { router, shedding },
         tls,
         balancers,
-        // A few more than the bound are told why before they are closed; beyond them nobody is heard.
+        // A few more than the bound are told why before they are closed; beyond them nobody is heard, and told but that.
         spare: Arc::new(Semaphore::new(config.connections_max / 8 + 8)),
         rooms: Arc::new(Semaphore::new(config.connections_max)),
         config: Arc::new(config),
@@ -43,8 +56,15 @@ pub fn serve(listener: TcpListener, tls: Option<Tls>, balancers: Balancers, rout
     crew.spawn_vital(|stop| listening.accept(listener, stop));
 }
 
+/// What a connection asks.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) router: Router,
+    pub(super) shedding: Option<Shedding>,
+}
+
 struct Listening {
-    router: Router,
+    served: Served,
     tls: Option<Tls>,
     balancers: Balancers,
     rooms: Arc<Semaphore>,
@@ -73,7 +93,7 @@ impl Listening {
                         && self.tls.is_none()
                     {
                         // Best effort: it is closed at once in any case.
-                        let _ = SockRef::from(&socket).send(NO_FILES);
+                        let _ = SockRef::from(&socket).send(NO_ROOM);
                     }
                     reserve = File::open("/dev/null").ok();
                     if reserve.is_none() {
@@ -95,6 +115,10 @@ impl Listening {
                 Ok(room) => (room, true),
                 Err(_) => {
                     debug!("an HTTP connection found no room and is closed");
+                    if self.tls.is_none() {
+                        // Best effort: it is closed at once in any case.
+                        let _ = SockRef::from(&socket).send(NO_ROOM);
+                    }
                     return;
                 }
             },
@@ -103,8 +127,8 @@ impl Listening {
             debug!(%error, "an HTTP connection ended as it was accepted");
             return;
         }
-        let (router, tls, config, stop) = (
-            self.router.clone(),
+        let (served, tls, config, stop) = (
+            self.served.clone(),
             self.tls.as_ref().map(|tls| TlsAcceptor::from(tls())),
             Arc::clone(&self.config),
             stop.clone(),
@@ -121,12 +145,12 @@ impl Listening {
             let (socket, wire) = Counted::new(socket);
             let Some(tls) = tls else {
                 let peer = Peer { client, tls: false };
-                return connection::run(socket, (wire, peer), router, &config, stop, full).await;
+                return connection::run(socket, (wire, peer), served, &config, stop, full).await;
             };
             match timeout(Duration::from_secs(config.head_secs), tls.accept(socket)).await {
                 Ok(Ok(stream)) => {
                     let peer = Peer { client, tls: true };
-                    connection::run(stream, (wire, peer), router, &config, stop, full).await;
+                    connection::run(stream, (wire, peer), served, &config, stop, full).await;
                 }
                 Ok(Err(error)) => {
                     debug!(%error, client.address = %client, "a TLS handshake of an HTTP connection from {client} failed: {error}")

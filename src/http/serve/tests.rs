@@ -9,8 +9,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::super::{Access, Config, HttpMetrics, mount, read};
-use super::serve;
+use super::super::{Access, Config, HttpMetrics, Shed, ShedConfig, Shedding, mount, read};
+use super::serve_shedding;
 use crate::{
     crew::Crew,
     domain::{Caller, Refusal, Scope, TenantId},
@@ -20,12 +20,18 @@ use crate::{
 struct Scene {
     address: SocketAddr,
     crew: Crew,
+    /// One event may wait for the store.
+    shed: Shed,
 }
 
 impl Scene {
     async fn new(config: Config) -> Self {
         let parts = Router::new()
             .route("/echo", post(async |body: Body| -> Result<_, Refusal> { read(body, 1000).await }))
+            .route(
+                "/v1/events",
+                post(async |body: Body| -> Result<_, Refusal> { read(body, 1000).await }),
+            )
             .route("/panic", post(async || if true { panic!("on purpose") } else { "" }));
         let keys = |hash: &[u8; 32]| {
             (*hash == super::super::key_hash("right")).then(|| Caller {
@@ -38,18 +44,21 @@ impl Scene {
                 limits: crate::domain::CallerLimits::default(),
             })
         };
-        let metrics = HttpMetrics::register(&prometheus::Registry::new()).unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = HttpMetrics::register(&registry).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, crew) = (listener.local_addr().unwrap(), Crew::default());
-        serve(
+        let shed = Shed::new(&ShedConfig::default(), 1, &registry).unwrap();
+        serve_shedding(
             listener,
             None,
             Balancers::default(),
-            mount(parts, Access::of_keys(keys), metrics),
+            mount(parts, Access::of_keys(keys), metrics.clone()),
             config,
+            Some(Shedding::new(shed.clone(), metrics)),
             &crew,
         );
-        Self { address, crew }
+        Self { address, crew, shed }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -147,6 +156,39 @@ async fn connections_beyond_the_bound_are_told_so() {
     assert!(said.starts_with("HTTP/1.1 429") && said.contains("retry-after"), "{said}");
     let said = Scene::says(&mut first, &request("/echo", "three"), "three").await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
+
+#[tokio::test]
+async fn far_more_connections_are_told_unheard() {
+    let config = Config {
+        connections_max: 1,
+        ..Config::default()
+    };
+    let scene = Scene::new(config).await;
+    let mut held = Vec::new();
+    for _ in 0..1 + 8 {
+        held.push(scene.connect().await);
+    }
+    let said = Scene::says(&mut scene.connect().await, "", "").await;
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("Retry-After"), "{said}");
+}
+
+#[tokio::test]
+async fn while_the_store_is_behind_events_are_refused_unread_and_the_rest_is_served() {
+    let scene = Scene::new(Config::default()).await;
+    let (mut backend, mut other) = (scene.connect().await, scene.connect().await);
+    let behind = scene.shed.wait(1);
+    // The key is wrong and the body never comes: nobody looked.
+    let head = "POST /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer wrong\r\ncontent-length: 900\r\n\r\n";
+    let said = Scene::says(&mut scene.connect().await, head, "}").await;
+    assert!(said.starts_with("HTTP/1.1 429") && said.contains("/problems/overloaded"), "{said}");
+    let said = Scene::says(&mut backend, &request("/v1/events", "one"), "}").await;
+    assert!(said.starts_with("HTTP/1.1 429") && said.contains("retry-after: 1"), "{said}");
+    let said = Scene::says(&mut other, &request("/echo", "two"), "two").await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    drop(behind);
+    let said = Scene::says(&mut backend, &request("/v1/events", "three"), "three").await;
+    assert!(said.starts_with("HTTP/1.1 200"), "on the same connection: {said}");
 }
 
 #[tokio::test]

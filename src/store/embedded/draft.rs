@@ -98,10 +98,7 @@ impl<'e> Draft<'e> {
 
     /// All rows with that prefix as this draft would leave them. For steps over one device only.
     pub(super) fn prefix(&self, space: Space, prefix: &[u8]) -> Result<BTreeMap<Slice, Slice>, StoreError> {
-        let mut rows = self
-            .engine
-            .prefix(space, prefix)
-            .collect::<Result<BTreeMap<_, _>, _>>()?;
+        let mut rows = self.engine.prefix(space, prefix).collect::<Result<BTreeMap<_, _>, _>>()?;
         for (key, value) in self.changes(space).iter().filter(|(key, _)| key.starts_with(prefix)) {
             match value {
                 Some(value) => rows.insert(key.clone(), value.clone()),

@@ -37,6 +37,7 @@ mod registry;
 mod reported;
 mod rows;
 mod seats;
+mod short_keys;
 mod space;
 mod steps;
 mod sweep;
@@ -84,7 +85,8 @@ pub struct Config {
     pub journal_max_bytes: u64,
     /// Bytes of RAM for blocks read from the disk. Default: 33554432.
     pub cache_bytes: u64,
-    /// Threads that write tables out and merge them. Default: 2.
+    /// Threads that write tables out and merge them. Of several, one is kept for writing out, and turns in a circle while all others
+    /// merge: with two or three it does so at each merge, and takes CPU for nothing. Default: 4.
     pub background_threads: usize,
     /// Bytes kept aside so that a full disk has room for acknowledgements. At most an eighth of the disk. Default: 67108864.
     pub ballast_bytes: u64,
@@ -112,7 +114,7 @@ impl Default for Config {
             memtable_bytes: 16 * 1024 * 1024,
             journal_max_bytes: 128 * 1024 * 1024,
             cache_bytes: 32 * 1024 * 1024,
-            background_threads: 2,
+            background_threads: 4,
             ballast_bytes: 64 * 1024 * 1024,
             free_space_min_percent: 5,
             free_space_min_cap_bytes: 4 * 1024 * 1024 * 1024,

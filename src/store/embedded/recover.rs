@@ -27,6 +27,7 @@ use super::{
     recent::Recent,
     records::Ends,
     rows::{self, Identity, Totals},
+    short_keys,
     space::{self, Disk, Sizes},
     steps::{Book, Positions},
     users,
@@ -126,6 +127,7 @@ impl EmbeddedStore {
         let lost = check_mark(&folder, &config, totals)?;
 
         users::index_all(&engine)?;
+        short_keys::shorten(&engine)?;
         let identity = identity(&engine, totals, lost)?;
         let tenants = tenants(&engine, &config)?;
         let mut draft = Draft::new(&engine);

@@ -148,7 +148,11 @@ impl Writer {
             book.totals.commit_no += 1;
             draft.put(Space::Rows, keys::COMMIT, book.totals.encode());
             let synced = draft.syncs();
-            let events: Vec<_> = draft.changes(Space::Events).iter().map(|(key, row)| (key.clone(), row.clone())).collect();
+            let events: Vec<_> = draft
+                .changes(Space::Events)
+                .iter()
+                .map(|(key, row)| (key.clone(), row.clone()))
+                .collect();
             let bytes = engine.commit(draft)?;
             self.recent.follow(events);
             use_headroom(&shared, bytes);

@@ -3,14 +3,19 @@
 use std::{fs, io::Write, path::Path, sync::Arc};
 
 use super::{
-    super::{Config, EmbeddedStore, OpenError, high_water},
+    super::{
+        Config, EmbeddedStore, OpenError,
+        draft::Draft,
+        engine::{Engine, Setup, Space},
+        high_water, short_keys,
+    },
     Embedded, config,
 };
 use crate::{
     domain::ManualClock,
     store::{
-        Mailbox, StoreError,
-        contract::{self, START, add, event, push, waiting},
+        EnqueuedKind, Idempotency, Mailbox, StoreError,
+        contract::{self, START, add, event, push, push_with, waiting},
     },
 };
 
@@ -73,6 +78,39 @@ async fn a_store_behind_its_mark_is_refused_until_the_loss_is_accepted() {
     fs::write(&mark, b"nonsense").unwrap();
     assert!(matches!(open(config(bench.folder.path())).err(), Some(OpenError::Mark(_))));
     open(accepting()).unwrap();
+}
+
+#[tokio::test]
+async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
+    let bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    let idempotency = Some(Idempotency {
+        key: [7; 16],
+        body: [1; 16],
+        is_copy: false,
+    });
+    let first = push_with(&*bench.store, event("box", "{}", START), idempotency).await.unwrap();
+    bench.store.close();
+    // As it was: the whole key in its row, and no mark that says otherwise.
+    let setup = Setup {
+        path: bench.folder.path().join("store/engine"),
+        memtable: 1 << 20,
+        journals: 1 << 26,
+        cache: 1 << 20,
+        workers: 1,
+    };
+    let engine = Engine::open(&setup, false).unwrap();
+    let (short, row) = engine.prefix(Space::Ends, b"i").next().unwrap().unwrap();
+    let mut draft = Draft::new(&engine);
+    draft.remove(Space::Ends, short.clone());
+    draft.put(Space::Ends, [&short, [7; 3].as_slice()].concat(), row);
+    draft.remove(Space::Rows, short_keys::DONE);
+    draft.must_sync();
+    engine.commit(draft).unwrap();
+    drop(engine);
+    let store = open(config(bench.folder.path())).unwrap();
+    let again = push_with(&*store, event("box", "{}", START), idempotency).await.unwrap();
+    assert_eq!((again.kind, again.id), (EnqueuedKind::Repeat, first.id));
 }
 
 fn journal(folder: &Path) -> std::path::PathBuf {
