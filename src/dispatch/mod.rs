@@ -37,8 +37,11 @@ use poison::Poison;
 use refill::Refills;
 use settle::End;
 
-/// Arrivals or signals taken from a channel at once.
+/// Arrivals taken from a channel at once.
 const BURST: usize = 256;
+/// Signals taken from a channel at once: what they end is one step of the store, and the next is not taken before it holds. Fewer than come
+/// in with one commit would lag behind ever more.
+const SIGNALS: usize = 2_048;
 
 /// Follows arrivals and devices. Clones share everything.
 #[derive(Clone)]
@@ -178,12 +181,12 @@ async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arriv
 }
 
 async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceSignal>, crew: Crew, stop: CancellationToken) {
-    let mut burst = Vec::with_capacity(BURST);
+    let mut burst = Vec::new();
     let mut poison = Poison::default();
     loop {
         let taken = tokio::select! {
             biased;
-            taken = signals.recv_many(&mut burst, BURST) => taken,
+            taken = signals.recv_many(&mut burst, SIGNALS) => taken,
             // Only once the channel is empty: what devices acknowledged is settled before the crew goes.
             () = stop.cancelled() => break,
         };

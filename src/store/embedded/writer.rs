@@ -25,9 +25,9 @@ use super::{
 use crate::store::{Arrival, StoreError};
 
 /// Steps in one commit, at most.
-const STEPS_MAX: usize = 256;
+const STEPS_MAX: usize = 1_024;
 /// Bytes of one commit, at most (one step may exceed it by itself).
-const BYTES_MAX: usize = 256 * 1024;
+const BYTES_MAX: usize = 1024 * 1024;
 /// Time between two reopenings of an engine that keeps failing.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often steps are tried again, each time on a reopened engine.
