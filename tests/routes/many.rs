@@ -106,6 +106,17 @@ async fn a_bad_line_spoils_no_other_and_each_has_its_answer() {
     assert_eq!(scene.metric("unpoll_events_refused_total", "unknown-device"), 1.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_round_that_is_done_at_once_is_followed_by_the_next_at_once() {
+    let scene = Scene::new().await;
+    let body: String = (0..1_000).map(|n| native("box", n) + "\n").collect();
+    let before = tokio::time::Instant::now();
+    let answer = scene.many("?validate_only=true", &[LINES], body).await.expect(200).json();
+    assert_eq!(answer["valid"], 1_000);
+    // What is only looked at waits for nothing: the clock stands, unless somebody waits for it.
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
 #[tokio::test]
 async fn errors_are_told_alone_and_a_summary_names_the_first_of_them() {
     let scene = Scene::new().await;
