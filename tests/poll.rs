@@ -134,7 +134,16 @@ fn pages_are_read_on_and_acknowledged_up_to_where_they_were_shown() {
 fn fate(backend: &Backend, event: &str) -> Value {
     let mut delivery = backend.get(&format!("/v1/events/{event}/deliveries")).expect(200).json()["items"][0].clone();
     let fields = delivery.as_object_mut().unwrap();
-    for other in ["event", "device", "accepted_at", "expires_at", "at", "seq", "session_epoch"] {
+    for other in [
+        "event",
+        "delivery",
+        "device",
+        "accepted_at",
+        "expires_at",
+        "at",
+        "seq",
+        "session_epoch",
+    ] {
         assert!(fields.remove(other).is_some(), "{other}");
     }
     let replaced = fields.insert("replaced_by".into(), Value::Null);
