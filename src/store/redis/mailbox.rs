@@ -14,7 +14,7 @@ use super::{
     housekeeping,
 };
 use crate::{
-    domain::{Clock as _, Departure, Epoch, EventId, Generation, Located, TenantId, Timestamp},
+    domain::{Clock as _, Departure, Epoch, EventId, Generation, Located, Outcome, TenantId, Timestamp},
     store::{
         Claimed, Cursor, Delivery, DeviceKey, Enqueued, Mailbox, NewEvent, NewSeat, Page, SeatView, Settle, Settled, StoreError,
         StoreStats, Swept, Unread, Watch,
@@ -92,16 +92,27 @@ impl Mailbox for RedisStore {
             }
             self.shared.settle_one(end).await
         };
-        // What is said of one event keeps its order, though a step may take two scripts.
+        // What is said of one event, and the receipts of one device, keep their order, though a step may take two scripts: the second word of
+        // an event does, and `processed` may. Devices do not wait for one another.
         let mut events = HashSet::with_capacity(ends.len());
-        if ends.iter().all(|end| events.insert(end.id)) {
+        if ends.iter().all(|end| end.outcome != Outcome::Processed && events.insert(end.id)) {
             return join_all(ends.iter().map(settle)).await;
         }
-        let mut settled = Vec::with_capacity(ends.len());
-        for end in &ends {
-            settled.push(settle(end).await);
+        let mut of_device: HashMap<&DeviceKey, Vec<(usize, &Settle)>> = HashMap::new();
+        for (index, end) in ends.iter().enumerate() {
+            of_device.entry(&end.device).or_default().push((index, end));
         }
-        settled
+        let in_order = async |ends: Vec<(usize, &Settle)>| {
+            let mut settled = Vec::with_capacity(ends.len());
+            for (index, end) in ends {
+                settled.push((index, settle(end).await));
+            }
+            settled
+        };
+        let settled = join_all(of_device.into_values().map(in_order)).await;
+        let mut settled: Vec<_> = settled.into_iter().flatten().collect();
+        settled.sort_unstable_by_key(|(index, _)| *index);
+        settled.into_iter().map(|(_, settled)| settled).collect()
     }
 
     async fn requeue_due(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
