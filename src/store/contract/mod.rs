@@ -227,6 +227,7 @@ macro_rules! run_contract {
             an_event_is_known_at_every_moment,
             an_outcome_ends_what_requires_one_and_nothing_less_does,
             delivered_becomes_processed_once_and_a_refusal_after_it_is_kept,
+            receipts_of_a_device_come_in_the_order_of_one_step,
             an_event_wanted_again_waits_out_its_pause_and_goes_to_the_tail,
             what_is_put_off_again_and_again_fails_or_expires,
             what_is_wanted_later_comes_with_the_next_session,

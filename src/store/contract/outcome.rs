@@ -283,3 +283,41 @@ pub async fn an_event_put_off_can_be_replaced_cancelled_and_repeated(bench: impl
     assert_eq!(state(&*store, last).await, Some(DeliveryState::Failed));
     assert_eq!(store.stats().queued, Some(0));
 }
+
+pub async fn receipts_of_a_device_come_in_the_order_of_one_step(bench: impl Bench) {
+    let store = bench.store();
+    add(&*store, "box").await;
+    let first = push(&*store, event("box", "{}", START)).await.unwrap().id;
+    let second = push(&*store, event("box", "{}", START)).await.unwrap().id;
+    end(&*store, "box", first, Outcome::Delivered, START).await;
+    let settle = |id: EventId, outcome| Settle {
+        device: key("box"),
+        id,
+        located: store.locate(TENANT, id).unwrap(),
+        outcome,
+        at: START,
+        epoch: None,
+        told: None,
+    };
+    // What is said of the first after its end may take a step more.
+    let both = vec![settle(first, Outcome::Processed), settle(second, Outcome::Delivered)];
+    let settled = store.settle(both).await;
+    assert!(matches!(
+        settled[..],
+        [
+            Ok(Settled::Before(DeliveryState::Processed | DeliveryState::Delivered)),
+            Ok(Settled::Now { .. })
+        ]
+    ));
+    let told = receipts(&*store, 3).await;
+    let told: Vec<_> = told.iter().map(|receipt| (receipt.event.clone(), receipt.state)).collect();
+    let (first, second) = (first.to_string(), second.to_string());
+    assert_eq!(
+        told,
+        [
+            (first.clone(), DeliveryState::Delivered),
+            (first, DeliveryState::Processed),
+            (second, DeliveryState::Delivered)
+        ]
+    );
+}
