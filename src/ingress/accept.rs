@@ -14,8 +14,7 @@ use futures_util::future::join_all;
 use super::Parts;
 use crate::{
     domain::{
-        Caller, DeliveryState, DeviceId, Durability, EventId, GROUP_DEVICES_MAX, GroupPlace, Reason, Refusal, Target, TenantId, Timestamp,
-        UserId,
+        Caller, DeliveryState, DeviceId, Durability, EventId, GROUP_DEVICES_MAX, GroupPlace, Reason, Refusal, Target, TenantId, UserId,
     },
     store::{
         Begun, DeviceKey, Enqueued, EnqueuedKind, Group, GroupRecord, Member, NewEvent, Registered, StoreError,
@@ -401,25 +400,4 @@ fn random() -> Result<u64, Refusal> {
     let mut bytes = [0; 8];
     rand::fill(&mut bytes).map_err(|_| Refusal::Internal("no random bytes".into()))?;
     Ok(u64::from_be_bytes(bytes))
-}
-
-/// An event of several devices that is accepted now: what is known of it before its devices are.
-pub(super) fn record(target: &Target, accepted_at: Timestamp, ttl: Duration, json: &str) -> GroupRecord {
-    GroupRecord {
-        target: target.hash(),
-        user: match target {
-            Target::User(user) => Some(user.clone()),
-            _ => None,
-        },
-        accepted_at,
-        deliver_at: None,
-        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-        urgency: Default::default(),
-        require: Default::default(),
-        collapse_key: None,
-        idempotency: None,
-        durability: None,
-        members: Vec::new(),
-        json: Some(json.to_owned()),
-    }
 }

@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use data_encoding::HEXLOWER;
 
 use super::{
-    accept::{self, New, Several},
+    accept::{New, Several},
     options::Options,
 };
 use crate::{
@@ -172,12 +172,21 @@ impl<'a> Draft<'a> {
             Target::Device(device) => device,
             target => {
                 let record = GroupRecord {
+                    target: target.hash(),
+                    user: match &target {
+                        Target::User(user) => Some(user.clone()),
+                        _ => None,
+                    },
+                    accepted_at: now,
                     deliver_at,
+                    ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
                     urgency,
                     require,
                     collapse_key: collapse_key.map(|key| key.as_ref().to_owned()),
                     idempotency: key,
-                    ..accept::record(&target, now, ttl, &json)
+                    durability: None,
+                    members: Vec::new(),
+                    json: Some(json.as_ref().to_owned()),
                 };
                 return Ok(New::Several(Box::new(Several {
                     tenant: caller.tenant,

@@ -49,10 +49,10 @@ pub(super) async fn cancel(
         completed.map_err(StoreError::refusal_of_all)?;
         fate = parts.fate(&caller, &id.0).await?;
     }
-    let taken_back = fate.deliveries.iter().filter(|(delivery, now_in)| {
-        let is_under_way = waits(delivery) && *now_in != DeliveryState::Expired;
-        is_under_way && parts.store.locate(caller.tenant, delivery.id).is_some()
-    });
+    let under_way = fate
+        .deliveries
+        .iter()
+        .filter(|(delivery, now_in)| waits(delivery) && *now_in != DeliveryState::Expired);
     let now = parts.clock.now();
     let end = |(delivery, _): &(Delivery, DeliveryState)| {
         Some(Settle {
@@ -68,7 +68,7 @@ pub(super) async fn cancel(
             told: None,
         })
     };
-    let ends: Vec<Settle> = taken_back.filter_map(end).collect();
+    let ends: Vec<Settle> = under_way.filter_map(end).collect();
     let devices: Vec<DeviceId> = ends.iter().map(|end| end.device.device.clone()).collect();
     let settled = if ends.is_empty() {
         Vec::new()

@@ -56,9 +56,7 @@ impl Row {
     pub(super) fn of(receipt: Receipt, generation: Generation) -> Result<Self, StoreError> {
         let told = receipt.told.as_ref();
         let data = Data {
-            event: receipt
-                .group
-                .map_or(Cow::Borrowed(&*receipt.event), |group| group.to_string().into()),
+            event: receipt.posted(),
             delivery: &receipt.event,
             device: &receipt.device,
             state: receipt.state,

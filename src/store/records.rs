@@ -1,5 +1,7 @@
 //! What happened: receipts, and minutes of the ledger.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,13 @@ pub struct Receipt {
     /// What the device says of it, without its JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+}
+
+impl Receipt {
+    /// The event as its backend knows it: of a copy the group.
+    pub fn posted(&self) -> Cow<'_, str> {
+        self.group.map_or(Cow::Borrowed(&*self.event), |group| group.to_string().into())
+    }
 }
 
 /// The number of the first delivery.

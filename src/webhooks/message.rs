@@ -36,9 +36,8 @@ impl Message {
             members.shift_remove("position");
             // The event as its backend knows it, and under which id its device knows it.
             members.insert("delivery".into(), receipt.event.as_str().into());
-            if let Some(group) = members.shift_remove("group") {
-                members.insert("event".into(), group);
-            }
+            members.shift_remove("group");
+            members.insert("event".into(), receipt.posted().into());
             // In the words that the stream of receipts has for it.
             if members.shift_remove("told").is_some()
                 && let Some(told) = &receipt.told

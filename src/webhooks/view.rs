@@ -50,7 +50,7 @@ pub(super) fn with_secret(mut shown: Value, secret: &str) -> Value {
 pub(super) fn dead_letter(letter: &Unsent) -> Value {
     json!({
         "id": id_of(&letter.receipt),
-        "event": letter.receipt.group.map_or_else(|| letter.receipt.event.clone(), |group| group.to_string()),
+        "event": letter.receipt.posted(),
         "delivery": letter.receipt.event,
         "device": letter.receipt.device,
         "state": letter.receipt.state,
