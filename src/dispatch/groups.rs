@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::Shared;
 use crate::{
-    domain::{DeliveryState, Timestamp},
+    domain::{Reason, Timestamp},
     store::group::complete,
 };
 
@@ -32,9 +32,8 @@ async fn round(shared: &Shared, begun_before: Timestamp) -> Result<(), crate::st
     for place in shared.store.unfinished_groups(begun_before, TOGETHER).await? {
         if let Some(made) = complete(&*shared.store, place, shared.clock.now()).await? {
             shared.metrics.completed.inc();
-            shared.metrics.count(DeliveryState::Replaced.as_str(), "none", made.replaced);
-            for reason in &made.failed {
-                shared.metrics.count(DeliveryState::Failed.as_str(), reason.as_str(), 1);
+            for (state, reason, by) in made.ended() {
+                shared.metrics.count(state.as_str(), reason.map_or("none", Reason::as_str), by);
             }
             info!(event.id = %shared.store.group_id(place), "an event to several devices is completed: {} copies", made.states.len());
         }

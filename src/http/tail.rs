@@ -81,6 +81,19 @@ impl<R: Positioned> Tail<R> {
         self.end.send_replace(position);
     }
 
+    /// Takes in what a look for `most` rows behind the end found. `behind_all`, asked after them: the position behind which the log has all that
+    /// it keeps. What was dropped before it was read is skipped, and streams that want it see that. Answers whether to look again at once.
+    pub fn take(&self, rows: Vec<R>, most: usize, behind_all: u64) -> bool {
+        // If the oldest is right behind the end or before it, none is missing.
+        if self.end() < behind_all {
+            self.skip_to(behind_all);
+            return true;
+        }
+        let more = rows.len() >= most;
+        self.push(rows);
+        more
+    }
+
     /// Adds rows, in order.
     pub fn push(&self, rows: Vec<R>) {
         let Some(end) = rows.last().map(R::position) else { return };

@@ -166,24 +166,16 @@ impl Parts {
                     state: enqueued.state,
                     durability: enqueued.durability,
                 };
-                self.count(&accepted, enqueued.replaced.len() as u64, &[]);
+                if !accepted.is_repeat {
+                    self.metrics.accepted(&accepted);
+                    if !enqueued.replaced.is_empty() {
+                        (self.ended)(DeliveryState::Replaced, None, enqueued.replaced.len() as u64);
+                    }
+                }
                 Ok(accepted)
             }
             Some(Err(error @ StoreError::Unavailable(_))) => Err(away.get_or_insert_with(|| error.refusal(device)).clone()),
             Some(Err(error)) => Err(error.refusal(device)),
-        }
-    }
-
-    fn count(&self, accepted: &Accepted, replaced: u64, failed: &[Reason]) {
-        if accepted.is_repeat {
-            return;
-        }
-        self.metrics.accepted(accepted);
-        if replaced > 0 {
-            (self.ended)(DeliveryState::Replaced, None, replaced);
-        }
-        for reason in failed {
-            (self.ended)(DeliveryState::Failed, Some(*reason), 1);
         }
     }
 
@@ -250,9 +242,7 @@ impl Parts {
             // Whoever began it died, or is still about it: made twice, a copy is the same.
             let now = self.clock.now();
             let completed = group::complete(store, place, now).await.map_err(StoreError::refusal_of_all)?;
-            if let Some(made) = completed {
-                (self.ended)(DeliveryState::Replaced, None, made.replaced);
-            }
+            completed.iter().for_each(|made| self.count(made));
             let Some(again) = store.group(place).await.map_err(StoreError::refusal_of_all)? else {
                 return Ok(None);
             };
@@ -295,18 +285,11 @@ impl Parts {
                 return Err(why.refusal_of_all());
             }
         };
-        let Made {
-            states,
-            durability,
-            replaced,
-            failed,
-            refused,
-        } = made;
-        let (Some(durability), false) = (durability, is_nowhere) else {
+        let Some(durability) = made.durability else {
             // No queue took it: that is said at once, and nothing is kept.
             store.drop_group(&began).await.map_err(StoreError::refusal_of_all)?;
             let missing = || Refusal::Internal("the store gave no answer".into());
-            return Err(refused.map_or_else(missing, |(device, error)| error.refusal(&device)));
+            return Err(made.refused.map_or_else(missing, |(device, error)| error.refusal(&device)));
         };
         store
             .finish_group(&group, self.clock.now())
@@ -315,11 +298,17 @@ impl Parts {
         let accepted = Accepted {
             id: store.group_id(group.place),
             is_repeat: false,
-            state: state_of_all(states),
+            state: state_of_all(made.states.iter().copied()),
             durability,
         };
-        self.count(&accepted, replaced, &failed);
+        self.metrics.accepted(&accepted);
+        self.count(&made);
         Ok(accepted)
+    }
+
+    /// Counts the deliveries that ended when the copies of a group were made.
+    fn count(&self, made: &Made) {
+        made.ended().for_each(|(state, reason, by)| (self.ended)(state, reason, by));
     }
 
     /// The devices of a target, in order of their ids; each is there.

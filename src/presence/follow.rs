@@ -106,16 +106,9 @@ impl Follower {
             if changes.is_empty() {
                 return Ok(());
             }
-            // Asked after the rows: if the oldest is right behind the end or before it, none is missing.
             let behind_all = self.store.change_bounds(tenant).await?.behind_all();
-            if tail.end() < behind_all {
-                // Some were dropped before they were read.
-                tail.skip_to(behind_all);
-                continue;
-            }
-            let more = changes.len() >= ROWS;
-            tail.push(changes.iter().map(Row::of).collect::<Result<_, _>>()?);
-            if !more {
+            let rows = changes.iter().map(Row::of).collect::<Result<_, _>>()?;
+            if !tail.take(rows, ROWS, behind_all) {
                 return Ok(());
             }
         }

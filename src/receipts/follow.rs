@@ -70,16 +70,9 @@ impl Follower {
                 return Ok(());
             }
             let behind_all = self.store.receipt_bounds(tenant).await?.behind_all();
-            if tail.end() < behind_all {
-                // Some were dropped before they were read.
-                tail.skip_to(behind_all);
-                continue;
-            }
             let generation = self.store.generation();
-            let more = receipts.len() >= ROWS;
             let rows = receipts.into_iter().map(|receipt| Row::of(receipt, generation));
-            tail.push(rows.collect::<Result<_, _>>()?);
-            if !more {
+            if !tail.take(rows.collect::<Result<_, _>>()?, ROWS, behind_all) {
                 return Ok(());
             }
         }

@@ -261,6 +261,15 @@ pub struct Made {
     pub refused: Option<(DeviceId, StoreError)>,
 }
 
+impl Made {
+    /// Deliveries that ended by it, to be counted: how, why, and how many.
+    pub fn ended(&self) -> impl Iterator<Item = (DeliveryState, Option<Reason>, u64)> {
+        let replaced = (self.replaced > 0).then_some((DeliveryState::Replaced, None, self.replaced));
+        let failed = self.failed.iter().map(|reason| (DeliveryState::Failed, Some(*reason), 1));
+        replaced.into_iter().chain(failed)
+    }
+}
+
 /// What a group is in as a whole: in the state of the delivery that is least far while one is under way; then `processed` or
 /// `delivered` when at least one is that, else how the first of its devices ended.
 pub fn state_of_all(states: impl IntoIterator<Item = DeliveryState>) -> DeliveryState {

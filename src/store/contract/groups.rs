@@ -67,6 +67,11 @@ pub(super) fn collapsing(group: Group) -> Group {
     Group { record, ..group }
 }
 
+/// Groups that are unfinished nine seconds after the start.
+async fn unfinished(store: &dyn Store) -> Vec<GroupPlace> {
+    store.unfinished_groups(START.plus(Duration::from_secs(9)), 10).await.unwrap()
+}
+
 async fn view(store: &dyn Store, id: EventId) -> Delivery {
     store.delivery(TENANT, id).await.unwrap().unwrap()
 }
@@ -123,13 +128,7 @@ pub async fn a_group_has_one_copy_in_each_queue(mut bench: impl Bench) {
     );
     store.finish_group(&finished, START).await.unwrap();
     store.finish_group(&new, START).await.unwrap();
-    assert!(
-        store
-            .unfinished_groups(START.plus(Duration::from_secs(9)), 10)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(unfinished(&*store).await, []);
 
     let bench = bench.reopen().await;
     let store = bench.store();
@@ -234,13 +233,7 @@ pub async fn an_idempotency_key_stands_for_one_group(bench: impl Bench) {
     store.drop_group(&second).await.unwrap();
     assert_eq!(store.group(second.place).await.unwrap(), None);
     assert_eq!(store.group_of_key(first.place, &[9; 16]).await.unwrap(), None);
-    assert!(
-        store
-            .unfinished_groups(START.plus(Duration::from_secs(9)), 10)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(unfinished(&*store).await, []);
     store.drop_group(&first).await.unwrap();
     assert!(store.group(first.place).await.unwrap().is_some(), "one that is finished stays");
     // A place has one record; the same record twice is the same step.
