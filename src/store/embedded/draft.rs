@@ -1,24 +1,39 @@
 //! The changes of one commit, readable before they are written.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use fjall::Slice;
 
-use super::{
-    engine::{Engine, Space},
-    recent::Recent,
-};
+use super::engine::{Engine, Space};
 use crate::store::StoreError;
 
-/// Changed rows of one keyspace: `None` removes. In the order of their keys, in which the engine takes them: neighbours are then
+/// What becomes of a row.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    /// `None` removes it.
+    pub(super) row: Option<Slice>,
+    /// It is new and will hardly last: it need not have a place of its own yet, see [`Young`](super::young::Young).
+    pub(super) young: bool,
+}
+
+impl Change {
+    /// About what it takes in a block of young rows.
+    pub(super) fn young_bytes(&self, key: &[u8]) -> usize {
+        match &self.row {
+            Some(row) if self.young => 4 + key.len() + row.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// Changed rows of one keyspace. In the order of their keys, in which the engine takes them: neighbours are then
 /// found by a way through its table that is in the processor's cache.
-pub(super) type Changes = BTreeMap<Slice, Option<Slice>>;
+pub(super) type Changes = BTreeMap<Slice, Change>;
 
 /// Steps write here and read through it, so that each sees what the ones before it in the same commit did.
 /// A row is in it once, as fjall demands of a batch.
 pub(super) struct Draft<'e> {
     engine: &'e Engine,
-    recent: Option<&'e Recent>,
     changes: [Changes; 4],
     sync: bool,
 }
@@ -27,17 +42,8 @@ impl<'e> Draft<'e> {
     pub(super) fn new(engine: &'e Engine) -> Self {
         Self {
             engine,
-            recent: None,
             changes: Default::default(),
             sync: false,
-        }
-    }
-
-    /// One that finds events in RAM that were written lately.
-    pub(super) fn with_recent(engine: &'e Engine, recent: &'e Recent) -> Self {
-        Self {
-            recent: Some(recent),
-            ..Self::new(engine)
         }
     }
 
@@ -78,29 +84,34 @@ impl<'e> Draft<'e> {
 
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
         match self.changes(space).get(key) {
-            Some(value) => Ok(value.clone()),
-            None => match self.recent.filter(|_| space == Space::Events).and_then(|recent| recent.get(key)) {
-                Some(row) => Ok(Some(row.clone())),
-                None => self.engine.get(space, key),
-            },
+            Some(change) => Ok(change.row.clone()),
+            None => self.engine.get(space, key),
         }
     }
 
     pub(super) fn put(&mut self, space: Space, key: impl Into<Slice>, value: impl Into<Slice>) {
-        let (key, value) = (key.into(), value.into());
-        self.of(space).insert(key, Some(value));
+        self.change(space, key.into(), Some(value.into()), false);
+    }
+
+    /// Puts a row of a kind that can be young, and that will hardly last.
+    pub(super) fn put_young(&mut self, space: Space, key: impl Into<Slice>, value: impl Into<Slice>) {
+        self.change(space, key.into(), Some(value.into()), true);
     }
 
     pub(super) fn remove(&mut self, space: Space, key: impl Into<Slice>) {
-        let key = key.into();
-        self.of(space).insert(key, None);
+        self.change(space, key.into(), None, false);
+    }
+
+    fn change(&mut self, space: Space, key: Slice, row: Option<Slice>, young: bool) {
+        self.of(space).insert(key, Change { row, young });
     }
 
     /// All rows with that prefix as this draft would leave them. For steps over one device only.
     pub(super) fn prefix(&self, space: Space, prefix: &[u8]) -> Result<BTreeMap<Slice, Slice>, StoreError> {
         let mut rows = self.engine.prefix(space, prefix).collect::<Result<BTreeMap<_, _>, _>>()?;
-        for (key, value) in self.changes(space).iter().filter(|(key, _)| key.starts_with(prefix)) {
-            match value {
+        let changes = self.changes(space).range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        for (key, change) in changes.take_while(|(key, _)| key.starts_with(prefix)) {
+            match &change.row {
                 Some(value) => rows.insert(key.clone(), value.clone()),
                 None => rows.remove(key),
             };

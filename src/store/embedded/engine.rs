@@ -10,9 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
+use fjall::{AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::draft::Draft;
+use super::{
+    draft::Draft,
+    merged::Merged,
+    young::{Step, Young},
+};
 use crate::store::StoreError;
 
 /// One of the engine's keyspaces.
@@ -45,6 +50,8 @@ pub(super) struct Setup {
     pub(super) path: PathBuf,
     /// Bytes of one memtable.
     pub(super) memtable: u64,
+    /// Bytes of young rows: with much less than a memtable, most of what is written out of blocks is of no use any more.
+    pub(super) young: usize,
     /// Bytes of all journals.
     pub(super) journals: u64,
     /// Bytes of the block cache.
@@ -57,6 +64,14 @@ pub(super) struct Setup {
 pub(super) struct Engine {
     database: Database,
     spaces: [Keyspace; 4],
+    /// Blocks of young rows.
+    blocks: Keyspace,
+    /// Read before the keyspaces, and changed after them: a row that gets its place is found in one of the two.
+    young: RwLock<Young>,
+    /// Bytes of all blocks.
+    young_max: usize,
+    /// Held while a commit changes the keyspaces and then the young rows.
+    committing: Mutex<()>,
     memtable: u64,
     /// Bytes of commits after which every memtable is written out, so that no quiet keyspace keeps a journal alive: what is
     /// read at a start stays short.
@@ -77,29 +92,42 @@ const STALL_MAX: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// Opens the database, makes it when there is none. With `lean` nothing runs in the background.
-    pub(super) fn open(setup: &Setup, lean: bool) -> Result<Self, fjall::Error> {
+    pub(super) fn open(setup: &Setup, lean: bool) -> Result<Self, StoreError> {
         // fjall takes no less than 64 MiB of journals.
         let builder = Database::builder(&setup.path)
             .cache_size(setup.cache)
             .max_journaling_size(setup.journals.max(64 * 1024 * 1024))
+            // fjall checks what it reads back by compressing it once more, and would not know it if another version compressed otherwise.
+            .journal_compression(CompressionType::None)
             .manual_journal_persist(true);
         let builder = if lean {
             builder.worker_threads_unchecked(0)
         } else {
             builder.worker_threads(setup.workers.max(1))
         };
-        let database = builder.open()?;
+        let database = builder.open().map_err(unavailable)?;
         // A memtable is rotated by `commit`, never by fjall.
         let options = || {
             KeyspaceCreateOptions::default()
                 .max_memtable_size(u64::MAX)
                 .manual_journal_persist(true)
         };
-        let open = |space: Space| database.keyspace(space.name(), options);
-        let spaces = [open(Space::Events)?, open(Space::Ends)?, open(Space::Log)?, open(Space::Rows)?];
+        let open = |name: &str| database.keyspace(name, options).map_err(unavailable);
+        let spaces = [
+            open(Space::Events.name())?,
+            open(Space::Ends.name())?,
+            open(Space::Log.name())?,
+            open(Space::Rows.name())?,
+        ];
+        let blocks = open("young")?;
+        let young = Young::read(blocks.iter().map(|row| row.into_inner().map_err(unavailable)))?;
         Ok(Self {
             database,
             spaces,
+            blocks,
+            young: RwLock::new(young),
+            young_max: setup.young,
+            committing: Mutex::default(),
             memtable: setup.memtable,
             flush_all: setup.journals * 3 / 8,
             since_flush_all: AtomicU64::new(0),
@@ -115,80 +143,113 @@ impl Engine {
         pick(&self.spaces, space)
     }
 
-    /// All keyspaces as they are now. Short-lived: what it may still read is kept on the disk.
+    fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
+        self.spaces.iter().chain([&self.blocks])
+    }
+
+    /// Everything at one moment; waits for the end of a commit. Short-lived: what it may still read is kept on the disk, no commit
+    /// ends before it, and whoever has it asks the engine for nothing else.
     pub(super) fn view(&self) -> View<'_> {
+        let _committed = self.committing.lock();
+        self.glance()
+    }
+
+    /// As [`Engine::view`], at once. In the midst of a commit an event that ends in it is seen as one that waits, besides its end.
+    pub(super) fn glance(&self) -> View<'_> {
         View {
+            young: self.young.read(),
             snapshot: self.database.snapshot(),
             spaces: &self.spaces,
         }
     }
 
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        let young = self.young.read().get(space, key).cloned();
+        if young.is_some() {
+            return Ok(young);
+        }
         self.space(space).get(key).map_err(unavailable)
     }
 
-    /// Rows from `from` on, at most up to `to` (inclusive), in order.
+    /// Young events from `from` on, as long as their keys are `within`.
+    fn young(&self, space: Space, from: &[u8], within: impl Fn(&[u8]) -> bool) -> Vec<(Slice, Slice)> {
+        if space != Space::Events {
+            return Vec::new();
+        }
+        self.young.read().events(from, within)
+    }
+
+    /// Rows from `from` on, at most up to `to` (inclusive), in order. Young numbers are not among them.
     pub(super) fn range(
         &self,
         space: Space,
         from: &[u8],
         to: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), StoreError>> + use<> {
+        let young = self.young(space, from, |key| key <= to);
         // The engine panics at a range whose ends are crossed.
         let crossed = from > to;
         let to = if crossed { from } else { to };
-        self.space(space)
+        let rows = self
+            .space(space)
             .range(from.to_vec()..=to.to_vec())
             .map(|row| row.into_inner().map_err(unavailable))
-            .filter(move |_| !crossed)
+            .filter(move |_| !crossed);
+        Merged::new(rows, young)
     }
 
-    /// Rows whose keys start with `prefix`.
+    /// Rows whose keys start with `prefix`. Young numbers are not among them.
     pub(super) fn prefix(
         &self,
         space: Space,
         prefix: &[u8],
     ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), StoreError>> + use<> {
-        self.space(space)
+        let young = self.young(space, prefix, |key| key.starts_with(prefix));
+        let rows = self
+            .space(space)
             .prefix(prefix)
-            .map(|row: Guard| row.into_inner().map_err(unavailable))
+            .map(|row: Guard| row.into_inner().map_err(unavailable));
+        Merged::new(rows, young)
     }
 
     /// Makes all changes of the draft durable together: synced to the disk when the draft asks for it, else handed to the
-    /// operating system. Answers how many bytes that was.
+    /// operating system. Answers how many bytes that was. Only the writer may call it.
     pub(super) fn commit(&self, draft: Draft<'_>) -> Result<u64, StoreError> {
         let (changes, sync) = draft.into_changes();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        let count = changes.iter().map(|changes| changes.len()).sum();
-        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), count).durability(Some(mode));
-        let touched = changes.each_ref().map(|changes| !changes.is_empty());
-        // fjall applies rows in this order: the end of an event appears before the event goes, so a reader who asks for the
-        // event first finds one of the two.
-        let mut by_space: Vec<_> = self.spaces.iter().zip(changes).collect();
-        by_space.rotate_left(1);
+        let Step { rows, blocks, then } = self.young.read().step(changes, self.young_max);
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), rows.len() + blocks.len()).durability(Some(mode));
         let mut bytes = 0;
-        for (space, changes) in by_space {
-            for (key, value) in changes {
-                bytes += (key.len() + value.as_ref().map_or(0, |value| value.len()) + ROW_OVERHEAD) as u64;
-                match value {
-                    Some(value) => batch.insert(space, key, value),
-                    None => batch.remove(space, key),
-                }
+        let mut add = |keyspace: &Keyspace, key: Slice, row: Option<Slice>| {
+            bytes += (key.len() + row.as_ref().map_or(0, |row| row.len()) + ROW_OVERHEAD) as u64;
+            match row {
+                Some(row) => batch.insert(keyspace, key, row),
+                None => batch.remove(keyspace, key),
             }
+        };
+        for (key, row) in blocks {
+            add(&self.blocks, key, row);
         }
-        self.await_background(&touched)?;
+        // fjall applies rows in this order.
+        for (space, key, row) in rows {
+            add(self.space(space), key, row);
+        }
+        self.await_background()?;
+        let committing = self.committing.lock();
         batch.commit().map_err(unavailable)?;
-        self.rotate(&touched, bytes);
+        self.young.write().follow(then);
+        drop(committing);
+        self.rotate(bytes);
         Ok(bytes)
     }
 
     /// Waits until background work has caught up, so that fjall never halts the writer.
-    fn await_background(&self, touched: &[bool; 4]) -> Result<(), StoreError> {
+    fn await_background(&self) -> Result<(), StoreError> {
         let started = Instant::now();
         // Lean, nothing catches up: all that fjall allows is allowed.
         let sealed_max = SEALED_MAX + usize::from(self.lean);
         let behind = |space: &Keyspace| space.sealed_memtable_count() > sealed_max || space.l0_table_count() > LEVEL0_MAX;
-        while self.spaces.iter().zip(touched).any(|(space, touched)| *touched && behind(space)) {
+        while self.keyspaces().any(behind) {
             // Learns whether a worker died.
             self.database.persist(PersistMode::Buffer).map_err(unavailable)?;
             if started.elapsed() > STALL_MAX || self.lean {
@@ -200,7 +261,7 @@ impl Engine {
     }
 
     /// Hands full memtables to their flush. A failure does not undo the commit: the next one meets it and recovers.
-    fn rotate(&self, touched: &[bool; 4], bytes: u64) {
+    fn rotate(&self, bytes: u64) {
         if self.lean {
             return;
         }
@@ -208,8 +269,8 @@ impl Engine {
         if all {
             self.since_flush_all.store(0, Ordering::Relaxed);
         }
-        for (space, touched) in self.spaces.iter().zip(touched) {
-            let size = if all || *touched { space.tree.active_memtable().size() } else { 0 };
+        for space in self.keyspaces() {
+            let size = space.tree.active_memtable().size();
             if (size > self.memtable || all && size > 0)
                 && let Err(error) = space.rotate_memtable()
             {
@@ -220,7 +281,7 @@ impl Engine {
 
     /// Rewrites every table, so that what was removed leaves the disk. Blocks for about a second for each 100 MiB.
     pub(super) fn compact(&self) -> Result<(), StoreError> {
-        for space in &self.spaces {
+        for space in self.keyspaces() {
             space.rotate_memtable().map_err(unavailable)?;
             let started = Instant::now();
             while space.sealed_memtable_count() > 0 && started.elapsed() < STALL_MAX {
@@ -230,6 +291,18 @@ impl Engine {
             space.major_compact().map_err(unavailable)?;
         }
         Ok(())
+    }
+
+    /// How many blocks of young rows there are.
+    #[cfg(test)]
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.iter().count()
+    }
+
+    /// How many events have a row of their own.
+    #[cfg(test)]
+    pub(super) fn events_with_rows(&self) -> usize {
+        self.space(Space::Events).iter().count()
     }
 
     /// Writes what only the operating system has to the disk.
@@ -247,23 +320,33 @@ fn pick(spaces: &[Keyspace; 4], space: Space) -> &Keyspace {
     }
 }
 
-/// The engine at one moment: no commit is seen in part.
+/// The engine at one moment.
 pub(super) struct View<'e> {
+    young: RwLockReadGuard<'e, Young>,
     snapshot: Snapshot,
     spaces: &'e [Keyspace; 4],
 }
 
 impl View<'_> {
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        self.snapshot.get(pick(self.spaces, space), key).map_err(unavailable)
+        match self.young.get(space, key) {
+            Some(row) => Ok(Some(row.clone())),
+            None => self.snapshot.get(pick(self.spaces, space), key).map_err(unavailable),
+        }
     }
 
-    /// Rows from `from` on, as long as their keys start with `prefix`.
+    /// Rows from `from` on, as long as their keys start with `prefix`. Young numbers are not among them.
     pub(super) fn from(&self, space: Space, from: Vec<u8>, prefix: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> {
-        self.snapshot
+        let young = match space {
+            Space::Events => self.young.events(&from, |key| key.starts_with(prefix)),
+            _ => Vec::new(),
+        };
+        let rows = self
+            .snapshot
             .range(pick(self.spaces, space), from..)
             .map(|row: Guard| row.into_inner().map_err(unavailable))
-            .take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)))
+            .take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)));
+        Merged::new(rows, young)
     }
 }
 

@@ -41,11 +41,16 @@ pub(super) fn read(path: &Path) -> Result<Option<u64>, MarkError> {
     }
 }
 
-/// Replaces the mark: a new file, synced, then renamed over the old one.
+/// Replaces the mark.
 pub(super) fn write(path: &Path, commit_no: u64) -> std::io::Result<()> {
+    replace(path, &bytes(commit_no))
+}
+
+/// Replaces a file as a whole: a new one, synced, then renamed over the old one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
-    file.write_all(&bytes(commit_no))?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     match path.parent() {

@@ -59,8 +59,8 @@ impl Shared {
 
     /// What became of the event that was born at that place.
     fn read_delivery(&self, engine: &Engine, place: Place, id: EventId) -> Result<Option<Delivery>, StoreError> {
-        // At one moment: between two looks an event may leave its queue.
-        let view = engine.view();
+        // At one moment: between two looks an event may leave its queue. One that leaves it just now is told of by its end.
+        let view = engine.glance();
         let end = view.get(Space::Ends, &place.end_key())?;
         let ending = end.as_deref().map(decode_end).transpose()?;
         if let Some((_, row)) = again::find(place, |space, key| view.get(space, key))? {

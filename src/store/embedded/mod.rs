@@ -28,8 +28,8 @@ mod keeper;
 mod key_uses;
 mod keys;
 mod mailbox;
+mod merged;
 mod op;
-mod recent;
 mod record;
 mod records;
 mod recover;
@@ -45,6 +45,7 @@ mod transfer;
 mod users;
 mod webhooks;
 mod writer;
+mod young;
 
 #[cfg(test)]
 pub(in crate::store) mod tests;
@@ -79,8 +80,11 @@ pub struct Config {
     /// The XMPP domain of the default tenant, set at each opening. Default: `localhost`.
     #[serde(skip)]
     pub default_domain: String,
-    /// Bytes of a table in RAM before it is written out; there are four kinds of table. At most a fortieth of the disk. Default: 16777216.
+    /// Bytes of a table in RAM before it is written out; there are five kinds of table. At most a fortieth of the disk. Default: 16777216.
     pub memtable_bytes: u64,
+    /// Bytes of events that were just stored for devices that are there, and of the numbers that go with them. They are in RAM and in the
+    /// journal, and only what lasts longer gets a place in a table. At most a quarter of `memtable_bytes`. Default: 4194304.
+    pub young_bytes: u64,
     /// Bytes of journal to keep, and so to read at a start; at least 67108864. Default: 134217728.
     pub journal_max_bytes: u64,
     /// Bytes of RAM for blocks read from the disk. Default: 33554432.
@@ -112,6 +116,7 @@ impl Default for Config {
             data_dir: PathBuf::from("unpoll-data"),
             default_domain: "localhost".to_owned(),
             memtable_bytes: 16 * 1024 * 1024,
+            young_bytes: 4 * 1024 * 1024,
             journal_max_bytes: 128 * 1024 * 1024,
             cache_bytes: 32 * 1024 * 1024,
             background_threads: 4,

@@ -1,6 +1,7 @@
 //! Opening: the lock, the format, the engine, the high-water mark, and what is kept in RAM.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
@@ -24,7 +25,6 @@ use super::{
     journal,
     keeper::{self, Keeper},
     keys,
-    recent::Recent,
     records::Ends,
     rows::{self, Identity, Totals},
     short_keys,
@@ -38,8 +38,8 @@ use crate::{
     store::{ApiKey, Arrival, StoreError, Tenant, codec::damaged},
 };
 
-/// The layout that this program writes and reads.
-const FORMAT: u32 = 1;
+/// The layout that this program writes. It reads all before it: 1 had no young rows.
+const FORMAT: u32 = 2;
 
 /// Why the store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +114,7 @@ impl EmbeddedStore {
         let setup = Setup {
             path: folder.join("engine"),
             memtable: sizes.memtable,
+            young: usize::try_from(config.young_bytes.min(sizes.memtable / 4)).unwrap_or(usize::MAX),
             journals: config.journal_max_bytes,
             cache: config.cache_bytes,
             workers: sizes.workers,
@@ -213,7 +214,6 @@ fn start(
         shared: Arc::clone(&shared),
     };
     let writer = Writer {
-        recent: Recent::default(),
         shared: Arc::clone(&shared),
         steps: queued,
         arrivals: arrived,
@@ -260,18 +260,22 @@ fn lock(data_dir: &Path) -> Result<fs::File, OpenError> {
     }
 }
 
+/// Refuses a later format, and marks an earlier one or none as this: what is written from here on is not to be opened by a version that
+/// would not read all of it.
 fn check_format(folder: &Path) -> Result<(), OpenError> {
     let path = folder.join("format");
-    match fs::read_to_string(&path) {
+    let found = match fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse() {
-            Ok(found) if found <= FORMAT => Ok(()),
-            Ok(found) => Err(OpenError::Newer { found, known: FORMAT }),
-            Err(_) => Err(StoreError::Corrupt("the format of the data directory".into()).into()),
+            Ok(found) => found,
+            Err(_) => return Err(StoreError::Corrupt("the format of the data directory".into()).into()),
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            fs::write(&path, format!("{FORMAT}\n")).map_err(io("the format cannot be written", &path))
-        }
-        Err(error) => Err(io("the format cannot be read", &path)(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(io("the format cannot be read", &path)(error)),
+    };
+    match found.cmp(&FORMAT) {
+        Ordering::Greater => Err(OpenError::Newer { found, known: FORMAT }),
+        Ordering::Equal => Ok(()),
+        Ordering::Less => high_water::replace(&path, format!("{FORMAT}\n").as_bytes()).map_err(io("the format cannot be written", &path)),
     }
 }
 

@@ -220,7 +220,7 @@ impl Book {
         let mut occupied = false;
         // What the same commit adds, then what is there.
         let added = draft.changes(Space::Rows).iter().filter(|(key, _)| key.starts_with(&prefix));
-        for row in added.filter_map(|(_, row)| row.as_ref()) {
+        for row in added.filter_map(|(_, change)| change.row.as_ref()) {
             occupied |= there(row)?;
         }
         for row in draft.engine().prefix(Space::Rows, &prefix) {

@@ -2,6 +2,7 @@
 
 mod model;
 mod opening;
+mod young;
 
 use std::sync::{
     Arc,
@@ -35,6 +36,8 @@ pub(super) fn config(folder: &std::path::Path) -> Config {
         // The disk of a test machine may be fuller than a server's should be.
         free_space_min_percent: 0,
         ballast_bytes: 1024 * 1024,
+        // Some events: what is young grows old within a test.
+        young_bytes: 600,
         sweep_rows: 3,
         ..Config::default()
     }

@@ -17,7 +17,6 @@ use super::{
     engine::{Engine, Space},
     journal, keys,
     op::{Care, Op, Outcome},
-    recent::Recent,
     rows::Totals,
     space,
     steps::Book,
@@ -38,8 +37,6 @@ pub(super) struct Writer {
     pub(super) steps: mpsc::Receiver<Op>,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) book: Book,
-    /// Events that were written lately.
-    pub(super) recent: Recent,
     /// When the engine was last opened again after a failure.
     pub(super) reopened: Option<Instant>,
 }
@@ -141,20 +138,14 @@ impl Writer {
         let book = &mut self.book;
         book.now = shared.clock.now();
         book.keys_changed = false;
-        let mut draft = Draft::with_recent(engine, &self.recent);
+        let mut draft = Draft::new(engine);
         let outcomes: Vec<Outcome> = ops.iter_mut().map(|op| apply(book, &mut draft, op)).collect();
         let wrote = !draft.is_empty();
         if wrote {
             book.totals.commit_no += 1;
             draft.put(Space::Rows, keys::COMMIT, book.totals.encode());
             let synced = draft.syncs();
-            let events: Vec<_> = draft
-                .changes(Space::Events)
-                .iter()
-                .map(|(key, row)| (key.clone(), row.clone()))
-                .collect();
             let bytes = engine.commit(draft)?;
-            self.recent.follow(events);
             use_headroom(&shared, bytes);
             *shared.totals.lock() = book.totals;
             if !book.tips.is_empty() {
@@ -200,7 +191,6 @@ impl Writer {
         }
         self.book.states.clear();
         self.book.positions.clear();
-        self.recent.clear();
         self.book.seat_changes.clear();
         self.book.tips.clear();
         self.book.lost_after = None;
@@ -224,7 +214,6 @@ impl Writer {
         *place = None;
         self.book.states.clear();
         self.book.positions.clear();
-        self.recent.clear();
         if seal {
             let ballast = space::ballast_path(&shared.folder);
             if let Err(error) = journal::seal(&shared.setup.path, lean.then_some(ballast.as_path())) {

@@ -33,13 +33,21 @@ async fn a_second_store_on_the_same_folder_is_refused() {
 }
 
 #[tokio::test]
-async fn a_newer_format_is_refused() {
+async fn a_newer_format_is_refused_and_an_older_one_ends() {
     let first = Embedded::new();
     first.store.close();
-    fs::write(first.folder.path().join("store/format"), "2\n").unwrap();
+    let format = first.folder.path().join("store/format");
+    fs::write(&format, "1\n").unwrap();
+    open(config(first.folder.path())).unwrap();
+    assert_eq!(
+        fs::read_to_string(&format).unwrap(),
+        "2\n",
+        "a version that knows no young rows would lose some"
+    );
+    fs::write(&format, "3\n").unwrap();
     let error = open(config(first.folder.path())).err().unwrap();
-    assert!(matches!(error, OpenError::Newer { found: 2, known: 1 }), "{error}");
-    fs::write(first.folder.path().join("store/format"), "x").unwrap();
+    assert!(matches!(error, OpenError::Newer { found: 3, known: 2 }), "{error}");
+    fs::write(&format, "x").unwrap();
     assert!(open(config(first.folder.path())).is_err());
 }
 
@@ -95,6 +103,7 @@ async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
     let setup = Setup {
         path: bench.folder.path().join("store/engine"),
         memtable: 1 << 20,
+        young: 0,
         journals: 1 << 26,
         cache: 1 << 20,
         workers: 1,
