@@ -4,8 +4,12 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use fjall::Slice;
 
-use super::engine::{Engine, Space};
-use crate::store::StoreError;
+use super::{
+    engine::{Engine, Space},
+    keys,
+    receipt::{NewReceipt, Pack},
+};
+use crate::{domain::TenantId, store::StoreError};
 
 /// What becomes of a row.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub(super) type Changes = BTreeMap<Slice, Change>;
 pub(super) struct Draft<'e> {
     engine: &'e Engine,
     changes: [Changes; 4],
+    /// Those of each tenant, and the position of the last.
+    receipts: BTreeMap<TenantId, (u64, Pack)>,
     sync: bool,
 }
 
@@ -43,6 +49,7 @@ impl<'e> Draft<'e> {
         Self {
             engine,
             changes: Default::default(),
+            receipts: BTreeMap::new(),
             sync: false,
         }
     }
@@ -61,7 +68,7 @@ impl<'e> Draft<'e> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.iter().all(BTreeMap::is_empty)
+        self.receipts.is_empty() && self.changes.iter().all(BTreeMap::is_empty)
     }
 
     fn of(&mut self, space: Space) -> &mut Changes {
@@ -102,6 +109,14 @@ impl<'e> Draft<'e> {
         self.change(space, key.into(), None, false);
     }
 
+    /// Adds a receipt; its position is behind those of the tenant that the draft has already.
+    pub(super) fn receive(&mut self, tenant: TenantId, position: u64, receipt: &NewReceipt<'_>) -> Result<(), StoreError> {
+        let (last, pack) = self.receipts.entry(tenant).or_default();
+        pack.push(receipt)?;
+        *last = position;
+        Ok(())
+    }
+
     fn change(&mut self, space: Space, key: Slice, row: Option<Slice>, young: bool) {
         self.of(space).insert(key, Change { row, young });
     }
@@ -119,7 +134,10 @@ impl<'e> Draft<'e> {
         Ok(rows)
     }
 
-    pub(super) fn into_changes(self) -> ([Changes; 4], bool) {
+    pub(super) fn into_changes(mut self) -> ([Changes; 4], bool) {
+        for (tenant, (last, pack)) in std::mem::take(&mut self.receipts) {
+            self.put(Space::Log, keys::receipt(tenant, last), pack.finish());
+        }
         (self.changes, self.sync)
     }
 }

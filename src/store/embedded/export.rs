@@ -9,6 +9,7 @@ use super::{
     engine::{Engine, Space, View},
     fast, groups, key_uses,
     keys::{self, Place},
+    receipt::Packed,
     record::{Ending, Facts, Kept, decode_end, decode_event, device_id},
     reported,
     rows::{self, DeviceHead, Identity, Numbers},
@@ -79,7 +80,7 @@ impl Shared {
                 Part::Tenants => page.rows.push(Row::Tenant(tenant(&view, &value)?)),
                 Part::Keys => page.rows.push(Row::Key(api_key(&view, &key, &value)?)),
                 Part::Audit => page.rows.push(Row::Audit(audited(&key, &value)?)),
-                Part::Receipts => page.rows.push(Row::Receipt(receipt(&key, &value)?)),
+                Part::Receipts => receipts(&key, &value, &mut page.rows)?,
                 Part::Minutes => page.rows.push(Row::Minute(minute(&key, &value)?)),
                 Part::Groups => page.rows.push(Row::Group(Box::new(group(&key, &value)?))),
                 Part::Devices => bytes += self.device(&view, &key, &value, &mut page.rows)?,
@@ -252,10 +253,14 @@ fn audited(key: &[u8], value: &[u8]) -> Result<AuditRow, StoreError> {
     })
 }
 
-fn receipt(key: &[u8], value: &[u8]) -> Result<ReceiptRow, StoreError> {
-    let tenant = key.get(1..3).and_then(|tenant| tenant.try_into().ok()).map(u16::from_be_bytes);
-    let tenant = TenantId(tenant.ok_or_else(|| damaged("the key of a receipt"))?);
-    ReceiptRow::of(tenant, &rows::decode_receipt(position_of(key)?, value)?)
+fn receipts(key: &[u8], value: &[u8], rows: &mut Vec<Row>) -> Result<(), StoreError> {
+    let tenant = keys::tenant_of(key).ok_or_else(|| damaged("the key of a receipt"))?;
+    let mut receipts = Vec::new();
+    Packed::of(position_of(key)?, value)?.add_to(&mut receipts, 0, usize::MAX)?;
+    for receipt in receipts {
+        rows.push(Row::Receipt(ReceiptRow::of(tenant, &receipt)?));
+    }
+    Ok(())
 }
 
 fn minute(key: &[u8], value: &[u8]) -> Result<MinuteRow, StoreError> {

@@ -10,7 +10,7 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
-    rows::NewReceipt,
+    receipt::NewReceipt,
     steps::{Book, next_position},
 };
 use crate::{
@@ -182,7 +182,7 @@ impl Book {
             };
             let tenant = group.place.tenant;
             let position = next_position(draft, &mut self.positions, tenant)?;
-            draft.put(Space::Log, keys::receipt(tenant, position), receipt.encode()?);
+            draft.receive(tenant, position, &receipt)?;
         }
         Ok(())
     }

@@ -6,8 +6,9 @@ use super::{
     draft::Draft,
     engine::Space,
     keys::{self, Place},
+    receipt::{NewReceipt, Pack},
     record::{self, Ending, Facts, Kept},
-    rows::{self, DeviceHead, Identity, NewReceipt, Numbers},
+    rows::{self, DeviceHead, Identity, Numbers},
     steps::{Book, last_position},
     users,
 };
@@ -104,7 +105,8 @@ impl Book {
             if draft.get(Space::Log, &key)?.is_some() {
                 continue;
             }
-            let row = NewReceipt {
+            let mut row = Pack::default();
+            row.push(&NewReceipt {
                 event: receipt.event,
                 group: receipt.group,
                 device: receipt.device.as_str(),
@@ -116,8 +118,8 @@ impl Book {
                 attempt: receipt.attempt,
                 replaced_by: receipt.replaced_by,
                 told: receipt.told.as_ref(),
-            };
-            draft.put(Space::Log, key, row.encode()?);
+            })?;
+            draft.put(Space::Log, key, row.finish());
             let last = match self.positions.get(&tenant) {
                 Some(last) => *last,
                 None => last_position(draft, tenant)?,

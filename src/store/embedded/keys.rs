@@ -7,7 +7,7 @@
 //! | ends | `i`, tenant 2, ordinal 4, the first 13 bytes of the key | an idempotency key |
 //! | ends | `g`, tenant 2, bucket 2, number 8 | a group |
 //! | ends | `k`, tenant 2, key 16 | an idempotency key of a group |
-//! | log | `r`, tenant 2, position 8 | a receipt |
+//! | log | `r`, tenant 2, position 8 | receipts up to that position |
 //! | log | `p`, tenant 2, position 8 | a row of the feed of presence |
 //! | log | `m`, minute 8, node | a minute of the ledger |
 //! | log | `a`, tenant 2, position 8 | an entry of the audit log |

@@ -30,6 +30,7 @@ mod keys;
 mod mailbox;
 mod merged;
 mod op;
+mod receipt;
 mod record;
 mod records;
 mod recover;

@@ -15,7 +15,7 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
-    rows,
+    receipt::Packed,
     steps::Book,
     steps::position_of,
 };
@@ -90,12 +90,12 @@ impl Records for EmbeddedStore {
         };
         self.shared.read(|engine| {
             let mut found = Vec::new();
-            for row in engine
-                .range(Space::Log, &keys::receipt(tenant, from), &keys::receipt(tenant, to))
-                .take(limit)
-            {
+            for row in engine.range(Space::Log, &keys::receipt(tenant, from), &keys::receipt(tenant, to)) {
+                if found.len() >= limit {
+                    break;
+                }
                 let (key, value) = row?;
-                found.push(rows::decode_receipt(position_of(&key)?, &value)?);
+                Packed::of(position_of(&key)?, &value)?.add_to(&mut found, after, limit)?;
             }
             Ok(found)
         })
@@ -110,7 +110,10 @@ impl Records for EmbeddedStore {
             let first = engine
                 .range(Space::Log, &keys::receipt(tenant, 0), &keys::receipt(tenant, newest))
                 .next();
-            let oldest = first.transpose()?.map_or(Ok(newest), |(key, _)| position_of(&key))?;
+            let first = first
+                .transpose()?
+                .map(|(key, row)| Packed::of(position_of(&key)?, &row).map(|row| row.first()));
+            let oldest = first.unwrap_or(Ok(newest))?;
             Ok(FeedBounds { oldest, newest })
         })
     }

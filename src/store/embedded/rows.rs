@@ -1,13 +1,13 @@
-//! Rows of devices, receipts, ledger minutes and of the store itself.
+//! Rows of devices and of the store itself.
 
 use fjall::Slice;
 
 use crate::{
-    domain::{Cohort, DeliveryState, DeviceId, Epoch, EventId, Reason, Timestamp, Told, UserId},
+    domain::{Cohort, DeviceId, Epoch, Timestamp, UserId},
     store::{
-        Device, Receipt, StoreError,
+        Device, StoreError,
         codec::{Decoder, Encoder, damaged},
-        codes::{cohort, cohort_code, reason, reason_code, state, state_code},
+        codes::{cohort, cohort_code},
     },
 };
 
@@ -163,99 +163,6 @@ impl Numbers {
     }
 }
 
-/// A receipt before it has its position.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NewReceipt<'a> {
-    pub(super) event: EventId,
-    pub(super) group: Option<EventId>,
-    pub(super) device: &'a str,
-    pub(super) state: DeliveryState,
-    pub(super) reason: Option<Reason>,
-    pub(super) at: Timestamp,
-    pub(super) epoch: Option<Epoch>,
-    pub(super) latency_ms: u64,
-    pub(super) attempt: u32,
-    pub(super) replaced_by: Option<EventId>,
-    pub(super) told: Option<&'a Told>,
-}
-
-/// What follows the device in a receipt that is more than that of a first delivery.
-const REPLACED: u8 = 1;
-const TOLD: u8 = 2;
-const GROUP: u8 = 4;
-
-impl NewReceipt<'_> {
-    pub(super) fn encode(&self) -> Result<Slice, StoreError> {
-        let mut into = Encoder::with_capacity(64);
-        into.byte(VERSION)
-            .number(self.at.0)
-            .raw(&self.event.0)
-            .byte(state_code(self.state))
-            .byte(reason_code(self.reason))
-            .number(self.epoch.map_or(0, |epoch| epoch.0))
-            .number(self.latency_ms)
-            .text(self.device);
-        if self.attempt != 1 || self.replaced_by.is_some() || self.told.is_some() || self.group.is_some() {
-            let flags = self.replaced_by.map_or(0, |_| REPLACED) | self.told.map_or(0, |_| TOLD) | self.group.map_or(0, |_| GROUP);
-            into.byte(flags).number(u64::from(self.attempt));
-            if let Some(event) = &self.replaced_by {
-                into.raw(&event.0);
-            }
-            if let Some(told) = self.told {
-                let json = serde_json::to_string(&told.in_words()).map_err(|error| StoreError::Corrupt(error.to_string().into()))?;
-                into.text(&json);
-            }
-            if let Some(group) = &self.group {
-                into.raw(&group.0);
-            }
-        }
-        Ok(into.finish().into())
-    }
-}
-
-/// When the receipt was written.
-pub(super) fn receipt_time(bytes: &[u8]) -> Result<Timestamp, StoreError> {
-    let mut from = Decoder::new(bytes, "a receipt");
-    from.version(VERSION)?;
-    Ok(Timestamp(from.number()?))
-}
-
-pub(super) fn decode_receipt(position: u64, bytes: &[u8]) -> Result<Receipt, StoreError> {
-    let mut from = Decoder::new(bytes, "a receipt");
-    from.version(VERSION)?;
-    let at = Timestamp(from.number()?);
-    let mut receipt = Receipt {
-        position,
-        at,
-        event: EventId(from.array()?).to_string(),
-        group: None,
-        state: state(from.byte()?).ok_or_else(|| from.damaged())?,
-        reason: reason(from.byte()?).ok_or_else(|| from.damaged())?,
-        session_epoch: Some(Epoch(from.number()?)).filter(|epoch| epoch.0 > 0),
-        latency_ms: from.number()?,
-        device: from.text()?.to_owned(),
-        attempt: 1,
-        replaced_by: None,
-        told: None,
-    };
-    if !from.rest().is_empty() {
-        let flags = from.byte()?;
-        receipt.attempt = from.number32()?;
-        receipt.replaced_by = if flags & REPLACED == 0 {
-            None
-        } else {
-            Some(EventId(from.array()?))
-        };
-        if flags & TOLD != 0 {
-            receipt.told = Some(serde_json::from_str(from.text()?).map_err(|_| damaged("a receipt"))?);
-        }
-        if flags & GROUP != 0 {
-            receipt.group = Some(EventId(from.array()?));
-        }
-    }
-    Ok(receipt)
-}
-
 /// Totals of the store, written with every commit under a rising number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Totals {
@@ -384,48 +291,6 @@ mod tests {
         assert_eq!(decode_device(id, &head.tombstone()).unwrap(), None);
         assert_eq!(decode_user(&head.tombstone()).unwrap(), None);
         assert_eq!(DeviceHead::decode(&head.tombstone()).unwrap(), head);
-    }
-
-    #[test]
-    fn a_receipt_comes_back_and_a_plain_one_is_short() {
-        let told = Told {
-            status: crate::domain::Status::Failed,
-            retry: None,
-            code: Some("disk-full".into()),
-            text: Some("no room".into()),
-            data: Some(serde_json::json!({"free": 0})),
-        };
-        let plain = NewReceipt {
-            event: EventId([3; 20]),
-            group: None,
-            device: "tsn-1",
-            state: DeliveryState::Delivered,
-            reason: None,
-            at: Timestamp(7),
-            epoch: Some(Epoch(9)),
-            latency_ms: 2,
-            attempt: 1,
-            replaced_by: None,
-            told: None,
-        };
-        let rich = NewReceipt {
-            group: Some(EventId([5; 20])),
-            attempt: 3,
-            replaced_by: Some(EventId([4; 20])),
-            told: Some(&told),
-            ..plain
-        };
-        let bytes = plain.encode().unwrap();
-        assert_eq!(bytes.len(), 32);
-        let back = decode_receipt(5, &bytes).unwrap();
-        assert_eq!((back.attempt, back.replaced_by, &back.told), (1, None, &None));
-        let back = decode_receipt(5, &rich.encode().unwrap()).unwrap();
-        assert_eq!((back.attempt, back.replaced_by), (3, Some(EventId([4; 20]))));
-        assert_eq!(back.told, Some(told.in_words()), "its JSON stays with the delivery");
-        assert_eq!(
-            (back.position, back.device.as_str(), back.session_epoch),
-            (5, "tsn-1", Some(Epoch(9)))
-        );
     }
 
     #[test]

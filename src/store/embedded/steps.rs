@@ -8,8 +8,9 @@ use super::{
     draft::Draft,
     engine::Space,
     keys::{self, Place},
+    receipt::NewReceipt,
     record::{self, Ending, Facts, Kept, decode_event},
-    rows::{NewReceipt, Totals},
+    rows::Totals,
     webhooks,
 };
 use crate::{
@@ -503,8 +504,7 @@ pub(super) fn receive(
         replaced_by: ending.replaced_by,
         told: ending.told.as_deref(),
     };
-    draft.put(Space::Log, keys::receipt(place.tenant, position), receipt.encode()?);
-    Ok(())
+    draft.receive(place.tenant, position, &receipt)
 }
 
 /// The position of the next receipt of a tenant.

@@ -14,8 +14,9 @@ use super::{
     feed, groups,
     keys::{self, Place},
     op::Op,
+    receipt::Packed,
     record::{self, Kept, decode_end, decode_event},
-    rows::{self, DeviceHead},
+    rows::DeviceHead,
 };
 use crate::{
     domain::{DeliveryState, Outcome, TenantId, Timestamp},
@@ -271,7 +272,7 @@ fn look(
             let tenant = TenantId(u16::from_be_bytes(tenant.ok_or_else(|| damaged("the key of a receipt"))?));
             let position = super::steps::position_of(key)?;
             let (last_key, written_at, kept_secs, most) = if part == Part::Receipts {
-                let written_at = rows::receipt_time(value)?;
+                let written_at = Packed::of(position, value)?.written_at()?;
                 (
                     keys::receipt(tenant, u64::MAX),
                     written_at,
