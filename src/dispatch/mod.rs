@@ -29,7 +29,7 @@ pub use metrics::DispatchMetrics;
 
 use crate::{
     crew::Crew,
-    domain::{Clock, DeviceSignal, Epoch},
+    domain::{Clock, DeviceSignal, Epoch, TenantId, Timestamp},
     gateway::{Links, Offer},
     store::{Arrival, DeviceKey, Settle, Store},
 };
@@ -37,8 +37,10 @@ use poison::Poison;
 use refill::Refills;
 use settle::End;
 
-/// Arrivals taken from a channel at once.
-const BURST: usize = 256;
+/// Arrivals taken from a channel at once: about what one commit brings.
+const BURST: usize = 1_024;
+/// Arrivals that are offered before other tasks have their turn.
+const TURN: usize = 256;
 /// Signals taken from a channel at once: what they end is one step of the store, and the next is not taken before it holds. Fewer than come
 /// in with one commit would lag behind ever more.
 const SIGNALS: usize = 2_048;
@@ -120,30 +122,37 @@ impl Shared {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Offers an event that was just stored to the session that held the seat at that moment.
-    fn offer(self: &Arc<Self>, arrival: &Arrival, crew: &Crew) {
-        let Some(link) = self.links.link(arrival.event.event.tenant, &arrival.event.event.device) else {
+    /// Offers events of one device that were just stored to the session that held the seat at that moment. `offers` is empty.
+    fn offer(self: &Arc<Self>, arrivals: &[Arrival], now: Timestamp, offers: &mut Vec<Offer>, crew: &Crew) {
+        let Some(first) = arrivals.first() else { return };
+        let Some(link) = self.links.link(first.event.event.tenant, &first.event.event.device) else {
             return;
         };
-        if self.paused() || link.epoch() != arrival.epoch {
+        if self.paused() || link.epoch() != first.epoch {
             return;
         }
-        let event = &arrival.event;
         let device = DeviceKey {
-            tenant: event.event.tenant,
-            device: event.event.device.clone(),
+            tenant: first.event.event.tenant,
+            device: first.event.event.device.clone(),
         };
-        if event.located.queue.is_some() && self.refills.takes_over(&device) {
-            self.metrics.deferred.inc();
-            return;
+        let is_stored = |arrival: &&Arrival| arrival.event.located.queue.is_some();
+        if arrivals.iter().any(|arrival| is_stored(&arrival)) && self.refills.takes_over(&device) {
+            self.metrics.deferred.inc_by(arrivals.iter().filter(is_stored).count() as u64);
+            for passed in arrivals.iter().filter(|arrival| !is_stored(arrival)) {
+                link.offer_all(std::slice::from_ref(passed), now, offers);
+            }
+        } else {
+            link.offer_all(arrivals, now, offers);
         }
-        match link.offer_after(arrival.after, &arrival.event, self.clock.now()) {
-            Offer::Taken => self.metrics.written_at_once.inc(),
-            // It waits in the store: the session will say that it is ready, or the next one will read it.
-            Offer::Held | Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
-            Offer::Gap => {
-                self.metrics.deferred.inc();
-                refill::request(self, crew, device);
+        for offer in offers.drain(..) {
+            match offer {
+                Offer::Taken => self.metrics.written_at_once.inc(),
+                // It waits in the store: the session will say that it is ready, or the next one will read it.
+                Offer::Held | Offer::Later | Offer::Gone => self.metrics.deferred.inc(),
+                Offer::Gap => {
+                    self.metrics.deferred.inc();
+                    refill::request(self, crew, device.clone());
+                }
             }
         }
     }
@@ -158,7 +167,7 @@ impl Shared {
 
 async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arrival>, crew: Crew, stop: CancellationToken) {
     let mut missed = shared.store.missed_arrivals();
-    let mut burst = Vec::with_capacity(BURST);
+    let (mut burst, mut offers) = (Vec::new(), Vec::new());
     loop {
         let taken = tokio::select! {
             () = stop.cancelled() => break,
@@ -167,17 +176,32 @@ async fn follow_arrivals(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Arriv
         if taken == 0 {
             break;
         }
-        for arrival in burst.drain(..) {
-            // A hint that was lost before this one leaves a gap that no session may be given events across: all of them read
+        // What came in together for one device goes out in one write, in its order.
+        burst.sort_by_key(of_device);
+        let (mut now, mut turn) = (shared.clock.now(), 0);
+        for together in burst.chunk_by(|one, next| of_device(one) == of_device(next)) {
+            // A hint that was lost before these leaves a gap that no session may be given events across: all of them read
             // on from the store first, and what arrives meanwhile is read there, too.
             let missed_now = shared.store.missed_arrivals();
             if missed_now != missed {
                 missed = missed_now;
                 resync::read_on(&shared, &crew);
             }
-            shared.offer(&arrival, &crew);
+            shared.offer(together, now, &mut offers, &crew);
+            turn += together.len();
+            if turn >= TURN {
+                tokio::task::yield_now().await;
+                (now, turn) = (shared.clock.now(), 0);
+            }
         }
+        burst.clear();
     }
+}
+
+/// The device of an arrival, and which session was there.
+fn of_device(arrival: &Arrival) -> (TenantId, u32, Epoch) {
+    let located = arrival.event.located;
+    (located.tenant, located.ordinal, arrival.epoch)
 }
 
 async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceSignal>, crew: Crew, stop: CancellationToken) {
@@ -194,6 +218,7 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
             break;
         }
         let mut ends = Vec::new();
+        let at = shared.clock.now();
         for signal in burst.drain(..) {
             match signal {
                 DeviceSignal::Ready { tenant, device, epoch } => {
@@ -209,7 +234,6 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                     events,
                 } => {
                     poison.forget(tenant, &device);
-                    let at = shared.clock.now();
                     ends.extend(events.into_iter().map(|(id, located, outcome)| {
                         End::from(Settle {
                             device: DeviceKey {
@@ -243,7 +267,7 @@ async fn follow_signals(shared: Arc<Shared>, mut signals: mpsc::Receiver<DeviceS
                                 id: event,
                                 located,
                                 outcome: told.outcome(),
-                                at: shared.clock.now(),
+                                at,
                                 epoch: Some(epoch),
                                 told: Some(told),
                             },

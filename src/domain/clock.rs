@@ -1,6 +1,7 @@
 //! Time as the service sees it. It is injected: only loops that own a clock ask for it.
 
 use std::{
+    cell::Cell,
     fmt,
     str::FromStr,
     sync::{
@@ -31,11 +32,34 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds: `2026-11-22T01:40:00.123Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
-            Some(time) => write!(f, "{time:.3}"),
-            None => f.write_str("9999-12-30T22:00:00.000Z"),
+        let Some(minute) = minute(self.0 / 60_000) else {
+            return f.write_str("9999-12-30T22:00:00.000Z");
+        };
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        text[..17].copy_from_slice(&minute);
+        let mut ms = self.0 % 60_000;
+        for at in [22, 21, 20, 18, 17] {
+            text[at] = b'0' + (ms % 10) as u8;
+            ms /= 10;
         }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
+}
+
+/// The text of a minute up to its seconds; times are told by the thousand, and most are of one minute.
+fn minute(minute: u64) -> Option<[u8; 17]> {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; 17])> = const { Cell::new((0, *b"1970-01-01T00:00:")) };
+    }
+    let (last, text) = LAST.get();
+    if last == minute {
+        return Some(text);
+    }
+    let ms = i64::try_from(minute).ok()?.checked_mul(60_000)?;
+    let text = jiff::Timestamp::from_millisecond(ms).ok()?.to_string();
+    let text = *text.as_bytes().first_chunk()?;
+    LAST.set((minute, text));
+    Some(text)
 }
 
 impl FromStr for Timestamp {

@@ -29,11 +29,18 @@ pub struct EventId(pub [u8; 20]);
 #[error("an event id has 32 characters of a-z and 2-7")]
 pub struct InvalidEventId;
 
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl EventId {
+    /// Its text, in ASCII.
+    pub fn text(&self) -> [u8; 32] {
         let mut text = [0; 32];
         BASE32.encode_mut(&self.0, &mut text);
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        text
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 

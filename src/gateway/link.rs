@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     domain::{DeviceId, Epoch, EventId, TenantId, Timestamp},
-    store::{Cursor, QueuedEvent},
+    store::{Arrival, Cursor, QueuedEvent},
 };
 
 /// What became of an event that was offered to a link.
@@ -45,13 +45,26 @@ pub trait Link: Send + Sync {
     /// Which holder of the seat this is.
     fn epoch(&self) -> Epoch;
 
-    /// Offers an event that has just arrived. Taken only when nothing older waits.
+    /// Offers events that have just arrived, in order; each is taken only when nothing older waits. What is taken is written at once, and
+    /// together. Adds an answer for each to `offers`.
+    fn offer_all(&self, arrivals: &[Arrival], now: Timestamp, offers: &mut Vec<Offer>);
+
+    /// Offers one event that has just arrived.
     fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
         self.offer_after(None, event, now)
     }
 
     /// The same, where arrivals may overtake one another: `after` is the number that the device's last event before this one got.
-    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer;
+    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
+        let arrival = Arrival {
+            epoch: self.epoch(),
+            event: Arc::clone(event),
+            after,
+        };
+        let mut offers = Vec::with_capacity(1);
+        self.offer_all(&[arrival], now, &mut offers);
+        offers.pop().unwrap_or(Offer::Gone)
+    }
 
     /// Where to read on in the store. `None`: the session cannot take events now (no presence yet, hibernating, closed).
     fn behind(&self) -> Option<Behind>;

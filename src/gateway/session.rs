@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{Account, DeviceSignal, Epoch, EventId, SessionId, Timestamp},
     presence::{Phase, SessionView},
-    store::{DeviceKey, QueuedEvent, Transport},
+    store::{Arrival, DeviceKey, QueuedEvent, Transport},
     xmpp::{Pushed, Session, SessionEnd, StreamError},
 };
 
@@ -55,8 +55,8 @@ pub(super) struct Hibernated {
 /// How an event comes to a session.
 #[derive(Clone, Copy)]
 enum Given {
-    /// It has just arrived; the device's last event before it got the number `after`.
-    Arrived { after: Option<u64> },
+    /// It has just arrived; the device's last event before it got the number `after`. `more` follow that arrived with it.
+    Arrived { after: Option<u64>, more: bool },
     /// It was read from the store, in order.
     Read,
 }
@@ -71,10 +71,9 @@ impl Connection {
         Offer::Later
     }
 
-    /// Writes an event if the session can take it. When it was read from the store, more may follow, so the writing is left to
-    /// `end_burst`.
+    /// Writes an event if the session can take it. While more may follow the writing is left to `end_burst`.
     fn give(&self, state: &mut State, event: &Arc<QueuedEvent>, time: Timestamp, given: Given) -> Offer {
-        let burst = matches!(given, Given::Read);
+        let read = matches!(given, Given::Read);
         match state.closing {
             Some(Closing { end: SessionEnd::Over, .. }) => return Offer::Gone,
             Some(_) => return Offer::Later,
@@ -88,10 +87,10 @@ impl Connection {
         if session.covers(event) && !owes {
             return Offer::Taken;
         }
-        if !state.available || (!burst && stored && (state.lagging || owes)) {
+        if !state.available || (!read && stored && (state.lagging || owes)) {
             return Self::refuse(state, stored);
         }
-        if let Given::Arrived { after: Some(after) } = given
+        if let Given::Arrived { after: Some(after), .. } = given
             && session.reached() < after
         {
             Self::refuse(state, stored);
@@ -106,7 +105,7 @@ impl Connection {
         }
         let now = Instant::now();
         buffers::lend(&mut state.stream);
-        let pushed = state.stream.push(event, burst, now, time);
+        let pushed = state.stream.push(event, read, now, time);
         if pushed == Pushed::Held {
             buffers::give_back(&mut state.stream);
             return Offer::Held;
@@ -130,10 +129,10 @@ impl Connection {
             });
             state.last_written = Some(now);
         }
-        if !burst || state.stream.output().len() >= BURST_MAX_BYTES || state.stream.room() == 0 {
+        if matches!(given, Given::Arrived { more: false, .. }) || state.stream.output().len() >= BURST_MAX_BYTES || state.stream.room() == 0
+        {
             self.end_burst(state, now);
-        } else if !state.burst {
-            state.burst = true;
+        } else if !std::mem::replace(&mut state.burst, true) && read {
             self.waker.wake();
         }
         Offer::Taken
@@ -209,9 +208,19 @@ impl Link for Connection {
         self.state.lock().seated.as_ref().map_or(Epoch(0), |seated| seated.epoch)
     }
 
-    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        self.guarded(|connection, state| connection.give(state, event, now, Given::Arrived { after }))
-            .unwrap_or(Offer::Gone)
+    fn offer_all(&self, arrivals: &[Arrival], now: Timestamp, offers: &mut Vec<Offer>) {
+        let all = offers.len() + arrivals.len();
+        let _ = self.guarded(|connection, state| {
+            for (at, arrival) in arrivals.iter().enumerate() {
+                let (after, more) = (arrival.after, at + 1 < arrivals.len());
+                offers.push(connection.give(state, &arrival.event, now, Given::Arrived { after, more }));
+            }
+            // The last was not taken.
+            if state.burst {
+                connection.end_burst(state, Instant::now());
+            }
+        });
+        offers.resize(all, Offer::Gone);
     }
 
     fn behind(&self) -> Option<Behind> {
@@ -355,12 +364,13 @@ impl Link for Hibernated {
         self.epoch
     }
 
-    fn offer_after(&self, _after: Option<u64>, _event: &Arc<QueuedEvent>, _now: Timestamp) -> Offer {
-        match *self.carried.lock() {
+    fn offer_all(&self, arrivals: &[Arrival], _now: Timestamp, offers: &mut Vec<Offer>) {
+        let offer = match *self.carried.lock() {
             // The session starts behind its cursor when it is resumed: nothing to remember.
             Some(_) => Offer::Later,
             None => Offer::Gone,
-        }
+        };
+        offers.extend(arrivals.iter().map(|_| offer));
     }
 
     fn behind(&self) -> Option<Behind> {

@@ -11,6 +11,7 @@ use super::{
     metrics::{Reason, Refused},
     wire::{Heard, Wire, WireError},
 };
+use crate::domain::Timestamp;
 
 /// Proofs of life and traffic go to the ledger at most this often.
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ impl Connection {
             self.shared.metrics.bytes_in.inc_by(read as u64);
             state.tally.received(read);
             state.wire.begin(buffer);
-            self.hear(state, buffer.get_mut(..kept + read).unwrap_or_default(), now)
+            self.hear(state, buffer.get_mut(..kept + read).unwrap_or_default(), now, time)
         });
         if let Some(reason) = lost {
             self.lose(state, reason, now);
@@ -50,8 +51,7 @@ impl Connection {
 
     /// Opens what was read, lets the stream have it, and does what it wants done. Answers why nothing more will come, if so it
     /// is and nobody was told, and whether more may come.
-    pub(super) fn hear(&self, state: &mut State, filled: &mut [u8], now: Instant) -> (Option<Reason>, bool) {
-        let time = self.shared.clock.now();
+    pub(super) fn hear(&self, state: &mut State, filled: &mut [u8], now: Instant, time: Timestamp) -> (Option<Reason>, bool) {
         let State {
             stream,
             wire,

@@ -13,6 +13,8 @@ use super::text::{attribute, escape_characters};
 /// when it waits. The same arguments always make the same bytes: a replay is rendered again instead of kept.
 pub(super) fn write(out: &mut Vec<u8>, event: &QueuedEvent, domain: &str, to: &str, waited: bool) {
     let now_or_never = event.event.ttl.is_zero();
+    let id = event.id.text();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
     // Writing to a Vec cannot fail.
     _ = write!(
         out,
@@ -22,7 +24,6 @@ pub(super) fn write(out: &mut Vec<u8>, event: &QueuedEvent, domain: &str, to: &s
         event.lane,
         event.seq.0,
         event.event.expires_at(),
-        id = event.id,
         accepted = event.event.accepted_at,
     );
     if let Some(key) = &event.event.collapse_key {
@@ -40,7 +41,7 @@ pub(super) fn write(out: &mut Vec<u8>, event: &QueuedEvent, domain: &str, to: &s
     if event.event.require == Require::Received {
         out.extend_from_slice(b"<request xmlns='urn:xmpp:receipts'/>");
     }
-    _ = write!(out, "<stanza-id xmlns='urn:xmpp:sid:0' by='{domain}' id='{}'/>", event.id);
+    _ = write!(out, "<stanza-id xmlns='urn:xmpp:sid:0' by='{domain}' id='{id}'/>");
     if waited {
         _ = write!(
             out,

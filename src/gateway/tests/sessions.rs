@@ -7,7 +7,10 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
-use crate::domain::{Caller, Epoch, Outcome, Scope, Urgency};
+use crate::{
+    domain::{Caller, Epoch, Outcome, Scope, Urgency},
+    store::Arrival,
+};
 
 #[tokio::test]
 pub(super) async fn an_acknowledged_event_ends_and_presence_follows() {
@@ -124,6 +127,50 @@ pub(super) async fn an_arrival_that_overtook_an_older_one_waits_for_it() {
     for number in 1..=5 {
         device.hear(&format!(r#"{{"n":{number}}}"#)).await;
     }
+}
+
+#[tokio::test]
+pub(super) async fn what_arrives_together_is_written_together_up_to_what_is_not_taken() {
+    let mut service = Service::with(|config| config.window_max_events = 4).await;
+    let mut device = service.online("box").await;
+    let link = service.link("box").unwrap();
+    let together = |numbers: std::ops::RangeInclusive<u64>| {
+        let arrivals: Vec<_> = numbers
+            .map(|number| Arrival {
+                epoch: link.epoch(),
+                event: event("box", number, &format!(r#"{{"n":{number}}}"#)),
+                after: None,
+            })
+            .collect();
+        let mut offers = vec![Offer::Gone];
+        link.offer_all(&arrivals, now(), &mut offers);
+        offers.split_off(1)
+    };
+    assert_eq!(together(1..=2), [Offer::Taken, Offer::Taken]);
+    let heard = device.hear("<r xmlns='urn:xmpp:sm:3'/>").await;
+    assert!(heard.contains(r#"{"n":1}"#) && heard.contains(r#"{"n":2}"#), "one request for both: {heard}");
+    // The last of them finds the window full.
+    assert_eq!(together(3..=5), [Offer::Taken, Offer::Taken, Offer::Later]);
+    assert!(device.hear("<r xmlns='urn:xmpp:sm:3'/>").await.contains(r#"{"n":4}"#));
+    device.acknowledge(5).await;
+    match service.signal().await {
+        DeviceSignal::Ended { events, .. } => assert_eq!(events.len(), 4),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(service.signal().await, DeviceSignal::Ready { .. }));
+    let behind = link.behind().unwrap();
+    assert_eq!(link.refill(&event("box", 5, r#"{"n":5}"#), now()), Offer::Taken);
+    assert!(link.caught_up(behind.refused));
+    // One that is refused behind one that is taken.
+    let gap = |number, after| Arrival {
+        epoch: link.epoch(),
+        event: event("box", number, &format!(r#"{{"n":{number}}}"#)),
+        after: Some(after),
+    };
+    let mut offers = Vec::new();
+    link.offer_all(&[gap(6, 5), gap(8, 7)], now(), &mut offers);
+    assert_eq!(offers, [Offer::Taken, Offer::Gap]);
+    device.hear(r#"{"n":6}"#).await;
 }
 
 #[tokio::test]

@@ -160,7 +160,7 @@ async fn opened(upgrade: Upgrade, peer: Peer, shared: Arc<Shared>) -> Option<Arc
         connection.shared.metrics.bytes_out.inc_by(outbound.bytes);
         state.tally.before(inbound, outbound);
         let now = Instant::now();
-        if let (Some(reason), _) = connection.hear(state, &mut [], now) {
+        if let (Some(reason), _) = connection.hear(state, &mut [], now, connection.shared.clock.now()) {
             connection.lose(state, reason, now);
         }
     });

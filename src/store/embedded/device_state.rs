@@ -12,6 +12,7 @@ use super::{
     draft::Draft,
     engine::Space,
     keys::{self, Place},
+    known_keys::KnownKeys,
     record::decode_event,
     rows::{DeviceHead, Numbers},
 };
@@ -60,6 +61,7 @@ pub(super) struct DeviceState {
     pub(super) at_next_session: u32,
     /// Which waiting event has a collapse key. At most one each.
     collapse: Option<Box<Replaceable>>,
+    pub(super) known_keys: KnownKeys,
     pub(super) held: Option<Arc<Held>>,
     /// The round in which it was last used.
     pub(super) used: u64,
@@ -90,6 +92,7 @@ impl DeviceState {
             bytes: 0,
             at_next_session: 0,
             collapse: None,
+            known_keys: KnownKeys::default(),
             held: None,
             used: 0,
         };

@@ -1,6 +1,6 @@
 //! The changes of one commit, readable before they are written.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
 
 use fjall::Slice;
 
@@ -30,9 +30,34 @@ impl Change {
     }
 }
 
+/// The key of a row. Keys are compared more often than anything else is done with them: first as numbers, by the 16 bytes that they begin
+/// with (0 where there are none, which is never behind what is there), and byte for byte only where those are the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    head: u128,
+    pub(super) bytes: Slice,
+}
+
+impl From<Slice> for Key {
+    fn from(bytes: Slice) -> Self {
+        let head = match bytes.first_chunk() {
+            Some(head) => *head,
+            None => {
+                let mut head = [0; 16];
+                head[..bytes.len()].copy_from_slice(&bytes);
+                head
+            }
+        };
+        Self {
+            head: u128::from_be_bytes(head),
+            bytes,
+        }
+    }
+}
+
 /// Changed rows of one keyspace. In the order of their keys, in which the engine takes them: neighbours are then
 /// found by a way through its table that is in the processor's cache.
-pub(super) type Changes = BTreeMap<Slice, Change>;
+pub(super) type Changes = BTreeMap<Key, Change>;
 
 /// Steps write here and read through it, so that each sees what the ones before it in the same commit did.
 /// A row is in it once, as fjall demands of a batch.
@@ -80,7 +105,7 @@ impl<'e> Draft<'e> {
         }
     }
 
-    pub(super) fn changes(&self, space: Space) -> &Changes {
+    fn changes(&self, space: Space) -> &Changes {
         match (space, &self.changes) {
             (Space::Events, [events, ..]) => events,
             (Space::Ends, [_, ends, ..]) => ends,
@@ -90,7 +115,7 @@ impl<'e> Draft<'e> {
     }
 
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        match self.changes(space).get(key) {
+        match self.changes(space).get(&Key::from(Slice::from(key))) {
             Some(change) => Ok(change.row.clone()),
             None => self.engine.get(space, key),
         }
@@ -118,14 +143,31 @@ impl<'e> Draft<'e> {
     }
 
     fn change(&mut self, space: Space, key: Slice, row: Option<Slice>, young: bool) {
-        self.of(space).insert(key, Change { row, young });
+        self.of(space).insert(key.into(), Change { row, young });
+    }
+
+    /// The keys with that prefix that are there, or that this draft puts: one may come twice, and one that it removes may be among them.
+    pub(super) fn keys(&self, space: Space, prefix: &[u8]) -> impl Iterator<Item = Result<Slice, StoreError>> {
+        let there = self.engine.prefix(space, prefix).map(|row| row.map(|(key, _)| key));
+        there.chain(self.changed(space, prefix).map(|(key, _)| Ok(key.clone())))
+    }
+
+    /// Whether it changes that row.
+    pub(super) fn changes_row(&self, space: Space, key: &Slice) -> bool {
+        self.changes(space).contains_key(&Key::from(key.clone()))
+    }
+
+    /// What it changes of the rows with that prefix.
+    pub(super) fn changed(&self, space: Space, prefix: &[u8]) -> impl Iterator<Item = (&Slice, &Change)> {
+        let changes = self.changes(space).range(Key::from(Slice::from(prefix))..);
+        let changes = changes.map(|(key, change)| (&key.bytes, change));
+        changes.take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// All rows with that prefix as this draft would leave them. For steps over one device only.
     pub(super) fn prefix(&self, space: Space, prefix: &[u8]) -> Result<BTreeMap<Slice, Slice>, StoreError> {
         let mut rows = self.engine.prefix(space, prefix).collect::<Result<BTreeMap<_, _>, _>>()?;
-        let changes = self.changes(space).range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
-        for (key, change) in changes.take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, change) in self.changed(space, prefix) {
             match &change.row {
                 Some(value) => rows.insert(key.clone(), value.clone()),
                 None => rows.remove(key),

@@ -6,10 +6,14 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use fjall::compaction::Leveled;
 use fjall::{AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
@@ -113,9 +117,11 @@ impl Engine {
                 .manual_journal_persist(true)
         };
         let open = |name: &str| database.keyspace(name, options).map_err(unavailable);
+        // Ends are hardly ever read: it pays to merge their tables half as often.
+        let ends = || options().compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8)));
         let spaces = [
             open(Space::Events.name())?,
-            open(Space::Ends.name())?,
+            database.keyspace(Space::Ends.name(), ends).map_err(unavailable)?,
             open(Space::Log.name())?,
             open(Space::Rows.name())?,
         ];

@@ -118,9 +118,18 @@ pub(super) fn device_prefix(tenant: TenantId, ordinal: u32) -> [u8; 6] {
     key
 }
 
+pub(super) type IdempotencyKey = [u8; 20];
+
+/// What the idempotency keys of a device begin with.
+pub(super) fn idempotency_prefix(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [b'i'; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
 /// 20 bytes are what the engine holds in place, without a way through memory at each comparison; 13 bytes of a hash are enough to tell
 /// the keys of one device apart.
-pub(super) fn idempotency(tenant: TenantId, ordinal: u32, key: &[u8; 16]) -> [u8; 20] {
+pub(super) fn idempotency(tenant: TenantId, ordinal: u32, key: &[u8; 16]) -> IdempotencyKey {
     let mut row = [b'i'; 20];
     row[1..7].copy_from_slice(&device_prefix(tenant, ordinal));
     row[7..].copy_from_slice(&key[..13]);

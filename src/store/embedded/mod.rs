@@ -27,6 +27,7 @@ mod journal;
 mod keeper;
 mod key_uses;
 mod keys;
+mod known_keys;
 mod mailbox;
 mod merged;
 mod op;

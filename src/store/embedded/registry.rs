@@ -219,8 +219,7 @@ impl Book {
         let prefix = keys::device_row(id, "");
         let mut occupied = false;
         // What the same commit adds, then what is there.
-        let added = draft.changes(Space::Rows).iter().filter(|(key, _)| key.starts_with(&prefix));
-        for row in added.filter_map(|(_, change)| change.row.as_ref()) {
+        for row in draft.changed(Space::Rows, &prefix).filter_map(|(_, change)| change.row.as_ref()) {
             occupied |= there(row)?;
         }
         for row in draft.engine().prefix(Space::Rows, &prefix) {
@@ -228,7 +227,7 @@ impl Book {
                 break;
             }
             let (key, row) = row?;
-            occupied = !draft.changes(Space::Rows).contains_key(&key) && there(&row)?;
+            occupied = !draft.changes_row(Space::Rows, &key) && there(&row)?;
         }
         if occupied {
             return Err(StoreError::Conflict("the tenant has devices; remove them first".into()));

@@ -91,7 +91,7 @@ impl Book {
         let (ordinal, bucket) = (state.ordinal, state.bucket);
         let kept_key = idempotency.map(|idempotency| keys::idempotency(key.tenant, ordinal, &idempotency.key));
         if let (Some(kept_key), Some(idempotency)) = (&kept_key, &idempotency)
-            && let Some(row) = draft.get(Space::Ends, kept_key)?
+            && let Some(row) = state.known_keys.find(draft, key.tenant, ordinal, kept_key)?
         {
             let kept = Kept::decode(&row)?;
             let place = Place {
@@ -191,6 +191,7 @@ impl Book {
                 body: idempotency.body,
                 accepted_at: event.accepted_at,
             };
+            state.known_keys.add(&kept_key);
             draft.put(Space::Ends, kept_key, kept.encode());
         }
         draft.must_sync();

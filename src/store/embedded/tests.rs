@@ -1,5 +1,6 @@
 //! Tests of the embedded store: the contract, and what is its alone.
 
+mod known_keys;
 mod model;
 mod opening;
 mod young;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use fjall::Slice;
 
 use super::{
-    draft::{Change, Changes},
+    draft::{self, Change, Changes},
     engine::Space,
     keys::EventKey,
 };
@@ -41,12 +41,10 @@ const NUMBERS: u8 = 1;
 /// In the first byte of a change in a block, besides the kind of its key.
 const PUT: u8 = 0x80;
 
-/// The number that the bytes of an event's key are; bytes that are missing are 0.
-fn event(key: &[u8]) -> u128 {
+/// The number that an event's key is.
+fn event(key: &EventKey) -> u128 {
     let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(key) {
-        *to = *from;
-    }
+    bytes[..15].copy_from_slice(key);
     u128::from_be_bytes(bytes)
 }
 
@@ -54,7 +52,7 @@ impl Key {
     /// `None`: a row that is never young.
     fn of(space: Space, key: &[u8]) -> Option<Self> {
         match space {
-            Space::Events => <&EventKey>::try_from(key).ok().map(|key| Self::Event(event(key))),
+            Space::Events => key.try_into().ok().map(|key| Self::Event(event(key))),
             Space::Rows => {
                 let [b's', rest @ ..] = <[u8; 7]>::try_from(key).ok()? else {
                     return None;
@@ -198,8 +196,11 @@ impl Young {
 
     /// Young events from `from` on, in order, as long as their keys are `within`.
     pub(super) fn events(&self, from: &[u8], within: impl Fn(&[u8]) -> bool) -> Vec<(Slice, Slice)> {
-        // A longer key than an event's is behind the event whose key it begins with.
-        let from = event(from).saturating_add(u128::from(from.len() > 15));
+        // What is missing is 0. A longer key than an event's is behind the event whose key it begins with.
+        let mut first = [0; 15];
+        let known = from.len().min(15);
+        first[..known].copy_from_slice(&from[..known]);
+        let from = event(&first) + u128::from(from.len() > 15);
         let rows = self
             .events
             .range(from..)
@@ -212,13 +213,13 @@ impl Young {
     pub(super) fn step(&self, changes: [Changes; 4], bytes_max: usize) -> Step {
         let [events, ends, log, rows] = changes;
         let mut step = Step::default();
-        let all = |space, changes: Changes| changes.into_iter().map(move |(key, change)| (space, key, change.row));
+        let all = |space, changes: Changes| changes.into_iter().map(move |(key, change)| (space, key.bytes, change.row));
         step.rows.extend(all(Space::Ends, ends).chain(all(Space::Log, log)));
 
         let new = 1 + events
             .iter()
             .chain(&rows)
-            .map(|(key, change)| change.young_bytes(key))
+            .map(|(key, change)| change.young_bytes(&key.bytes))
             .sum::<usize>();
         let mut left = self.bytes + new;
         for old in &self.blocks {
@@ -235,10 +236,11 @@ impl Young {
                 };
                 let bytes = key.bytes();
                 // What this commit changes itself gets no row from before.
-                let changed = match key {
-                    Key::Event(_) => events.contains_key(&bytes),
-                    Key::Numbers(_) => rows.contains_key(&bytes),
+                let changes = match key {
+                    Key::Event(_) => &events,
+                    Key::Numbers(_) => &rows,
                 };
+                let changed = changes.contains_key(&bytes.clone().into());
                 if !changed {
                     step.rows.push((key.space(), bytes, Some(row.row.clone())));
                 }
@@ -248,7 +250,7 @@ impl Young {
         let mut block = Encoder::with_capacity(new);
         block.byte(VERSION);
         for (space, changes) in [(Space::Rows, rows), (Space::Events, events)] {
-            for (key, Change { row, young }) in changes {
+            for (draft::Key { bytes: key, .. }, Change { row, young }) in changes {
                 let Some(young) = Key::of(space, &key).filter(|key| young || self.row(*key).is_some()) else {
                     step.rows.push((space, key, row));
                     continue;
@@ -310,7 +312,7 @@ fn decode(block: &[u8]) -> Result<Vec<Changed>, StoreError> {
     while !from.rest().is_empty() {
         let code = from.byte()?;
         let key = match code & !PUT {
-            EVENT => Key::Event(event(from.raw(15)?)),
+            EVENT => Key::Event(event(&from.array()?)),
             NUMBERS => {
                 let [a, b, c, d, e, f] = from.array()?;
                 Key::Numbers(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))

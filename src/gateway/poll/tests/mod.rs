@@ -76,8 +76,8 @@ impl Link for OneLink {
     fn epoch(&self) -> Epoch {
         Epoch(7)
     }
-    fn offer_after(&self, _after: Option<u64>, _: &Arc<QueuedEvent>, _: Timestamp) -> Offer {
-        Offer::Later
+    fn offer_all(&self, arrivals: &[Arrival], _: Timestamp, offers: &mut Vec<Offer>) {
+        offers.extend(arrivals.iter().map(|_| Offer::Later));
     }
     fn behind(&self) -> Option<Behind> {
         None
