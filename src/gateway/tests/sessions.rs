@@ -148,7 +148,10 @@ pub(super) async fn what_arrives_together_is_written_together_up_to_what_is_not_
     };
     assert_eq!(together(1..=2), [Offer::Taken, Offer::Taken]);
     let heard = device.hear("<r xmlns='urn:xmpp:sm:3'/>").await;
-    assert!(heard.contains(r#"{"n":1}"#) && heard.contains(r#"{"n":2}"#), "one request for both: {heard}");
+    assert!(
+        heard.contains(r#"{"n":1}"#) && heard.contains(r#"{"n":2}"#),
+        "one request for both: {heard}"
+    );
     // The last of them finds the window full.
     assert_eq!(together(3..=5), [Offer::Taken, Offer::Taken, Offer::Later]);
     assert!(device.hear("<r xmlns='urn:xmpp:sm:3'/>").await.contains(r#"{"n":4}"#));

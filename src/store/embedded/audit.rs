@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{EmbeddedStore, draft::Draft, engine::Space, keys, op::Op, steps::Book, steps::position_of};
+use super::{EmbeddedStore, draft::Draft, engine::Space, keys, op::Op, positions::position_of, steps::Book};
 use crate::{
     domain::{AuditEntry, TenantId},
     store::{

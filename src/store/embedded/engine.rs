@@ -14,12 +14,13 @@ use std::{
 };
 
 use fjall::compaction::Leveled;
-use fjall::{AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice, Snapshot};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use fjall::{AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     draft::Draft,
     merged::Merged,
+    view::View,
     young::{Step, Young},
 };
 use crate::store::StoreError;
@@ -44,6 +45,16 @@ impl Space {
             Self::Ends => "ends",
             Self::Log => "log",
             Self::Rows => "rows",
+        }
+    }
+
+    /// What belongs to the keyspace.
+    pub(super) fn of<T>(self, spaces: &[T; 4]) -> &T {
+        match (self, spaces) {
+            (Self::Events, [events, ..]) => events,
+            (Self::Ends, [_, ends, ..]) => ends,
+            (Self::Log, [_, _, log, _]) => log,
+            (Self::Rows, [.., rows]) => rows,
         }
     }
 }
@@ -85,6 +96,8 @@ pub(super) struct Engine {
     lean: bool,
 }
 
+/// Where the blocks are in the order of the keyspaces.
+const BLOCKS: u8 = 4;
 /// Sealed memtables of a keyspace that may wait before commits wait too; fjall itself halts at 4.
 const SEALED_MAX: usize = 2;
 /// Tables of the first level before commits wait; fjall itself halts at 30 runs.
@@ -146,7 +159,7 @@ impl Engine {
     }
 
     fn space(&self, space: Space) -> &Keyspace {
-        pick(&self.spaces, space)
+        space.of(&self.spaces)
     }
 
     fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
@@ -162,11 +175,9 @@ impl Engine {
 
     /// As [`Engine::view`], at once. In the midst of a commit an event that ends in it is seen as one that waits, besides its end.
     pub(super) fn glance(&self) -> View<'_> {
-        View {
-            young: self.young.read(),
-            snapshot: self.database.snapshot(),
-            spaces: &self.spaces,
-        }
+        // The young rows first: what gets its place meanwhile is in the snapshot.
+        let young = self.young.read();
+        View::of(young, self.database.snapshot(), &self.spaces)
     }
 
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
@@ -225,7 +236,7 @@ impl Engine {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let Step { rows, blocks, then } = self.young.read().step(changes, self.young_max);
         let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), rows.len() + blocks.len()).durability(Some(mode));
-        let mut bytes = 0;
+        let (mut bytes, mut touched) = (0, 0_u8);
         let mut add = |keyspace: &Keyspace, key: Slice, row: Option<Slice>| {
             bytes += (key.len() + row.as_ref().map_or(0, |row| row.len()) + ROW_OVERHEAD) as u64;
             match row {
@@ -234,13 +245,15 @@ impl Engine {
             }
         };
         for (key, row) in blocks {
+            touched |= 1 << BLOCKS;
             add(&self.blocks, key, row);
         }
         // fjall applies rows in this order.
         for (space, key, row) in rows {
+            touched |= 1 << space as u8;
             add(self.space(space), key, row);
         }
-        self.await_background()?;
+        self.await_background(touched)?;
         let committing = self.committing.lock();
         batch.commit().map_err(unavailable)?;
         self.young.write().follow(then);
@@ -249,13 +262,14 @@ impl Engine {
         Ok(bytes)
     }
 
-    /// Waits until background work has caught up, so that fjall never halts the writer.
-    fn await_background(&self) -> Result<(), StoreError> {
+    /// Waits until background work of the `touched` keyspaces (a bit each) has caught up, so that fjall never halts the writer.
+    fn await_background(&self, touched: u8) -> Result<(), StoreError> {
         let started = Instant::now();
         // Lean, nothing catches up: all that fjall allows is allowed.
         let sealed_max = SEALED_MAX + usize::from(self.lean);
         let behind = |space: &Keyspace| space.sealed_memtable_count() > sealed_max || space.l0_table_count() > LEVEL0_MAX;
-        while self.keyspaces().any(behind) {
+        let awaited = |at: usize| touched >> at & 1 == 1;
+        while self.keyspaces().enumerate().any(|(at, space)| awaited(at) && behind(space)) {
             // Learns whether a worker died.
             self.database.persist(PersistMode::Buffer).map_err(unavailable)?;
             if started.elapsed() > STALL_MAX || self.lean {
@@ -314,45 +328,6 @@ impl Engine {
     /// Writes what only the operating system has to the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(unavailable)
-    }
-}
-
-fn pick(spaces: &[Keyspace; 4], space: Space) -> &Keyspace {
-    match (space, spaces) {
-        (Space::Events, [events, ..]) => events,
-        (Space::Ends, [_, ends, ..]) => ends,
-        (Space::Log, [_, _, log, _]) => log,
-        (Space::Rows, [.., rows]) => rows,
-    }
-}
-
-/// The engine at one moment.
-pub(super) struct View<'e> {
-    young: RwLockReadGuard<'e, Young>,
-    snapshot: Snapshot,
-    spaces: &'e [Keyspace; 4],
-}
-
-impl View<'_> {
-    pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        match self.young.get(space, key) {
-            Some(row) => Ok(Some(row.clone())),
-            None => self.snapshot.get(pick(self.spaces, space), key).map_err(unavailable),
-        }
-    }
-
-    /// Rows from `from` on, as long as their keys start with `prefix`. Young numbers are not among them.
-    pub(super) fn from(&self, space: Space, from: Vec<u8>, prefix: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> {
-        let young = match space {
-            Space::Events => self.young.events(&from, |key| key.starts_with(prefix)),
-            _ => Vec::new(),
-        };
-        let rows = self
-            .snapshot
-            .range(pick(self.spaces, space), from..)
-            .map(|row: Guard| row.into_inner().map_err(unavailable))
-            .take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)));
-        Merged::new(rows, young)
     }
 }
 

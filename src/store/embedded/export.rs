@@ -6,14 +6,15 @@ use serde_json::value::RawValue;
 
 use super::{
     Shared, again, audit,
-    engine::{Engine, Space, View},
+    engine::{Engine, Space},
     fast, groups, key_uses,
     keys::{self, Place},
+    positions::position_of,
     receipt::Packed,
     record::{Ending, Facts, Kept, decode_end, decode_event, device_id},
     reported,
     rows::{self, DeviceHead, Identity, Numbers},
-    steps::position_of,
+    view::View,
 };
 use crate::{
     domain::{Cohort, Epoch, TenantId},

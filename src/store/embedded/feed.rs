@@ -18,9 +18,9 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
+    positions::position_of,
     rows::Numbers,
     steps::Book,
-    steps::position_of,
 };
 use crate::{
     domain::{Departure, TenantId},

@@ -10,8 +10,9 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
+    positions::next_position,
     receipt::NewReceipt,
-    steps::{Book, next_position},
+    steps::Book,
 };
 use crate::{
     domain::{DeliveryState, EventId, GroupPlace, TenantId, Timestamp},

@@ -6,10 +6,11 @@ use super::{
     draft::Draft,
     engine::Space,
     keys::{self, Place},
+    positions::last_position,
     receipt::{NewReceipt, Pack},
     record::{self, Ending, Facts, Kept},
     rows::{self, DeviceHead, Identity, Numbers},
-    steps::{Book, last_position},
+    steps::Book,
     users,
 };
 use crate::{

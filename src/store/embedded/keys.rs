@@ -120,11 +120,9 @@ pub(super) fn device_prefix(tenant: TenantId, ordinal: u32) -> [u8; 6] {
 
 pub(super) type IdempotencyKey = [u8; 20];
 
-/// What the idempotency keys of a device begin with.
-pub(super) fn idempotency_prefix(tenant: TenantId, ordinal: u32) -> [u8; 7] {
-    let mut key = [b'i'; 7];
-    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
-    key
+/// What all idempotency keys of that one's device begin with.
+pub(super) fn of_same_device(key: &IdempotencyKey) -> &[u8] {
+    &key[..7]
 }
 
 /// 20 bytes are what the engine holds in place, without a way through memory at each comparison; 13 bytes of a hash are enough to tell

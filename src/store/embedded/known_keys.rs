@@ -4,6 +4,8 @@
 //! A device that is given keys again and again has two bytes of each here. They may say yes to a key that is new, or is forgotten by now,
 //! and never no to one that is kept.
 
+use std::time::Duration;
+
 use fjall::Slice;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     engine::Space,
     keys::{self, IdempotencyKey},
 };
-use crate::{domain::TenantId, store::StoreError};
+use crate::{domain::Timestamp, store::StoreError};
 
 /// Keys of a device that are remembered, at most: 2 KiB. One that has more is asked for at the engine.
 const KEYS_MAX: usize = 1_024;
@@ -24,9 +26,14 @@ pub(super) enum KnownKeys {
     /// Nobody looked; the engine was asked so often.
     Unknown { asked: u8 },
     /// All of them, by the last two bytes of their rows' keys.
-    All(Vec<u16>),
-    /// Too many.
-    Many,
+    All {
+        /// Those that are kept and, as nobody takes any out, those that were since it was read.
+        known: Vec<u16>,
+        /// When to read them anew.
+        until: Timestamp,
+    },
+    /// Too many, until then.
+    Many { until: Timestamp },
 }
 
 impl Default for KnownKeys {
@@ -36,43 +43,49 @@ impl Default for KnownKeys {
 }
 
 impl KnownKeys {
-    /// The row of a key as the draft has it, if the device may have it.
+    /// The row of a key as the draft has it, if the device may have it. What is read of it at `now` is good for `kept`, as long as a key
+    /// is kept.
     pub(super) fn find(
         &mut self,
         draft: &Draft<'_>,
-        tenant: TenantId,
-        ordinal: u32,
         key: &IdempotencyKey,
+        now: Timestamp,
+        kept: Duration,
     ) -> Result<Option<Slice>, StoreError> {
+        match self {
+            Self::All { until, .. } | Self::Many { until } if now >= *until => *self = Self::default(),
+            _ => {}
+        }
         if let Self::Unknown { asked } = self {
             *asked += 1;
             if *asked > ASKED_MAX {
-                *self = Self::read(draft, tenant, ordinal)?;
+                *self = Self::read(draft, key, now.plus(kept))?;
             }
         }
         match self {
-            Self::All(known) if !known.contains(&short(key)) => Ok(None),
+            Self::All { known, .. } if !known.contains(&short(key)) => Ok(None),
             _ => draft.get(Space::Ends, key),
         }
     }
 
-    fn read(draft: &Draft<'_>, tenant: TenantId, ordinal: u32) -> Result<Self, StoreError> {
+    fn read(draft: &Draft<'_>, key: &IdempotencyKey, until: Timestamp) -> Result<Self, StoreError> {
         let mut known = Vec::new();
-        for key in draft.keys(Space::Ends, &keys::idempotency_prefix(tenant, ordinal)) {
+        for key in draft.keys(Space::Ends, keys::of_same_device(key)) {
             if known.len() >= KEYS_MAX {
-                return Ok(Self::Many);
+                return Ok(Self::Many { until });
             }
             known.push(short(&key?));
         }
-        Ok(Self::All(known))
+        Ok(Self::All { known, until })
     }
 
     /// The device has this key now.
     pub(super) fn add(&mut self, key: &IdempotencyKey) {
         match self {
-            Self::All(known) if known.len() < KEYS_MAX => known.push(short(key)),
-            Self::All(_) => *self = Self::Many,
-            Self::Unknown { .. } | Self::Many => {}
+            Self::All { known, .. } if known.len() < KEYS_MAX => known.push(short(key)),
+            // Many of them may be forgotten by now: it is worth another look.
+            Self::All { .. } => *self = Self::default(),
+            Self::Unknown { .. } | Self::Many { .. } => {}
         }
     }
 }

@@ -31,6 +31,7 @@ mod known_keys;
 mod mailbox;
 mod merged;
 mod op;
+mod positions;
 mod receipt;
 mod record;
 mod records;
@@ -45,6 +46,7 @@ mod steps;
 mod sweep;
 mod transfer;
 mod users;
+mod view;
 mod webhooks;
 mod writer;
 mod young;
@@ -106,7 +108,8 @@ pub struct Config {
     pub steps_max: usize,
     /// Arrivals that may wait for the dispatcher; more are dropped and counted. Default: 65536.
     pub arrivals_max: usize,
-    /// Devices without a seat whose counts stay in RAM, about 300 bytes each. Default: 100000.
+    /// Devices without a seat whose counts stay in RAM, about 300 bytes each, and 2 more for each idempotency key of the last day, up to
+    /// 2 KiB. Default: 100000.
     pub idle_devices_max: usize,
     /// Rows that one round of the sweeper looks at. Default: 20000.
     pub sweep_rows: usize,

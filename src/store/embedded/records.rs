@@ -15,9 +15,9 @@ use super::{
     engine::{Engine, Space},
     keys,
     op::Op,
+    positions::position_of,
     receipt::Packed,
     steps::Book,
-    steps::position_of,
 };
 use crate::{
     domain::TenantId,

@@ -25,11 +25,12 @@ use super::{
     journal,
     keeper::{self, Keeper},
     keys,
+    positions::Positions,
     records::Ends,
     rows::{self, Identity, Totals},
     short_keys,
     space::{self, Disk, Sizes},
-    steps::{Book, Positions},
+    steps::Book,
     users,
     writer::Writer,
 };

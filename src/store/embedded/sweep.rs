@@ -14,6 +14,7 @@ use super::{
     feed, groups,
     keys::{self, Place},
     op::Op,
+    positions::position_of,
     receipt::Packed,
     record::{self, Kept, decode_end, decode_event},
     rows::DeviceHead,
@@ -270,7 +271,7 @@ fn look(
         part @ (Part::Receipts | Part::Changes) => {
             let tenant = key.get(1..3).and_then(|bytes| <[u8; 2]>::try_from(bytes).ok());
             let tenant = TenantId(u16::from_be_bytes(tenant.ok_or_else(|| damaged("the key of a receipt"))?));
-            let position = super::steps::position_of(key)?;
+            let position = position_of(key)?;
             let (last_key, written_at, kept_secs, most) = if part == Part::Receipts {
                 let written_at = Packed::of(position, value)?.written_at()?;
                 (
@@ -285,7 +286,7 @@ fn look(
                 (keys::change(tenant, u64::MAX), written_at, kept, most)
             };
             let last = engine.range(Space::Log, key, &last_key).next_back().transpose()?;
-            let last = last.map_or(Ok(position), |(key, _)| super::steps::position_of(&key))?;
+            let last = last.map_or(Ok(position), |(key, _)| position_of(&key))?;
             let behind = |position, last| match part {
                 Part::Changes => feed::newer(engine, tenant, position, last),
                 _ => Ok(last - position),
@@ -301,7 +302,7 @@ fn look(
         }
         Part::Audit => {
             let tenant = keys::tenant_of(key).ok_or_else(|| damaged("the key of an entry of the audit log"))?;
-            let written_at = written_at(super::steps::position_of(key)?);
+            let written_at = written_at(position_of(key)?);
             let old = now >= written_at.plus(Duration::from_secs(limits.audit_kept_secs));
             // Those that this round has found are there still.
             let going = found.audited.entry(tenant).or_default();

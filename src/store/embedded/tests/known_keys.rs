@@ -2,17 +2,17 @@
 
 use super::Embedded;
 use crate::{
-    domain::Event,
+    domain::{Clock, Event, Timestamp},
     store::{
         EnqueuedKind, Idempotency, Mailbox, NewEvent,
-        contract::{Bench, START, add, event},
+        contract::{Bench, add, event, limits},
     },
 };
 
 /// More than a device's state remembers.
 const KEYS: u16 = 1_100;
 
-fn new(number: u16) -> NewEvent {
+fn new(number: u16, at: Timestamp) -> NewEvent {
     let mut key = [0; 16];
     // Spread over what is remembered of a key, and alike in its last bytes now and then.
     key[..2].copy_from_slice(&number.to_be_bytes());
@@ -21,7 +21,7 @@ fn new(number: u16) -> NewEvent {
         event: Event {
             // One waits at a time: the others are replaced, and known all the same.
             collapse_key: Some("key".into()),
-            ..event("box", "{}", START)
+            ..event("box", "{}", at)
         },
         idempotency: Some(Idempotency {
             key,
@@ -32,7 +32,8 @@ fn new(number: u16) -> NewEvent {
 }
 
 async fn kinds(bench: &Embedded, numbers: impl Iterator<Item = u16>) -> Vec<EnqueuedKind> {
-    let answers = bench.store.enqueue(numbers.map(new).collect()).await;
+    let at = bench.clock.now();
+    let answers = bench.store.enqueue(numbers.map(|number| new(number, at)).collect()).await;
     answers.into_iter().map(|answer| answer.unwrap().kind).collect()
 }
 
@@ -55,4 +56,10 @@ async fn a_new_key_is_new_and_a_kept_one_is_known_after_few_keys_and_after_many(
             assert!(all.iter().all(|kind| *kind == EnqueuedKind::Repeat));
         }
     }
+    // What is known of it is as old as the keys may be, and they are forgotten.
+    bench.clock.advance(std::time::Duration::from_secs(limits().idempotency_kept_secs));
+    let forgotten = kinds(&bench, 0..20).await;
+    assert!(forgotten.iter().all(|kind| *kind == EnqueuedKind::New), "{forgotten:?}");
+    let again = kinds(&bench, (0..20).rev()).await;
+    assert!(again.iter().all(|kind| *kind == EnqueuedKind::Repeat), "{again:?}");
 }
