@@ -210,10 +210,15 @@ fn answered(backend: &Backend, framing: &str, body: &[u8], ends: bool) -> (u16, 
     let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
     let (head, body) = loop {
         let text = String::from_utf8_lossy(&answer).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Ok(body) = serde_json::from_str::<Value>(body)
-        {
-            break (head.to_owned(), body);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            // Another answer may be behind it, to what follows a length that is too short.
+            let length = head
+                .split("\r\n")
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let body = length.map_or(Some(body), |length: usize| body.get(..length));
+            if let Some(Ok(body)) = body.map(serde_json::from_str::<Value>) {
+                break (head.to_owned(), body);
+            }
         }
         let read = stream.read(&mut piece).unwrap();
         assert!(read > 0, "no answer to {framing}: {text:?}");

@@ -5,59 +5,11 @@ use std::collections::BTreeMap;
 use fjall::Slice;
 
 use super::{
-    engine::{Engine, Space},
+    engine::{Change, Changes, Commit, Engine, Key, Space},
     keys,
     receipt::{NewReceipt, Pack},
 };
 use crate::{domain::TenantId, store::StoreError};
-
-/// What becomes of a row.
-#[derive(Debug, Clone)]
-pub(super) struct Change {
-    /// `None` removes it.
-    pub(super) row: Option<Slice>,
-    /// It is new and will hardly last: it need not have a place of its own yet, see [`Young`](super::young::Young).
-    pub(super) young: bool,
-}
-
-impl Change {
-    /// About what it takes in a block of young rows.
-    pub(super) fn young_bytes(&self, key: &[u8]) -> usize {
-        match &self.row {
-            Some(row) if self.young => 4 + key.len() + row.len(),
-            _ => 0,
-        }
-    }
-}
-
-/// The key of a row. Keys are compared more often than anything else is done with them: first as numbers, by the 16 bytes that they begin
-/// with (0 where there are none, which is never behind what is there), and byte for byte only where those are the same.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    head: u128,
-    pub(super) bytes: Slice,
-}
-
-impl From<Slice> for Key {
-    fn from(bytes: Slice) -> Self {
-        let head = match bytes.first_chunk() {
-            Some(head) => *head,
-            None => {
-                let mut head = [0; 16];
-                head[..bytes.len()].copy_from_slice(&bytes);
-                head
-            }
-        };
-        Self {
-            head: u128::from_be_bytes(head),
-            bytes,
-        }
-    }
-}
-
-/// Changed rows of one keyspace. In the order of their keys, in which the engine takes them: neighbours are then
-/// found by a way through its table that is in the processor's cache.
-pub(super) type Changes = BTreeMap<Key, Change>;
 
 /// Steps write here and read through it, so that each sees what the ones before it in the same commit did.
 /// A row is in it once, as fjall demands of a batch.
@@ -106,12 +58,7 @@ impl<'e> Draft<'e> {
     }
 
     fn changes(&self, space: Space) -> &Changes {
-        match (space, &self.changes) {
-            (Space::Events, [events, ..]) => events,
-            (Space::Ends, [_, ends, ..]) => ends,
-            (Space::Log, [_, _, log, _]) => log,
-            (Space::Rows, [.., rows]) => rows,
-        }
+        space.of(&self.changes)
     }
 
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
@@ -176,10 +123,14 @@ impl<'e> Draft<'e> {
         Ok(rows)
     }
 
-    pub(super) fn into_changes(mut self) -> ([Changes; 4], bool) {
+    /// What is to be committed.
+    pub(super) fn finish(mut self) -> Commit {
         for (tenant, (last, pack)) in std::mem::take(&mut self.receipts) {
             self.put(Space::Log, keys::receipt(tenant, last), pack.finish());
         }
-        (self.changes, self.sync)
+        Commit {
+            changes: self.changes,
+            sync: self.sync,
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Shared, again, audit,
-    engine::{Engine, Space},
+    engine::{Engine, Space, View},
     fast, groups, key_uses,
     keys::{self, Place},
     positions::position_of,
@@ -14,7 +14,6 @@ use super::{
     record::{Ending, Facts, Kept, decode_end, decode_event, device_id},
     reported,
     rows::{self, DeviceHead, Identity, Numbers},
-    view::View,
 };
 use crate::{
     domain::{Cohort, Epoch, TenantId},

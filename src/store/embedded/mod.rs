@@ -29,7 +29,6 @@ mod key_uses;
 mod keys;
 mod known_keys;
 mod mailbox;
-mod merged;
 mod op;
 mod positions;
 mod receipt;
@@ -46,10 +45,8 @@ mod steps;
 mod sweep;
 mod transfer;
 mod users;
-mod view;
 mod webhooks;
 mod writer;
-mod young;
 
 #[cfg(test)]
 pub(in crate::store) mod tests;

@@ -151,7 +151,7 @@ impl EmbeddedStore {
             }
         }
         draft.must_sync();
-        engine.commit(draft)?;
+        engine.commit(draft.finish())?;
 
         let tips = feed::tips(&engine, tenants.keys().copied())?;
         let receipts = Ends::of(&engine, tenants.keys().copied())?;

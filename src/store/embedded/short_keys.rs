@@ -29,12 +29,12 @@ pub(super) fn shorten(engine: &Engine) -> Result<(), StoreError> {
         draft.remove(Space::Ends, key);
         count += 1;
         if count % TOGETHER == 0 {
-            engine.commit(std::mem::replace(&mut draft, Draft::new(engine)))?;
+            engine.commit(std::mem::replace(&mut draft, Draft::new(engine)).finish())?;
         }
     }
     draft.put(Space::Rows, DONE, Vec::new());
     draft.must_sync();
-    engine.commit(draft)?;
+    engine.commit(draft.finish())?;
     if count > 0 {
         tracing::info!("{count} idempotency keys have shorter rows now");
     }

@@ -73,12 +73,12 @@ pub(super) fn index_all(engine: &Engine) -> Result<(), StoreError> {
         draft.put(Space::Rows, keys::of_user(tenant, &user, id), Vec::new());
         count += 1;
         if count % TOGETHER == 0 {
-            engine.commit(std::mem::replace(&mut draft, Draft::new(engine)))?;
+            engine.commit(std::mem::replace(&mut draft, Draft::new(engine)).finish())?;
         }
     }
     draft.put(Space::Rows, INDEXED, Vec::new());
     draft.must_sync();
-    engine.commit(draft)?;
+    engine.commit(draft.finish())?;
     if count > 0 {
         tracing::info!("{count} devices are now found by their users");
     }

@@ -145,7 +145,7 @@ impl Writer {
             book.totals.commit_no += 1;
             draft.put(Space::Rows, keys::COMMIT, book.totals.encode());
             let synced = draft.syncs();
-            let bytes = engine.commit(draft)?;
+            let bytes = engine.commit(draft.finish())?;
             use_headroom(&shared, bytes);
             *shared.totals.lock() = book.totals;
             if !book.tips.is_empty() {

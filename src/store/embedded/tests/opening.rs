@@ -115,7 +115,7 @@ async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
     draft.put(Space::Ends, [&short, [7; 3].as_slice()].concat(), row);
     draft.remove(Space::Rows, short_keys::DONE);
     draft.must_sync();
-    engine.commit(draft).unwrap();
+    engine.commit(draft.finish()).unwrap();
     drop(engine);
     let store = open(config(bench.folder.path())).unwrap();
     let again = push_with(&*store, event("box", "{}", START), idempotency).await.unwrap();

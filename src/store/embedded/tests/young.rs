@@ -124,7 +124,7 @@ fn what_is_young_reads_as_if_each_row_had_its_place() {
                 }
             }
         }
-        engine.commit(draft).unwrap();
+        engine.commit(draft.finish()).unwrap();
         check(&engine, &events, &numbers_rows, &format!("after commit {commit}"));
         if dice.below(12) == 0 {
             drop(engine);
@@ -147,7 +147,7 @@ fn what_ends_while_it_is_young_never_gets_a_row() {
         if let Some(key) = waits.replace(event(1, number)) {
             draft.remove(Space::Events, key);
         }
-        engine.commit(draft).unwrap();
+        engine.commit(draft.finish()).unwrap();
     }
     assert_eq!(engine.events_with_rows(), 0);
     assert_eq!(engine.prefix(Space::Events, b"").count(), 1);

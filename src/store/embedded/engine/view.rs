@@ -4,14 +4,14 @@ use fjall::{Guard, Keyspace, Readable, Slice, Snapshot};
 use parking_lot::RwLockReadGuard;
 
 use super::{
-    engine::{Space, unavailable},
+    keyspace::{Space, unavailable},
     merged::Merged,
     young::Young,
 };
 use crate::store::StoreError;
 
 /// The engine at one moment.
-pub(super) struct View<'e> {
+pub(in crate::store::embedded) struct View<'e> {
     young: RwLockReadGuard<'e, Young>,
     snapshot: Snapshot,
     spaces: &'e [Keyspace; 4],
@@ -22,7 +22,7 @@ impl<'e> View<'e> {
         Self { young, snapshot, spaces }
     }
 
-    pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+    pub(in crate::store::embedded) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {
         match self.young.get(space, key) {
             Some(row) => Ok(Some(row.clone())),
             None => self.snapshot.get(space.of(self.spaces), key).map_err(unavailable),
@@ -30,7 +30,12 @@ impl<'e> View<'e> {
     }
 
     /// Rows from `from` on, as long as their keys start with `prefix`. Young numbers are not among them.
-    pub(super) fn from(&self, space: Space, from: Vec<u8>, prefix: &[u8]) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> {
+    pub(in crate::store::embedded) fn from(
+        &self,
+        space: Space,
+        from: Vec<u8>,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Slice, Slice), StoreError>> {
         let young = match space {
             Space::Events => self.young.events(&from, |key| key.starts_with(prefix)),
             _ => Vec::new(),

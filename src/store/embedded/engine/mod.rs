@@ -4,6 +4,12 @@
 //! rotation at every commit over the memtable's size, and a full channel then locks up. So [`Engine::commit`] waits by itself,
 //! with a bound, and rotates by itself.
 
+mod changes;
+mod keyspace;
+mod merged;
+mod view;
+mod young;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -17,47 +23,17 @@ use fjall::compaction::Leveled;
 use fjall::{AbstractTree, CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 use parking_lot::{Mutex, RwLock};
 
-use super::{
-    draft::Draft,
-    merged::Merged,
+pub(super) use self::{
+    changes::{Change, Changes, Commit, Key},
+    keyspace::Space,
     view::View,
+};
+use self::{
+    keyspace::unavailable,
+    merged::Merged,
     young::{Step, Young},
 };
 use crate::store::StoreError;
-
-/// One of the engine's keyspaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Space {
-    /// Events that wait.
-    Events,
-    /// How events ended, and idempotency keys.
-    Ends,
-    /// Receipts and the ledger.
-    Log,
-    /// Devices, keys, tenants, and the store itself.
-    Rows,
-}
-
-impl Space {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Events => "events",
-            Self::Ends => "ends",
-            Self::Log => "log",
-            Self::Rows => "rows",
-        }
-    }
-
-    /// What belongs to the keyspace.
-    pub(super) fn of<T>(self, spaces: &[T; 4]) -> &T {
-        match (self, spaces) {
-            (Self::Events, [events, ..]) => events,
-            (Self::Ends, [_, ends, ..]) => ends,
-            (Self::Log, [_, _, log, _]) => log,
-            (Self::Rows, [.., rows]) => rows,
-        }
-    }
-}
 
 /// How to open the engine.
 #[derive(Debug, Clone)]
@@ -229,10 +205,10 @@ impl Engine {
         Merged::new(rows, young)
     }
 
-    /// Makes all changes of the draft durable together: synced to the disk when the draft asks for it, else handed to the
+    /// Makes all changes durable together: synced to the disk when that is asked for, else handed to the
     /// operating system. Answers how many bytes that was. Only the writer may call it.
-    pub(super) fn commit(&self, draft: Draft<'_>) -> Result<u64, StoreError> {
-        let (changes, sync) = draft.into_changes();
+    pub(super) fn commit(&self, commit: Commit) -> Result<u64, StoreError> {
+        let Commit { changes, sync } = commit;
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let Step { rows, blocks, then } = self.young.read().step(changes, self.young_max);
         let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), rows.len() + blocks.len()).durability(Some(mode));
@@ -329,8 +305,4 @@ impl Engine {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(unavailable)
     }
-}
-
-pub(super) fn unavailable(error: fjall::Error) -> StoreError {
-    StoreError::Unavailable(error.to_string().into())
 }

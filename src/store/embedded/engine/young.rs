@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, VecDeque};
 use fjall::Slice;
 
 use super::{
-    draft::{self, Change, Changes},
-    engine::Space,
-    keys::EventKey,
+    changes::{self, Change, Changes},
+    keyspace::Space,
 };
 use crate::store::{
     StoreError,
     codec::{Decoder, Encoder, damaged},
+    embedded::keys::EventKey,
 };
 
 const VERSION: u8 = 1;
@@ -250,7 +250,7 @@ impl Young {
         let mut block = Encoder::with_capacity(new);
         block.byte(VERSION);
         for (space, changes) in [(Space::Rows, rows), (Space::Events, events)] {
-            for (draft::Key { bytes: key, .. }, Change { row, young }) in changes {
+            for (changes::Key { bytes: key, .. }, Change { row, young }) in changes {
                 let Some(young) = Key::of(space, &key).filter(|key| young || self.row(*key).is_some()) else {
                     step.rows.push((space, key, row));
                     continue;
