@@ -72,9 +72,9 @@ impl<'e> Draft<'e> {
         self.change(space, key.into(), Some(value.into()), false);
     }
 
-    /// Puts a row of a kind that can be young, and that will hardly last.
-    pub(super) fn put_young(&mut self, space: Space, key: impl Into<Slice>, value: impl Into<Slice>) {
-        self.change(space, key.into(), Some(value.into()), true);
+    /// Puts a row of a kind that can be young: with `young` it will hardly last.
+    pub(super) fn put_new(&mut self, space: Space, key: impl Into<Slice>, value: impl Into<Slice>, young: bool) {
+        self.change(space, key.into(), Some(value.into()), young);
     }
 
     pub(super) fn remove(&mut self, space: Space, key: impl Into<Slice>) {

@@ -83,8 +83,7 @@ impl KnownKeys {
     pub(super) fn add(&mut self, key: &IdempotencyKey) {
         match self {
             Self::All { known, .. } if known.len() < KEYS_MAX => known.push(short(key)),
-            // Many of them may be forgotten by now: it is worth another look.
-            Self::All { .. } => *self = Self::default(),
+            Self::All { until, .. } => *self = Self::Many { until: *until },
             Self::Unknown { .. } | Self::Many { .. } => {}
         }
     }

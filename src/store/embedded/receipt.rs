@@ -101,36 +101,29 @@ fn decode(position: u64, bytes: &[u8]) -> Result<Receipt, StoreError> {
     Ok(receipt)
 }
 
-/// A row in the making.
+/// A row in the making: the bytes of each receipt.
 #[derive(Default)]
-pub(super) struct Pack {
-    count: u64,
-    /// Each behind its length.
-    receipts: Encoder,
-}
+pub(super) struct Pack(Vec<Vec<u8>>);
 
 impl Pack {
     /// # Errors
     /// `Corrupt`: what the device told is no JSON.
     pub(super) fn push(&mut self, receipt: &NewReceipt<'_>) -> Result<(), StoreError> {
-        let bytes = receipt.encode()?;
-        self.count += 1;
-        self.receipts.number(bytes.len() as u64).raw(&bytes);
+        self.0.push(receipt.encode()?);
         Ok(())
     }
 
     pub(super) fn finish(self) -> Slice {
-        let receipts = self.receipts.finish();
-        let mut row = Encoder::with_capacity(receipts.len() + 4);
-        match self.count {
-            // Its length is that of the row.
-            1 => {
-                let mut only = Decoder::new(&receipts, "a receipt");
-                let length = only.number().map_or(0, |_| only.rest().len());
-                row.byte(ONE).raw(&receipts[receipts.len() - length..])
+        let bytes: usize = self.0.iter().map(|receipt| receipt.len() + 2).sum();
+        let mut row = Encoder::with_capacity(bytes + 8);
+        if let [only] = self.0.as_slice() {
+            row.byte(ONE).raw(only);
+        } else {
+            row.byte(SEVERAL).number(self.0.len() as u64);
+            for receipt in &self.0 {
+                row.number(receipt.len() as u64).raw(receipt);
             }
-            count => row.byte(SEVERAL).number(count).raw(&receipts),
-        };
+        }
         row.finish().into()
     }
 }

@@ -140,20 +140,12 @@ impl Book {
         let id = shared.ids.seal(located);
         let facts = Facts::of(&event, seq, idempotency.as_ref());
         let row = record::encode_event(&facts, event.json.0.as_bytes());
-        let (numbers_key, numbers) = (keys::numbers(key.tenant, ordinal), state.numbers.encode());
-        match facts.due {
-            // A device that is there acknowledges it soon.
-            None if seat.is_some() => {
-                draft.put_young(Space::Events, place.event_key(), row);
-                draft.put_young(Space::Rows, numbers_key, numbers);
-            }
-            due => {
-                draft.put(Space::Events, place.event_key(), row);
-                draft.put(Space::Rows, numbers_key, numbers);
-                if let Some(due) = due {
-                    draft.put(Space::Rows, keys::due(due, place), Vec::new());
-                }
-            }
+        // A device that is there acknowledges it soon.
+        let young = seat.is_some() && facts.due.is_none();
+        draft.put_new(Space::Events, place.event_key(), row, young);
+        draft.put_new(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode(), young);
+        if let Some(due) = facts.due {
+            draft.put(Space::Rows, keys::due(due, place), Vec::new());
         }
         let (waits_as, group) = (facts.waits_as(), facts.group(&shared.ids, key.tenant));
         if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {

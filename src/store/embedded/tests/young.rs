@@ -94,7 +94,7 @@ fn what_is_young_reads_as_if_each_row_had_its_place() {
             match (dice.below(9), some) {
                 (0..=2, _) => {
                     last += 1;
-                    draft.put_young(Space::Events, event(device, last), row.clone());
+                    draft.put_new(Space::Events, event(device, last), row.clone(), true);
                     events.insert(event(device, last), row);
                 }
                 (3, _) => {
@@ -119,7 +119,7 @@ fn what_is_young_reads_as_if_each_row_had_its_place() {
                     numbers_rows.remove(&numbers(device));
                 }
                 _ => {
-                    draft.put_young(Space::Rows, numbers(device), row.clone());
+                    draft.put_new(Space::Rows, numbers(device), row.clone(), true);
                     numbers_rows.insert(numbers(device), row);
                 }
             }
@@ -142,8 +142,8 @@ fn what_ends_while_it_is_young_never_gets_a_row() {
     let mut waits = None;
     for number in 0..500 {
         let mut draft = Draft::new(&engine);
-        draft.put_young(Space::Events, event(1, number), [7; 40]);
-        draft.put_young(Space::Rows, numbers(1), number.to_be_bytes());
+        draft.put_new(Space::Events, event(1, number), [7; 40], true);
+        draft.put_new(Space::Rows, numbers(1), number.to_be_bytes(), true);
         if let Some(key) = waits.replace(event(1, number)) {
             draft.remove(Space::Events, key);
         }
