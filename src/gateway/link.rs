@@ -45,26 +45,10 @@ pub trait Link: Send + Sync {
     /// Which holder of the seat this is.
     fn epoch(&self) -> Epoch;
 
-    /// Offers events that have just arrived, in order; each is taken only when nothing older waits. What is taken is written at once, and
-    /// together. Adds an answer for each to `offers`.
+    /// Offers events that have just arrived, in order; each is taken only when nothing older waits, and, where arrivals may overtake one
+    /// another, the session was given the number `after`. What is taken is written at once, and together. Adds an answer for each to
+    /// `offers`.
     fn offer_all(&self, arrivals: &[Arrival], now: Timestamp, offers: &mut Vec<Offer>);
-
-    /// Offers one event that has just arrived.
-    fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        self.offer_after(None, event, now)
-    }
-
-    /// The same, where arrivals may overtake one another: `after` is the number that the device's last event before this one got.
-    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        let arrival = Arrival {
-            epoch: self.epoch(),
-            event: Arc::clone(event),
-            after,
-        };
-        let mut offers = Vec::with_capacity(1);
-        self.offer_all(&[arrival], now, &mut offers);
-        offers.pop().unwrap_or(Offer::Gone)
-    }
 
     /// Where to read on in the store. `None`: the session cannot take events now (no presence yet, hibernating, closed).
     fn behind(&self) -> Option<Behind>;
@@ -72,7 +56,7 @@ pub trait Link: Send + Sync {
     /// Offers the next event that was read from the store, in order.
     fn refill(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer;
 
-    /// Tells that the store has nothing behind the cursor. True: from here on `offer` is taken at once. False: an arrival
+    /// Tells that the store has nothing behind the cursor. True: from here on what is offered is taken at once. False: an arrival
     /// was refused since `behind` answered, so read once more.
     fn caught_up(&self, refused: u64) -> bool;
 

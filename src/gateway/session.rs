@@ -302,6 +302,15 @@ pub(super) fn broke(session: &Session, at_once: bool) -> Option<DeviceSignal> {
 }
 
 impl Hibernated {
+    /// What becomes of an event that is offered.
+    fn away(&self) -> Offer {
+        match *self.carried.lock() {
+            // The session starts behind its cursor when it is resumed: nothing to remember.
+            Some(_) => Offer::Later,
+            None => Offer::Gone,
+        }
+    }
+
     /// Takes the session, for resumption. Whoever takes it first has it: a resumption or the end of its time.
     pub(super) fn take(&self, id: Option<SessionId>) -> Option<Carried> {
         let mut carried = self.carried.lock();
@@ -365,11 +374,7 @@ impl Link for Hibernated {
     }
 
     fn offer_all(&self, arrivals: &[Arrival], _now: Timestamp, offers: &mut Vec<Offer>) {
-        let offer = match *self.carried.lock() {
-            // The session starts behind its cursor when it is resumed: nothing to remember.
-            Some(_) => Offer::Later,
-            None => Offer::Gone,
-        };
+        let offer = self.away();
         offers.extend(arrivals.iter().map(|_| offer));
     }
 
@@ -377,8 +382,8 @@ impl Link for Hibernated {
         None
     }
 
-    fn refill(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
-        self.offer(event, now)
+    fn refill(&self, _event: &Arc<QueuedEvent>, _now: Timestamp) -> Offer {
+        self.away()
     }
 
     fn caught_up(&self, _refused: u64) -> bool {

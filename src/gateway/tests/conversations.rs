@@ -9,7 +9,7 @@ use std::{collections::HashMap, fs, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Device, Offer, Service, TENANT, event, id, now};
+use super::{Device, Offer, OfferOne, Service, TENANT, event, id, now};
 use crate::{domain::Epoch, gateway::Config};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conversations/gateway");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::{Device, Offer, Service, event, key, now};
+use super::{Device, Offer, OfferOne, Service, event, key, now};
 use crate::gateway::sessions::Entry;
 
 /// TCP_USER_TIMEOUT, and when the kernel's own keepalive starts.

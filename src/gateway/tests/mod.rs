@@ -27,13 +27,35 @@ use crate::{
     http::{self, HttpMetrics},
     presence::{Presence, Rules},
     proxy::Balancers,
-    store::{DeviceKey, QueuedEvent},
+    store::{Arrival, DeviceKey, QueuedEvent},
     tls,
 };
 use device::Device;
 use store::MemoryStore;
 
 const TENANT: TenantId = TenantId(0);
+
+/// One event at a time.
+trait OfferOne {
+    fn offer(&self, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
+        self.offer_after(None, event, now)
+    }
+
+    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer;
+}
+
+impl OfferOne for dyn Link + '_ {
+    fn offer_after(&self, after: Option<u64>, event: &Arc<QueuedEvent>, now: Timestamp) -> Offer {
+        let arrival = Arrival {
+            epoch: self.epoch(),
+            event: Arc::clone(event),
+            after,
+        };
+        let mut offers = Vec::new();
+        self.offer_all(&[arrival], now, &mut offers);
+        offers.pop().unwrap()
+    }
+}
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(10);

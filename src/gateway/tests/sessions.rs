@@ -6,7 +6,7 @@ use axum::{Extension, body::Body, http::Request};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use super::{Device, DeviceSignal, Offer, Service, event, id, key, now};
+use super::{Device, DeviceSignal, Offer, OfferOne, Service, event, id, key, now};
 use crate::{
     domain::{Caller, Epoch, Outcome, Scope, Urgency},
     store::Arrival,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Device, Link, Offer, Service, event, now};
+use super::{Device, Link, Offer, OfferOne, Service, event, now};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 

@@ -5,7 +5,7 @@ use std::{cell::Cell, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Device, Offer, Service, TENANT, admission, event, id, life, now, sessions, transport,
+    Device, Offer, OfferOne, Service, TENANT, admission, event, id, life, now, sessions, transport,
     web_client::{CLOSE, Client, HANDSHAKE, OPEN, frame},
 };
 use crate::http;
