@@ -1,6 +1,6 @@
 //! A primary, its replicas, and three Sentinels that watch over them.
 
-use super::{RedisError, Server, Settings, Tls, until};
+use super::{RedisError, Server, Settings, until};
 
 /// The name of the service at the Sentinels.
 const SERVICE: &str = "unpoll";
@@ -18,21 +18,20 @@ impl Sentinels {
     /// # Errors
     /// See [`RedisError`].
     pub fn start(replicas: usize) -> Result<Self, RedisError> {
-        Self::start_with(replicas, None)
+        Self::start_with(replicas, &Settings::default())
     }
 
-    /// The same, where all speak TLS.
+    /// The same with settings of the servers with the data: any of them can become the primary. Where they have TLS, the Sentinels have it, too.
     ///
     /// # Errors
     /// See [`RedisError`].
-    pub fn start_with(replicas: usize, tls: Option<&Tls>) -> Result<Self, RedisError> {
-        let mut data = vec![Server::start(&Settings::default().tls(tls))?];
+    pub fn start_with(replicas: usize, each: &Settings) -> Result<Self, RedisError> {
+        let tls = each.tls.as_ref();
+        let mut data = vec![Server::start(each)?];
         let port = |data: &[Server]| data.first().map_or(0, |primary| primary.tls_port.unwrap_or(primary.port));
         for _ in 0..replicas {
             let of = format!("replicaof 127.0.0.1 {}", port(&data));
-            data.push(Server::start(
-                &Settings::default().tls(tls).line(of).line("repl-diskless-sync-delay 0"),
-            )?);
+            data.push(Server::start(&each.clone().line(of).line("repl-diskless-sync-delay 0"))?);
         }
         let mut watching = Vec::new();
         for _ in 0..3 {

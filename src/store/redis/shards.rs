@@ -133,13 +133,21 @@ impl Map {
     }
 }
 
+/// The last look who the primaries are.
+#[derive(Debug, Default)]
+struct Looked {
+    at: Option<Instant>,
+    /// Why it found none: told once, not at each of ten looks a second.
+    why_not: Option<String>,
+}
+
 /// All servers.
 pub(super) struct Shards {
     config: Config,
     keys: Keys,
     target: RwLock<Target>,
     map: RwLock<Arc<Map>>,
-    looked_at: tokio::sync::Mutex<Option<Instant>>,
+    looked: tokio::sync::Mutex<Looked>,
     /// Whether durable writes wait for replicas; shared with the lanes. Once they do, they always do.
     replicated: Arc<AtomicBool>,
     floor: Arc<AtomicU64>,
@@ -190,7 +198,7 @@ impl Shards {
             keys,
             target: RwLock::new(target),
             map: RwLock::new(Arc::new(Map::new(Vec::new()))),
-            looked_at: tokio::sync::Mutex::new(None),
+            looked: tokio::sync::Mutex::default(),
             replicated: Arc::new(AtomicBool::new(replicated)),
             floor: Arc::new(AtomicU64::new(0)),
             changes: AtomicU64::new(0),
@@ -400,17 +408,26 @@ impl Shards {
 
     /// Looks who the primaries are, unless somebody just did.
     async fn look(&self) {
-        let mut looked_at = self.looked_at.lock().await;
-        if looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        let mut looked = self.looked.lock().await;
+        if looked.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }
         let known: Vec<String> = self.map.read().shards.iter().map(|shard| shard.primary.address.clone()).collect();
         let target = self.target.read().clone();
         match topology::discover(&target, &known, self.config.answer_within()).await {
-            Ok(primaries) => self.take(primaries),
-            Err(error) => tracing::debug!("who the primaries of Redis are is not known: {error}"),
+            Ok(primaries) => {
+                self.take(primaries);
+                looked.why_not = None;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if looked.why_not.as_ref() != Some(&why) {
+                    warn!("who the primaries of Redis are is not known: {why}");
+                    looked.why_not = Some(why);
+                }
+            }
         }
-        *looked_at = Some(Instant::now());
+        looked.at = Some(Instant::now());
     }
 
     /// Takes the primaries as they are now; those that stay keep their connections.
