@@ -186,7 +186,9 @@ fn a_server_that_asks_for_a_certificate_is_shown_one() {
 fn sentinels_and_the_servers_that_they_name_have_tls() {
     let scene = Scene::new();
     // The servers know a user whom the Sentinels do not; one that comes back can be made the primary once more.
-    let each = Redis::default().tls(Some(&scene.tls(true))).line("user unpoll on >hush ~* &* +@all");
+    let each = Redis::default()
+        .tls(Some(&scene.tls(true)))
+        .line("user unpoll on >hush ~* &* +@all");
     let mut redis = Sentinels::start_with(1, &each).unwrap();
     let url = redis.url().replace("rediss-sentinel://", "rediss-sentinel://unpoll:hush@");
     // A machine that runs many tests at once shakes hands slowly.

@@ -176,13 +176,19 @@ impl Shared {
         ending: Option<Ending>,
         waits: Option<Waits>,
     ) -> Result<Row, StoreError> {
-        let idempotency = facts.idempotency.map(|key| {
-            let kept = view.get(Space::Ends, &keys::idempotency(born.tenant, born.ordinal, &key))?;
+        let body_of = |key: &[u8; 16]| {
+            if facts.body.is_some() {
+                return Ok(facts.body);
+            }
+            let kept = view.get(Space::Ends, &keys::idempotency(born.tenant, born.ordinal, key))?;
             let kept = kept.map(|row| Kept::decode(&row)).transpose()?;
             let kept = kept.filter(|kept| (kept.queue, kept.number) == (born.queue, born.number));
+            Ok::<_, StoreError>(kept.map(|kept| kept.body))
+        };
+        let idempotency = facts.idempotency.map(|key| {
             Ok::<_, StoreError>(IdempotencyRow {
                 key,
-                body: kept.map(|kept| kept.body),
+                body: body_of(&key)?,
                 is_copy: facts.is_copy,
             })
         });

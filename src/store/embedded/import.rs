@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     draft::Draft,
     engine::Space,
+    key_pack::RecentKeys,
     keys::{self, Place},
     positions::last_position,
     receipt::{NewReceipt, Pack},
@@ -162,6 +163,7 @@ impl Book {
             seqs: row.seqs,
             epoch: row.epoch,
             last_seen_at: row.last_seen_at,
+            keys: RecentKeys::of_before(),
         };
         draft.put(Space::Rows, keys::device(&device), device_record(row)?);
         users::move_device(draft, &device, None, row.user.as_ref().filter(|_| !row.removed));
@@ -270,6 +272,7 @@ fn records(row: &DeliveryRow, born: Place) -> Result<Records, StoreError> {
         device: row.device.as_str(),
         collapse_key: row.collapse_key.as_deref(),
         idempotency: row.idempotency.map(|idempotency| idempotency.key),
+        body: row.idempotency.and_then(|idempotency| idempotency.body),
         is_copy: row.idempotency.is_some_and(|idempotency| idempotency.is_copy),
         born: now.map(|_| born.number),
         due: row.waits.as_ref().and_then(|waits| waits.due),
@@ -291,6 +294,7 @@ fn records(row: &DeliveryRow, born: Place) -> Result<Records, StoreError> {
             late_ack: ended.late_ack,
             told: ended.told.clone().map(Arc::new),
             waits_at: row.waits.as_ref().map(|_| place.number),
+            key_is_free: false,
         };
         record::encode_end(&event, json, &ending)
     });

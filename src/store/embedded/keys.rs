@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | events | tenant 2, ordinal 4, queue 1, number 8 | an event that waits |
 //! | ends | `s` and the same | how it ended |
-//! | ends | `i`, tenant 2, ordinal 4, the first 13 bytes of the key | an idempotency key |
+//! | ends | `I`, tenant 2, ordinal 4, number 8 | a pack of idempotency keys, up to that number's |
+//! | ends | `i`, tenant 2, ordinal 4, the first 13 bytes of the key | an idempotency key that is in no pack |
 //! | ends | `g`, tenant 2, bucket 2, number 8 | a group |
 //! | ends | `k`, tenant 2, key 16 | an idempotency key of a group |
 //! | log | `r`, tenant 2, position 8 | receipts up to that position |
@@ -14,7 +15,7 @@
 //! | log | `A`, tenant 2 | its last position, and how many entries it has |
 //! | rows | `d`, tenant 2, device id | a device or its tombstone |
 //! | rows | `u`, tenant 2, user, 0, device id | a device of that user (empty) |
-//! | rows | `s`, tenant 2, ordinal 4 | last numbers of a device |
+//! | rows | `s`, tenant 2, ordinal 4 | last numbers and last idempotency keys of a device |
 //! | rows | `h`, tenant 2, ordinal 4 | the seat of a device while it is held |
 //! | rows | `f`, tenant 2, ordinal 4 | FAST tokens of a device |
 //! | rows | `p`, tenant 2, ordinal 4 | what a device reported |
@@ -132,6 +133,21 @@ pub(super) fn idempotency(tenant: TenantId, ordinal: u32, key: &[u8; 16]) -> Ide
     row[1..7].copy_from_slice(&device_prefix(tenant, ordinal));
     row[7..].copy_from_slice(&key[..13]);
     row
+}
+
+/// What all packs of idempotency keys of a device begin with.
+pub(super) fn key_packs(tenant: TenantId, ordinal: u32) -> [u8; 7] {
+    let mut key = [b'I'; 7];
+    key[1..].copy_from_slice(&device_prefix(tenant, ordinal));
+    key
+}
+
+/// `last`: the number of the last event in it.
+pub(super) fn key_pack(tenant: TenantId, ordinal: u32, last: u64) -> [u8; 15] {
+    let mut key = [b'I'; 15];
+    key[..7].copy_from_slice(&key_packs(tenant, ordinal));
+    key[7..].copy_from_slice(&last.to_be_bytes());
+    key
 }
 
 /// What the rows of groups begin with, and those of the unfinished ones.

@@ -25,6 +25,7 @@ mod high_water;
 mod import;
 mod journal;
 mod keeper;
+mod key_pack;
 mod key_uses;
 mod keys;
 mod known_keys;

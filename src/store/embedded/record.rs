@@ -34,6 +34,8 @@ pub(super) struct Facts<'a> {
     pub(super) device: &'a str,
     pub(super) collapse_key: Option<&'a str>,
     pub(super) idempotency: Option<[u8; 16]>,
+    /// [`Idempotency::body`] of what it was made of. `None` with a key: the row of the key has it.
+    pub(super) body: Option<[u8; 16]>,
     /// Its idempotency key names the group that it is a copy of.
     pub(super) is_copy: bool,
     /// The number under which it was born, when it was put at the tail again: its id is the seal of that one.
@@ -56,6 +58,7 @@ const DUE: u8 = 0x02;
 const AT_NEXT_SESSION: u8 = 0x04;
 const DELIVER_AT: u8 = 0x08;
 const COPY: u8 = 0x10;
+const BODY: u8 = 0x20;
 
 impl<'a> Facts<'a> {
     /// Of a new event. One with a `deliver_at` is due then, and has had no attempt yet.
@@ -71,6 +74,7 @@ impl<'a> Facts<'a> {
             device: event.device.as_str(),
             collapse_key: event.collapse_key.as_deref(),
             idempotency: idempotency.map(|idempotency| idempotency.key),
+            body: idempotency.map(|idempotency| idempotency.body),
             is_copy: idempotency.is_some_and(|idempotency| idempotency.is_copy),
             born: None,
             due: event.deliver_at,
@@ -112,7 +116,8 @@ impl<'a> Facts<'a> {
             | self.due.map_or(0, |_| DUE)
             | self.deliver_at.map_or(0, |_| DELIVER_AT)
             | if self.at_next_session { AT_NEXT_SESSION } else { 0 }
-            | if self.is_copy { COPY } else { 0 };
+            | if self.is_copy { COPY } else { 0 }
+            | self.body.map_or(0, |_| BODY);
         if more != 0 {
             flags |= MORE;
         }
@@ -133,6 +138,9 @@ impl<'a> Facts<'a> {
             let times = [self.due, self.deliver_at].map(|time| time.map(|time| time.0));
             for number in [self.born].into_iter().chain(times).flatten() {
                 into.number(number);
+            }
+            if let Some(body) = &self.body {
+                into.raw(body);
             }
         }
     }
@@ -155,6 +163,7 @@ impl<'a> Facts<'a> {
             device: from.text()?,
             collapse_key: if flags & COLLAPSES == 0 { None } else { Some(from.text()?) },
             idempotency: if flags & IDEMPOTENT == 0 { None } else { Some(from.array()?) },
+            body: None,
             is_copy: false,
             born: None,
             due: None,
@@ -171,6 +180,7 @@ impl<'a> Facts<'a> {
             };
             facts.at_next_session = more & AT_NEXT_SESSION != 0;
             facts.is_copy = more & COPY != 0;
+            facts.body = if more & BODY == 0 { None } else { Some(from.array()?) };
         }
         Ok(facts)
     }
@@ -255,6 +265,8 @@ pub(super) struct Ending {
     pub(super) told: Option<Arc<Told>>,
     /// It waits again, under this number.
     pub(super) waits_at: Option<u64>,
+    /// It ended after the time for which an idempotency key is kept, and holds its own no longer.
+    pub(super) key_is_free: bool,
 }
 
 impl Ending {
@@ -269,6 +281,7 @@ impl Ending {
             late_ack: false,
             told,
             waits_at: None,
+            key_is_free: false,
         }
     }
 }
@@ -301,7 +314,8 @@ fn encode_ending(into: &mut Encoder, ending: &Ending) -> Result<(), StoreError> 
         | u8::from(ending.epoch.is_some()) << 1
         | u8::from(ending.replaced_by.is_some()) << 2
         | u8::from(ending.told.is_some()) << 3
-        | u8::from(ending.waits_at.is_some()) << 4;
+        | u8::from(ending.waits_at.is_some()) << 4
+        | u8::from(ending.key_is_free) << 5;
     into.byte(state_code(ending.state))
         .byte(reason_code(ending.reason))
         .byte(flags)
@@ -338,6 +352,7 @@ fn decode_ending(from: &mut Decoder<'_>) -> Result<Ending, StoreError> {
             Some(Arc::new(serde_json::from_str(from.text()?).map_err(|_| damaged("an outcome"))?))
         },
         waits_at: if flags & 16 == 0 { None } else { Some(from.number()?) },
+        key_is_free: flags & 32 != 0,
     })
 }
 
@@ -381,7 +396,7 @@ pub(super) fn delivery(
     })
 }
 
-/// What an idempotency key stands for.
+/// What the row of an idempotency key says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) queue: Queue,
@@ -419,7 +434,7 @@ mod tests {
 
     const KEY: Idempotency = Idempotency {
         key: [9; 16],
-        body: [0; 16],
+        body: [8; 16],
         is_copy: false,
     };
 
@@ -460,15 +475,19 @@ mod tests {
             late_ack: false,
             told: None,
             waits_at: None,
+            key_is_free: true,
         };
         let row = with_change(&encode_end(&bytes, json, &ending).unwrap(), |ending| ending.late_ack = true).unwrap();
         let (facts, back) = decode_end(&row).unwrap();
         let view = delivery(EventId([1; 20]), None, Generation(1), &facts, Some(&back)).unwrap();
         assert_eq!(view.state, DeliveryState::Replaced);
-        assert!(view.late_ack && view.told.is_none());
+        assert!(view.late_ack && view.told.is_none() && back.key_is_free);
         assert_eq!(view.replaced_by, Some(EventId([2; 20])));
         assert_eq!(view.session_epoch, Some(Epoch(1 << 40)));
-        assert_eq!((facts.idempotency, facts.is_copy), (Some([9; 16]), false));
+        assert_eq!(
+            (facts.idempotency, facts.body, facts.is_copy),
+            (Some([9; 16]), Some([8; 16]), false)
+        );
     }
 
     #[test]

@@ -39,8 +39,8 @@ use crate::{
     store::{ApiKey, Arrival, StoreError, Tenant, codec::damaged},
 };
 
-/// The layout that this program writes. It reads all before it: 1 had no young rows.
-const FORMAT: u32 = 2;
+/// The layout that this program writes. It reads all before it: 1 had no young rows, 2 a row for each idempotency key.
+const FORMAT: u32 = 3;
 
 /// Why the store does not open.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 use fjall::Slice;
 
+use super::key_pack::RecentKeys;
 use crate::{
     domain::{Cohort, DeviceId, Epoch, Timestamp, UserId},
     store::{
@@ -128,7 +129,7 @@ fn take_cohort(from: &mut Decoder<'_>) -> Result<Cohort, StoreError> {
 }
 
 /// The last numbers that a device was given: never deleted while the device is known, so that none is used twice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
     /// Last storage number.
     pub(super) number: u64,
@@ -138,28 +139,54 @@ pub(super) struct Numbers {
     pub(super) epoch: Epoch,
     /// Last stored proof of life.
     pub(super) last_seen_at: Option<Timestamp>,
+    /// Its last idempotency keys.
+    pub(super) keys: RecentKeys,
 }
+
+/// The numbers alone: the device's keys have rows.
+const NUMBERS_ALONE: u8 = 1;
+const NUMBERS_AND_KEYS: u8 = 2;
 
 impl Numbers {
     pub(super) fn encode(&self) -> Slice {
-        let mut into = Encoder::with_capacity(40);
-        into.byte(VERSION).number(self.number);
+        let mut into = Encoder::with_capacity(40 + 8 * self.keys.refs.len());
+        into.byte(NUMBERS_AND_KEYS).number(self.number);
         for seq in self.seqs {
             into.number(seq);
         }
         into.number(self.epoch.0).number(self.last_seen_at.map_or(0, |at| at.0));
+        self.keys.encode(self.number, &mut into);
         into.finish().into()
+    }
+
+    /// As it was before there were packs.
+    #[cfg(test)]
+    pub(super) fn encode_alone(&self) -> Vec<u8> {
+        let mut into = Encoder::default();
+        into.byte(NUMBERS_ALONE).number(self.number);
+        for seq in self.seqs {
+            into.number(seq);
+        }
+        into.number(self.epoch.0).number(self.last_seen_at.map_or(0, |at| at.0));
+        into.finish()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut from = Decoder::new(bytes, "the numbers of a device");
-        from.version(VERSION)?;
-        Ok(Self {
+        let version = from.byte()?;
+        let mut numbers = Self {
             number: from.number()?,
             seqs: [from.number()?, from.number()?, from.number()?, from.number()?],
             epoch: Epoch(from.number()?),
             last_seen_at: Some(Timestamp(from.number()?)).filter(|at| at.0 > 0),
-        })
+            keys: RecentKeys::of_before(),
+        };
+        match version {
+            NUMBERS_ALONE => {}
+            NUMBERS_AND_KEYS => numbers.keys = RecentKeys::decode(numbers.number, &mut from)?,
+            _ => return Err(from.damaged()),
+        }
+        Ok(numbers)
     }
 }
 
@@ -265,7 +292,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::key_pack::KeyRef, *};
+    use crate::domain::Queue;
 
     #[test]
     fn a_device_and_its_tombstone_come_back() {
@@ -300,8 +328,20 @@ mod tests {
             seqs: [1, 0, u64::MAX, 4],
             epoch: Epoch(3 << 32 | 1),
             last_seen_at: None,
+            keys: RecentKeys {
+                refs: vec![KeyRef {
+                    short: 5,
+                    queue: Queue::Rest,
+                    number: 8,
+                }],
+                has_packs: true,
+                has_rows: false,
+            },
         };
         assert_eq!(Numbers::decode(&numbers.encode()).unwrap(), numbers);
+        let before = Numbers::decode(&numbers.encode_alone()).unwrap();
+        let keys = RecentKeys::of_before();
+        assert_eq!(before, Numbers { keys, ..numbers });
         let totals = Totals {
             commit_no: 5,
             queued: 4,

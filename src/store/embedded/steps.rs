@@ -61,33 +61,21 @@ impl Book {
             return Ok(Self::pass(&shared, state, event, seat, arrivals));
         }
         let (ordinal, bucket) = (state.ordinal, state.bucket);
-        let kept_key = idempotency.map(|idempotency| keys::idempotency(key.tenant, ordinal, &idempotency.key));
-        if let (Some(kept_key), Some(idempotency)) = (&kept_key, &idempotency)
-            && let Some(row) = state.known_keys.find(draft, kept_key, self.now, shared.idempotency_kept())?
+        if let Some(idempotency) = &idempotency
+            && let Some(holder) = state.holder_of_key(draft, key.tenant, &idempotency.key, self.now, shared.idempotency_kept())?
         {
-            let kept = Kept::decode(&row)?;
-            let place = Place {
-                tenant: key.tenant,
-                ordinal,
-                queue: kept.queue,
-                number: kept.number,
-            };
-            if let Some((first, ended)) = state_of(draft, place)?
-                && !(ended && self.now >= kept.accepted_at.plus(shared.idempotency_kept()))
-            {
-                let id = shared.ids.seal(place.located(bucket));
-                if kept.body != idempotency.body {
-                    return Err(StoreError::KeyReused(id));
-                }
-                return Ok(Enqueued {
-                    id,
-                    kind: EnqueuedKind::Repeat,
-                    durability: Durability::Disk,
-                    state: first,
-                    seat,
-                    replaced: Vec::new(),
-                });
+            let id = shared.ids.seal(holder.place.located(bucket));
+            if holder.body != idempotency.body {
+                return Err(StoreError::KeyReused(id));
             }
+            return Ok(Enqueued {
+                id,
+                kind: EnqueuedKind::Repeat,
+                durability: Durability::Disk,
+                state: holder.state,
+                seat,
+                replaced: Vec::new(),
+            });
         }
         if !shared.writable.load(Ordering::Relaxed) {
             return Err(StoreError::NoSpace);
@@ -143,21 +131,14 @@ impl Book {
         // A device that is there acknowledges it soon.
         let young = seat.is_some() && facts.due.is_none();
         draft.put_new(Space::Events, place.event_key(), row, young);
+        if let Some(idempotency) = &idempotency {
+            state.add_key(draft, place, idempotency, event.accepted_at);
+        }
         draft.put_new(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode(), young);
         if let Some(due) = facts.due {
             draft.put(Space::Rows, keys::due(due, place), Vec::new());
         }
         let (waits_as, group) = (facts.waits_as(), facts.group(&shared.ids, key.tenant));
-        if let (Some(kept_key), Some(idempotency)) = (kept_key, idempotency) {
-            let kept = Kept {
-                queue: place.queue,
-                number: place.number,
-                body: idempotency.body,
-                accepted_at: event.accepted_at,
-            };
-            state.known_keys.add(&kept_key);
-            draft.put(Space::Ends, kept_key, kept.encode());
-        }
         draft.must_sync();
         self.totals.queued += 1;
         self.totals.queued_bytes += bytes;
@@ -394,17 +375,6 @@ impl Book {
     }
 }
 
-/// The state of an event, and whether it has ended. `None`: it is not known any more.
-fn state_of(draft: &Draft<'_>, place: Place) -> Result<Option<(DeliveryState, bool)>, StoreError> {
-    if let Some((_, row)) = again::find(place, |space, key| draft.get(space, key))? {
-        return Ok(Some((decode_event(&row)?.0.waits_as(), false)));
-    }
-    match draft.get(Space::Ends, &place.end_key())? {
-        Some(row) => Ok(Some((record::decode_end(&row)?.1.state, true))),
-        None => Ok(None),
-    }
-}
-
 /// Ends an event: its row goes; its state, its receipt, and the end of its idempotency key come in the same draft.
 #[expect(clippy::too_many_arguments, reason = "parts of the book, borrowed apart from the device's state")]
 fn end(
@@ -424,11 +394,13 @@ fn end(
     if let Some(due) = facts.due {
         draft.remove(Space::Rows, keys::due(due, place));
     }
-    draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, ending)?);
-    receive(draft, &shared.ids, positions, place, id, &facts, ending)?;
-    if let Some(key) = &facts.idempotency
-        && now >= facts.accepted_at.plus(shared.idempotency_kept())
-    {
+    let ending = Ending {
+        key_is_free: facts.idempotency.is_some() && now >= facts.accepted_at.plus(shared.idempotency_kept()),
+        ..ending.clone()
+    };
+    draft.put(Space::Ends, born.end_key(), record::encode_end(row, json, &ending)?);
+    receive(draft, &shared.ids, positions, place, id, &facts, &ending)?;
+    if let Some(key) = facts.idempotency.as_ref().filter(|_| ending.key_is_free) {
         let kept_key = keys::idempotency(place.tenant, place.ordinal, key);
         let kept = draft.get(Space::Ends, &kept_key)?;
         if kept

@@ -12,7 +12,9 @@ use super::{
     change,
     engine::{Engine, Space},
     feed, groups,
+    key_pack::decode_pack,
     keys::{self, Place},
+    known_keys::last_of,
     op::Op,
     positions::position_of,
     receipt::Packed,
@@ -29,6 +31,7 @@ use crate::{
 enum Part {
     Events,
     Ends,
+    KeyPacks,
     Idempotency,
     Groups,
     Receipts,
@@ -41,7 +44,7 @@ impl Part {
     fn space(self) -> Space {
         match self {
             Self::Events => Space::Events,
-            Self::Ends | Self::Idempotency | Self::Groups => Space::Ends,
+            Self::Ends | Self::KeyPacks | Self::Idempotency | Self::Groups => Space::Ends,
             Self::Receipts | Self::Changes | Self::Audit => Space::Log,
             Self::Devices => Space::Rows,
         }
@@ -52,6 +55,7 @@ impl Part {
         match self {
             Self::Events => (b"", &[0xff; 16]),
             Self::Ends => (b"s", b"t"),
+            Self::KeyPacks => (b"I", b"J"),
             Self::Idempotency => (b"i", b"j"),
             Self::Groups => (keys::GROUPS, b"h"),
             Self::Receipts => (b"r", b"s"),
@@ -64,7 +68,8 @@ impl Part {
     fn next(self) -> Option<Self> {
         match self {
             Self::Events => Some(Self::Ends),
-            Self::Ends => Some(Self::Idempotency),
+            Self::Ends => Some(Self::KeyPacks),
+            Self::KeyPacks => Some(Self::Idempotency),
             Self::Idempotency => Some(Self::Groups),
             Self::Groups => Some(Self::Receipts),
             Self::Receipts => Some(Self::Changes),
@@ -242,6 +247,22 @@ fn look(
             let ending = decode_end(value)?.1;
             let old = now >= ending.at.plus(Duration::from_secs(limits.state_kept_secs));
             if old && !(ending.waits_at.is_some() && waits(engine, key)?) {
+                drop_row(Space::Ends);
+            }
+        }
+        Part::KeyPacks => {
+            let (newest, refs) = decode_pack(last_of(key)?, value)?;
+            if now >= newest.plus(shared.idempotency_kept()) {
+                let head = key.get(1..7).ok_or_else(|| damaged("the key of a pack of idempotency keys"))?;
+                // An event that waits holds its key for as long.
+                for each in refs {
+                    if waits(
+                        engine,
+                        &[b"s", head, &[keys::queue_byte(each.queue)], &each.number.to_be_bytes()].concat(),
+                    )? {
+                        return Ok(None);
+                    }
+                }
                 drop_row(Space::Ends);
             }
         }

@@ -1,22 +1,24 @@
 //! That a key is known again, whatever is in RAM of it.
 
-use super::Embedded;
+use std::time::Duration;
+
+use super::{super::engine::Space, Embedded};
 use crate::{
-    domain::{Clock, Event, Timestamp},
+    domain::{Clock, Event, EventId, Outcome, Timestamp},
     store::{
         EnqueuedKind, Idempotency, Mailbox, NewEvent,
-        contract::{Bench, add, event, limits},
+        contract::{Bench, add, end, event, limits, sweep},
     },
 };
 
-/// More than a device's state remembers.
+/// More than the packs of a device have.
 const KEYS: u16 = 1_100;
 
 fn new(number: u16, at: Timestamp) -> NewEvent {
     let mut key = [0; 16];
-    // Spread over what is remembered of a key, and alike in its last bytes now and then.
+    // The four bytes of it that are remembered are alike now and then.
     key[..2].copy_from_slice(&number.to_be_bytes());
-    key[11..13].copy_from_slice(&(number % 700).to_be_bytes());
+    key[4..6].copy_from_slice(&(number ^ (number % 700)).to_be_bytes());
     NewEvent {
         event: Event {
             // One waits at a time: the others are replaced, and known all the same.
@@ -57,9 +59,57 @@ async fn a_new_key_is_new_and_a_kept_one_is_known_after_few_keys_and_after_many(
         }
     }
     // What is known of it is as old as the keys may be, and they are forgotten.
-    bench.clock.advance(std::time::Duration::from_secs(limits().idempotency_kept_secs));
+    bench.clock.advance(Duration::from_secs(limits().idempotency_kept_secs));
     let forgotten = kinds(&bench, 0..20).await;
     assert!(forgotten.iter().all(|kind| *kind == EnqueuedKind::New), "{forgotten:?}");
     let again = kinds(&bench, (0..20).rev()).await;
     assert!(again.iter().all(|kind| *kind == EnqueuedKind::Repeat), "{again:?}");
+}
+
+fn packs(bench: &Embedded) -> usize {
+    bench
+        .store
+        .shared
+        .read(|engine| Ok(engine.prefix(Space::Ends, b"I").count()))
+        .unwrap()
+}
+
+async fn one(bench: &Embedded, number: u16) -> (EventId, EnqueuedKind) {
+    let NewEvent { event, idempotency } = new(number, bench.clock.now());
+    let event = Event {
+        ttl: Duration::from_secs(1_000_000),
+        collapse_key: None,
+        ..event
+    };
+    let answer = bench.store.enqueue(vec![NewEvent { event, idempotency }]).await.remove(0).unwrap();
+    (answer.id, answer.kind)
+}
+
+#[tokio::test]
+async fn a_pack_goes_when_its_time_is_over_and_none_of_its_events_waits() {
+    let mut bench = Embedded::new();
+    add(&*bench.store, "box").await;
+    let mut waits = None;
+    for number in 0..33 {
+        let (id, _) = one(&bench, number).await;
+        if number == 3 {
+            waits = Some(id);
+        } else {
+            end(&*bench.store, "box", id, Outcome::Delivered, bench.clock.now()).await;
+        }
+    }
+    assert_eq!(packs(&bench), 2);
+    bench.clock.advance(Duration::from_secs(limits().idempotency_kept_secs));
+    sweep(&*bench.store, bench.clock.now()).await;
+    assert_eq!(packs(&bench), 1);
+    bench = bench.reopen().await;
+    assert_eq!(one(&bench, 3).await, (waits.unwrap(), EnqueuedKind::Repeat));
+    for number in [2, 20, 32] {
+        assert_eq!(one(&bench, number).await.1, EnqueuedKind::New, "{number}");
+        assert_eq!(one(&bench, number).await.1, EnqueuedKind::Repeat, "{number}");
+    }
+    end(&*bench.store, "box", waits.unwrap(), Outcome::Delivered, bench.clock.now()).await;
+    sweep(&*bench.store, bench.clock.now()).await;
+    assert_eq!(packs(&bench), 0);
+    assert_eq!(one(&bench, 3).await.1, EnqueuedKind::New);
 }

@@ -7,7 +7,11 @@ use super::{
         Config, EmbeddedStore, OpenError,
         draft::Draft,
         engine::{Engine, Setup, Space},
-        high_water, short_keys,
+        high_water,
+        keys::{self, Place},
+        record::{Facts, Kept, decode_event, encode_event},
+        rows::Numbers,
+        short_keys,
     },
     Embedded, config,
 };
@@ -41,12 +45,12 @@ async fn a_newer_format_is_refused_and_an_older_one_ends() {
     open(config(first.folder.path())).unwrap();
     assert_eq!(
         fs::read_to_string(&format).unwrap(),
-        "2\n",
-        "a version that knows no young rows would lose some"
+        "3\n",
+        "a version that knows no packs of keys would take a repeat for new"
     );
-    fs::write(&format, "3\n").unwrap();
+    fs::write(&format, "4\n").unwrap();
     let error = open(config(first.folder.path())).err().unwrap();
-    assert!(matches!(error, OpenError::Newer { found: 3, known: 2 }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 4, known: 3 }), "{error}");
     fs::write(&format, "x").unwrap();
     assert!(open(config(first.folder.path())).is_err());
 }
@@ -99,7 +103,7 @@ async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
     });
     let first = push_with(&*bench.store, event("box", "{}", START), idempotency).await.unwrap();
     bench.store.close();
-    // As it was: the whole key in its row, and no mark that says otherwise.
+    // As it was: a row for each key, with the whole of it, and no mark that says otherwise.
     let setup = Setup {
         path: bench.folder.path().join("store/engine"),
         memtable: 1 << 20,
@@ -109,10 +113,23 @@ async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
         workers: 1,
     };
     let engine = Engine::open(&setup, false).unwrap();
-    let (short, row) = engine.prefix(Space::Ends, b"i").next().unwrap().unwrap();
     let mut draft = Draft::new(&engine);
-    draft.remove(Space::Ends, short.clone());
-    draft.put(Space::Ends, [&short, [7; 3].as_slice()].concat(), row);
+    let (event_key, event_row) = engine.prefix(Space::Events, b"").next().unwrap().unwrap();
+    let place = Place::read(&event_key).unwrap();
+    let (facts, json) = decode_event(&event_row).unwrap();
+    let (key, body) = (facts.idempotency.unwrap(), facts.body.unwrap());
+    draft.put(Space::Events, event_key.clone(), encode_event(&Facts { body: None, ..facts }, json));
+    let numbers_key = keys::numbers(place.tenant, place.ordinal);
+    let numbers = Numbers::decode(&engine.get(Space::Rows, &numbers_key).unwrap().unwrap()).unwrap();
+    draft.put(Space::Rows, numbers_key, numbers.encode_alone());
+    let kept = Kept {
+        queue: place.queue,
+        number: place.number,
+        body,
+        accepted_at: facts.accepted_at,
+    };
+    let short = keys::idempotency(place.tenant, place.ordinal, &key);
+    draft.put(Space::Ends, [short.as_slice(), &key[13..]].concat(), kept.encode());
     draft.remove(Space::Rows, short_keys::DONE);
     draft.must_sync();
     engine.commit(draft.finish()).unwrap();
@@ -120,6 +137,12 @@ async fn a_repeat_is_known_by_a_key_that_an_earlier_version_stored() {
     let store = open(config(bench.folder.path())).unwrap();
     let again = push_with(&*store, event("box", "{}", START), idempotency).await.unwrap();
     assert_eq!((again.kind, again.id), (EnqueuedKind::Repeat, first.id));
+    let other = idempotency.map(|idempotency| Idempotency {
+        body: [9; 16],
+        ..idempotency
+    });
+    let reused = push_with(&*store, event("box", "{}", START), other).await;
+    assert!(matches!(reused, Err(StoreError::KeyReused(id)) if id == first.id), "{reused:?}");
 }
 
 fn journal(folder: &Path) -> std::path::PathBuf {

@@ -19,7 +19,11 @@ end
 
 -- Gives an idempotency key free whose time is over.
 local function free(s, rec, born, now, kept_ms)
-  if byte(rec, 2) < 64 or now < u48(rec, 25) + kept_ms then return end
+  local flags, accepted = byte(rec, 2), 25
+  if flags < 64 then return end
+  -- Of an event with a `deliver_at` that time is there, and the other is the last of the head.
+  if math.floor(flags / 32) % 2 == 1 then accepted = #rec - 5 end
+  if now < u48(rec, accepted) + kept_ms then return end
   local key = 'i' .. sub(rec, 37, 52)
   local kept = call('HGET', s, key)
   if kept and sub(kept, 1, 7) == born then call('HDEL', s, key) end
