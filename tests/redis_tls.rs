@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use loadtest::redis::{Cluster, Sentinels, Server, Settings as Redis, Tls};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
@@ -189,7 +189,7 @@ fn sentinels_and_the_servers_that_they_name_have_tls() {
     let each = Redis::default()
         .tls(Some(&scene.tls(true)))
         .line("user unpoll on >hush ~* &* +@all");
-    let mut redis = Sentinels::start_with(1, &each).unwrap();
+    let mut redis = Sentinels::start_with(1, &each, Duration::from_secs(1)).unwrap();
     let url = redis.url().replace("rediss-sentinel://", "rediss-sentinel://unpoll:hush@");
     // A machine that runs many tests at once shakes hands slowly.
     let settings = scene

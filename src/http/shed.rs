@@ -1,4 +1,5 @@
-//! Load shedding: what is accepted stays fast, and the rest is refused early, while that is cheap.
+//! Load shedding: what is accepted stays fast, and the rest is refused early, while that is cheap. Requests with many events are not measured
+//! and not counted: they wait for room instead.
 //!
 //! The measure is the time that a posted event waits: for the store, and before that for a processor. The first is measured on each event, the
 //! second by a task that sleeps and looks how late it is woken. A queue that only takes up a burst is empty again soon, so the
@@ -145,7 +146,7 @@ impl Shed {
     pub fn new(config: &Config, most: usize, registry: &Registry) -> prometheus::Result<Self> {
         let gauge = IntGauge::new(
             "unpoll_events_waiting_max",
-            "Posted events that may wait for the store at once now; more are refused. It falls while the store is slow.",
+            "Events of requests with one that may wait for the store at once now; more are refused. It falls while the store is slow.",
         )?;
         registry.register(Box::new(gauge.clone()))?;
         let most = most.max(1);

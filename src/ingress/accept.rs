@@ -80,9 +80,16 @@ enum Step {
     Done(Result<Accepted, Refusal>),
 }
 
+/// What events came in. Those of requests with one are shed while they wait too long; requests with many wait for room instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RequestOf {
+    One,
+    Many,
+}
+
 impl Parts {
     /// Stores them in order. One answer each, in order.
-    pub(super) async fn accept(&self, caller: &Caller, news: Vec<New>) -> Vec<Result<Accepted, Refusal>> {
+    pub(super) async fn accept(&self, caller: &Caller, news: Vec<New>, of: RequestOf) -> Vec<Result<Accepted, Refusal>> {
         let several = news.iter().filter_map(|new| match new {
             New::One(_) => None,
             New::Several(several) => Some(self.begin(caller, several)),
@@ -105,7 +112,7 @@ impl Parts {
                 },
             }
         }
-        let (mut answers, mut away) = (self.enqueue(events).await.into_iter(), None);
+        let (mut answers, mut away) = (self.enqueue(events, of).await.into_iter(), None);
         let (mut accepted, mut finishing) = (Vec::with_capacity(steps.len()), Vec::new());
         for (step, count) in steps {
             let mut of_step = answers.by_ref().take(count);
@@ -130,7 +137,7 @@ impl Parts {
     }
 
     /// Stores them in order, in parts that a commit of the store can be: copies multiply the bytes of a request.
-    async fn enqueue(&self, events: Vec<NewEvent>) -> Vec<Result<Enqueued, StoreError>> {
+    async fn enqueue(&self, events: Vec<NewEvent>, of: RequestOf) -> Vec<Result<Enqueued, StoreError>> {
         let mut answers = Vec::with_capacity(events.len());
         let mut left = events.into_iter().peekable();
         while left.peek().is_some() {
@@ -143,7 +150,7 @@ impl Parts {
                 })
             })
             .collect();
-            let _waiting = self.throttle.shed.wait(part.len());
+            let _waiting = (of == RequestOf::One).then(|| self.throttle.shed.wait(part.len()));
             answers.extend(self.store.enqueue(part).await);
         }
         answers

@@ -17,28 +17,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The bounds of the ingress.
 pub(super) struct Admission {
-    events: Arc<Semaphore>,
-    /// Of those, what requests with many events may take: a quarter is left for requests with one, which do not wait.
-    shared: Arc<Semaphore>,
-    shared_max: usize,
+    /// Events of requests with one, which do not wait for room.
+    ones: Arc<Semaphore>,
+    /// Events of requests with many, which do: neither kind keeps the other out.
+    several: Arc<Semaphore>,
+    one_max: usize,
+    several_max: usize,
     bytes: Arc<Semaphore>,
     bytes_max: u32,
 }
 
 /// Room that was given; it is free again when this is dropped.
 pub(super) struct Room {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    _events: Option<OwnedSemaphorePermit>,
+    _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl Admission {
     pub fn new(config: &Config) -> Self {
-        let events = config.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
-        let shared_max = events - events / 4;
+        let of_semaphore = |max: usize| max.clamp(1, Semaphore::MAX_PERMITS);
+        let (one_max, several_max) = (of_semaphore(config.in_flight_max), of_semaphore(config.in_flight_many_max));
         let bytes_max = u32::try_from((config.in_flight_max_bytes / UNIT).max(1)).unwrap_or(u32::MAX);
         Self {
-            events: Arc::new(Semaphore::new(events)),
-            shared: Arc::new(Semaphore::new(shared_max)),
-            shared_max,
+            ones: Arc::new(Semaphore::new(one_max)),
+            several: Arc::new(Semaphore::new(several_max)),
+            one_max,
+            several_max,
             bytes: Arc::new(Semaphore::new(usize::try_from(bytes_max).unwrap_or(Semaphore::MAX_PERMITS))),
             bytes_max,
         }
@@ -47,37 +51,36 @@ impl Admission {
     /// Room for one event to so many devices that came in so many bytes, now or not at all. More devices than there is room for in all count as
     /// that.
     pub fn one(&self, devices: usize, bytes: usize) -> Result<Room, Refusal> {
-        let devices = u32::try_from(devices.min(self.shared_max)).map_err(|_| overloaded())?;
-        let event = Arc::clone(&self.events).try_acquire_many_owned(devices).map_err(|_| overloaded())?;
+        let devices = u32::try_from(devices.min(self.one_max)).map_err(|_| overloaded())?;
+        let events = Arc::clone(&self.ones).try_acquire_many_owned(devices).map_err(|_| overloaded())?;
         Ok(Room {
-            _permits: [Some(event), Some(self.take_bytes(bytes)?)],
+            _events: Some(events),
+            _bytes: Some(self.take_bytes(bytes)?),
         })
     }
 
     /// Room for bytes of a request with many events, now or not at all.
     pub fn bytes(&self, bytes: usize) -> Result<Room, Refusal> {
         Ok(Room {
-            _permits: [Some(self.take_bytes(bytes)?), None],
+            _events: None,
+            _bytes: Some(self.take_bytes(bytes)?),
         })
     }
 
     /// Room for events of a request with many; more than [`Admission::several_max`] count as that. Waits a little: then the request is
     /// read more slowly.
     pub async fn several(&self, count: usize) -> Result<Room, Refusal> {
-        let count = u32::try_from(count.min(self.shared_max)).map_err(|_| overloaded())?;
-        let room = timeout(PATIENCE, async {
-            let share = Arc::clone(&self.shared).acquire_many_owned(count).await.ok()?;
-            let events = Arc::clone(&self.events).acquire_many_owned(count).await.ok()?;
-            Some(Room {
-                _permits: [Some(share), Some(events)],
-            })
-        });
-        room.await.ok().flatten().ok_or_else(overloaded)
+        let count = u32::try_from(count.min(self.several_max)).map_err(|_| overloaded())?;
+        let room = timeout(PATIENCE, Arc::clone(&self.several).acquire_many_owned(count)).await;
+        Ok(Room {
+            _events: Some(room.ok().and_then(Result::ok).ok_or_else(overloaded)?),
+            _bytes: None,
+        })
     }
 
     /// As many ever find room together.
     pub fn several_max(&self) -> usize {
-        self.shared_max
+        self.several_max
     }
 
     /// More than there is in all counts as all there is.
@@ -100,22 +103,23 @@ mod tests {
     fn admission(in_flight_max: usize, in_flight_max_bytes: usize) -> Admission {
         Admission::new(&Config {
             in_flight_max,
+            in_flight_many_max: in_flight_max + in_flight_max / 2,
             in_flight_max_bytes,
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_leave_a_quarter_for_requests_with_one_event_and_wait_for_their_own_part() {
+    async fn requests_with_one_event_and_those_with_many_have_room_of_their_own() {
         let admission = admission(8, 1 << 20);
-        assert_eq!(admission.several_max(), 6);
-        let many = admission.several(6).await.unwrap();
+        assert_eq!(admission.several_max(), 12);
+        let many = admission.several(12).await.unwrap();
         assert!(admission.several(1).await.is_err(), "after its patience");
-        let one = admission.one(1, 300).unwrap();
-        let two = admission.one(1, 300).unwrap();
+        let ones: Vec<Room> = (0..8).map(|_| admission.one(1, 300).unwrap()).collect();
         assert!(admission.one(1, 300).is_err());
         drop(many);
-        let again = admission.several(6).await.unwrap();
-        drop((one, two, again));
+        assert!(admission.one(1, 300).is_err());
+        let again = admission.several(12).await.unwrap();
+        drop((ones, again));
         // Whatever is set, something goes.
         let least = self::admission(0, 0);
         assert!(least.several(least.several_max()).await.is_ok());

@@ -15,7 +15,7 @@ use axum::{
 
 use super::{
     IngressState, Parts,
-    accept::{Accepted, New},
+    accept::{Accepted, New, RequestOf},
     cloudevents,
     draft::{Draft, Ids},
     many::{Form, Request, Told},
@@ -83,7 +83,7 @@ async fn one(
         parts.throttle.rates.take(caller, 1, Instant::now())?;
     }
     let _room = parts.admission.one(new.deliveries(), body.len())?;
-    match parts.accept(caller, vec![new]).await.pop() {
+    match parts.accept(caller, vec![new], RequestOf::One).await.pop() {
         Some(accepted) => answer(&accepted?),
         None => Err(Refusal::Internal("the store gave no answer".into())),
     }

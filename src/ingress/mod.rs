@@ -42,9 +42,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Events that may wait for the store at once; one more is answered 429 `overloaded`. A quarter is left for requests with one
-    /// event: a batch, or NDJSON, is read more slowly when there is no room for it. Default: 1024.
+    /// Events of requests with one that may wait for the store at once; one more is answered 429 `overloaded`. Default: 1024.
     pub in_flight_max: usize,
+    /// Events of requests with many that may: a batch, or NDJSON, is read more slowly when there is no room for more. Default: 2048.
+    pub in_flight_many_max: usize,
     /// Bytes that requests may hold meanwhile; more is answered 429 `overloaded`. A request of NDJSON counts with 2 MiB, the others
     /// with what they have. Default: 134217728.
     pub in_flight_max_bytes: usize,
@@ -54,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             in_flight_max: 1_024,
+            in_flight_many_max: 2_048,
             in_flight_max_bytes: 128 * 1024 * 1024,
         }
     }

@@ -1,5 +1,7 @@
 //! A primary, its replicas, and three Sentinels that watch over them.
 
+use std::time::Duration;
+
 use super::{RedisError, Server, Settings, until};
 
 /// The name of the service at the Sentinels.
@@ -18,14 +20,15 @@ impl Sentinels {
     /// # Errors
     /// See [`RedisError`].
     pub fn start(replicas: usize) -> Result<Self, RedisError> {
-        Self::start_with(replicas, &Settings::default())
+        Self::start_with(replicas, &Settings::default(), Duration::from_secs(1))
     }
 
     /// The same with settings of the servers with the data: any of them can become the primary. Where they have TLS, the Sentinels have it, too.
+    /// They fail over when a primary does not answer for `down_after`.
     ///
     /// # Errors
     /// See [`RedisError`].
-    pub fn start_with(replicas: usize, each: &Settings) -> Result<Self, RedisError> {
+    pub fn start_with(replicas: usize, each: &Settings, down_after: Duration) -> Result<Self, RedisError> {
         let tls = each.tls.as_ref();
         let mut data = vec![Server::start(each)?];
         let port = |data: &[Server]| data.first().map_or(0, |primary| primary.tls_port.unwrap_or(primary.port));
@@ -41,7 +44,7 @@ impl Sentinels {
                 tls: None,
                 lines: vec![
                     format!("sentinel monitor {SERVICE} 127.0.0.1 {port} 2"),
-                    format!("sentinel down-after-milliseconds {SERVICE} 1000"),
+                    format!("sentinel down-after-milliseconds {SERVICE} {}", down_after.as_millis()),
                     format!("sentinel failover-timeout {SERVICE} 3000"),
                     format!("sentinel parallel-syncs {SERVICE} 2"),
                 ],

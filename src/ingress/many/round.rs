@@ -3,7 +3,10 @@
 use futures_util::future::join_all;
 
 use super::{
-    super::{Parts, accept::New},
+    super::{
+        Parts,
+        accept::{New, RequestOf},
+    },
     outcome::Outcome,
 };
 use crate::domain::{Caller, Refusal};
@@ -31,7 +34,12 @@ pub(super) async fn store(parts: &Parts, caller: &Caller, round: Vec<Waiting>, v
     let outcomes: Vec<Outcome> = match room {
         Err(refusal) => vec![Outcome::Refused(refusal); news.len()],
         Ok(_room) if validate_only => join_all(news.iter().map(|new| valid(parts, new))).await,
-        Ok(_room) => parts.accept(caller, news).await.into_iter().map(Outcome::of).collect(),
+        Ok(_room) => parts
+            .accept(caller, news, RequestOf::Many)
+            .await
+            .into_iter()
+            .map(Outcome::of)
+            .collect(),
     };
     let missing = || Outcome::Refused(Refusal::Internal("the store gave no answer".into()));
     let outcomes = outcomes.into_iter().chain(std::iter::repeat_with(missing));
