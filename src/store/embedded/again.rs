@@ -8,31 +8,13 @@ use super::{
     draft::Draft,
     engine::Space,
     keys::{self, Place},
-    record::{self, Ending, Facts, decode_end, decode_event},
+    record::{self, Ending, Facts, decode_event},
     steps::{Book, receive},
 };
 use crate::{
     domain::{Outcome, Timestamp},
     store::{Arrival, DeviceKey, Settle, Settled, StoreError, codec::damaged},
 };
-
-/// Where the event that was born at `place` is now, and its row. `None`: it does not wait.
-pub(super) fn find<T>(place: Place, get: impl Fn(Space, &[u8]) -> Result<Option<T>, StoreError>) -> Result<Option<(Place, T)>, StoreError>
-where
-    T: AsRef<[u8]>,
-{
-    if let Some(row) = get(Space::Events, &place.event_key())? {
-        return Ok(Some((place, row)));
-    }
-    let Some(row) = get(Space::Ends, &place.end_key())? else {
-        return Ok(None);
-    };
-    let Some(number) = decode_end(row.as_ref())?.1.waits_at else {
-        return Ok(None);
-    };
-    let place = Place { number, ..place };
-    Ok(get(Space::Events, &place.event_key())?.map(|row| (place, row)))
-}
 
 impl Book {
     /// Lets the event at `place` wait for its pause, as its device asks in `settle`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{
-    Shared, again, audit,
+    Shared, audit, born,
     engine::{Engine, Space, View},
     fast, groups, key_uses,
     keys::{self, Place},
@@ -157,7 +157,7 @@ impl Shared {
             let born = key.get(1..).and_then(Place::read).ok_or_else(|| damaged("the key of a state"))?;
             let (facts, ending) = decode_end(&value)?;
             // What waits again was told of above.
-            let waits = ending.waits_at.is_some() || again::find(born, |space, key| view.get(space, key))?.is_some();
+            let waits = ending.waits_at.is_some() || born::find(born, |space, key| view.get(space, key))?.is_some();
             if !waits && self.clock.now() < ending.at.plus(kept) {
                 rows.push(self.delivery_row(view, &device, bucket, born, &facts, Some(ending), None)?);
             }

@@ -11,7 +11,7 @@ use crate::{
     domain::{Queue, Timestamp},
     store::{
         StoreError,
-        codec::{Decoder, Encoder},
+        codec::{Decoder, Encoder, damaged},
     },
 };
 
@@ -81,6 +81,12 @@ pub(super) fn encode_pack(refs: &[KeyRef], last: u64, newest: Timestamp) -> Slic
     into.byte(VERSION).number(newest.0);
     encode(refs, last, &mut into);
     into.finish().into()
+}
+
+/// The number in the key of a pack.
+pub(super) fn last_of(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.last_chunk().ok_or_else(|| damaged("the key of a pack of idempotency keys"))?;
+    Ok(u64::from_be_bytes(*number))
 }
 
 /// When the newest of a pack was accepted, and all of it.

@@ -6,17 +6,16 @@
 use std::time::Duration;
 
 use super::{
-    again,
-    device_state::DeviceState,
+    born,
     draft::Draft,
     engine::Space,
-    key_pack::{KeyRef, PACK, decode_pack, encode_pack, short},
+    key_pack::{KeyRef, PACK, RecentKeys, decode_pack, encode_pack, last_of, short},
     keys::{self, Place},
     record::{Kept, decode_end, decode_event},
 };
 use crate::{
-    domain::{DeliveryState, TenantId, Timestamp},
-    store::{Idempotency, StoreError, codec::damaged},
+    domain::{DeliveryState, Queue, TenantId, Timestamp},
+    store::{Idempotency, StoreError},
 };
 
 /// Keys of a device in packs, at most: 4 KiB in RAM. One that has more in a day has rows for them, and the engine is asked.
@@ -35,15 +34,6 @@ pub(super) struct KnownKeys {
     asked: u8,
 }
 
-impl KnownKeys {
-    fn may_be_packed(&self, short: u32) -> bool {
-        // In strides: one compares eight and more at once then.
-        self.packed
-            .chunks(64)
-            .any(|some| some.iter().fold(false, |found, each| found | (*each == short)))
-    }
-}
-
 /// An event that has a key.
 pub(super) struct Holder {
     /// Where it was born.
@@ -53,55 +43,87 @@ pub(super) struct Holder {
     pub(super) state: DeliveryState,
 }
 
-impl DeviceState {
-    /// The event that has that key: one that waits, or was accepted less than `kept` before `now`.
-    pub(super) fn holder_of_key(
+/// The device that they are of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) tenant: TenantId,
+    pub(super) ordinal: u32,
+}
+
+impl Owner {
+    fn place(self, queue: Queue, number: u64) -> Place {
+        Place {
+            tenant: self.tenant,
+            ordinal: self.ordinal,
+            queue,
+            number,
+        }
+    }
+
+    fn packs(self, draft: &Draft<'_>) -> Result<Vec<KeyRef>, StoreError> {
+        let mut refs = Vec::new();
+        for (key, row) in draft.prefix(Space::Ends, &keys::key_packs(self.tenant, self.ordinal))? {
+            refs.append(&mut decode_pack(last_of(&key)?, &row)?.1);
+        }
+        Ok(refs)
+    }
+}
+
+impl KnownKeys {
+    /// The event of `owner` that has that key: one that waits, or was accepted less than `kept` before `now`. `recent`: as the row of numbers has them.
+    pub(super) fn holder(
         &mut self,
+        recent: &mut RecentKeys,
         draft: &Draft<'_>,
-        tenant: TenantId,
+        owner: Owner,
         key: &[u8; 16],
         now: Timestamp,
         kept: Duration,
     ) -> Result<Option<Holder>, StoreError> {
-        self.read_packs(draft, tenant, now, kept)?;
+        self.read_packs(recent, draft, owner, now, kept)?;
         let short = short(key);
         let mut found: Option<Keyed> = None;
         let mut look = |refs: &[KeyRef]| {
             for each in refs.iter().filter(|each| each.short == short) {
-                let place = Place {
-                    tenant,
-                    ordinal: self.ordinal,
-                    queue: each.queue,
-                    number: each.number,
-                };
-                newer(&mut found, keyed_at(draft, place, key, None)?);
+                newer(&mut found, keyed_at(draft, owner.place(each.queue, each.number), key, None)?);
             }
             Ok::<_, StoreError>(())
         };
-        look(&self.numbers.keys.refs)?;
-        if self.known_keys.may_be_packed(short) {
-            for (row_key, row) in draft.prefix(Space::Ends, &keys::key_packs(tenant, self.ordinal))? {
-                look(&decode_pack(last_of(&row_key)?, &row)?.1)?;
-            }
+        look(&recent.refs)?;
+        if self.may_be_packed(short) {
+            look(&owner.packs(draft)?)?;
         }
-        newer(&mut found, self.keyed_by_row(draft, tenant, key)?);
+        newer(&mut found, self.keyed_by_row(recent, draft, owner, key)?);
         // The newest event with that key: those before it had to end before it could be accepted.
         Ok(found.and_then(|found| found.holds(now, kept).then_some(found.holder)))
     }
 
+    fn may_be_packed(&self, short: u32) -> bool {
+        // In strides: one compares eight and more at once then.
+        self.packed
+            .chunks(64)
+            .any(|some| some.iter().fold(false, |found, each| found | (*each == short)))
+    }
+
     /// Reads what packs there are, unless that was done in the time that a key is kept.
-    fn read_packs(&mut self, draft: &Draft<'_>, tenant: TenantId, now: Timestamp, kept: Duration) -> Result<(), StoreError> {
-        if self.known_keys.until.is_some_and(|until| now < until) {
+    fn read_packs(
+        &mut self,
+        recent: &mut RecentKeys,
+        draft: &Draft<'_>,
+        owner: Owner,
+        now: Timestamp,
+        kept: Duration,
+    ) -> Result<(), StoreError> {
+        if self.until.is_some_and(|until| now < until) {
             return Ok(());
         }
-        let mut packed = Vec::new();
-        if self.numbers.keys.has_packs {
-            for (key, row) in draft.prefix(Space::Ends, &keys::key_packs(tenant, self.ordinal))? {
-                packed.extend(decode_pack(last_of(&key)?, &row)?.1.iter().map(|each| each.short));
-            }
-            self.numbers.keys.has_packs = !packed.is_empty();
-        }
-        self.known_keys = KnownKeys {
+        let packed: Vec<u32> = if recent.has_packs {
+            owner.packs(draft)?.iter().map(|each| each.short).collect()
+        } else {
+            Vec::new()
+        };
+        recent.has_packs = !packed.is_empty();
+        *self = Self {
             packed,
             until: Some(now.plus(kept)),
             asked: 0,
@@ -109,34 +131,39 @@ impl DeviceState {
         Ok(())
     }
 
-    fn keyed_by_row(&mut self, draft: &Draft<'_>, tenant: TenantId, key: &[u8; 16]) -> Result<Option<Keyed>, StoreError> {
-        if !self.numbers.keys.has_rows {
+    fn keyed_by_row(
+        &mut self,
+        recent: &mut RecentKeys,
+        draft: &Draft<'_>,
+        owner: Owner,
+        key: &[u8; 16],
+    ) -> Result<Option<Keyed>, StoreError> {
+        if !recent.has_rows {
             return Ok(None);
         }
-        let row_key = keys::idempotency(tenant, self.ordinal, key);
-        if self.known_keys.asked == ASKED_MAX {
+        let row_key = keys::idempotency(owner.tenant, owner.ordinal, key);
+        if self.asked == ASKED_MAX {
             let any = draft.keys(Space::Ends, keys::of_same_device(&row_key)).next().transpose()?;
-            self.numbers.keys.has_rows = any.is_some();
+            recent.has_rows = any.is_some();
         }
-        self.known_keys.asked = self.known_keys.asked.saturating_add(1);
+        self.asked = self.asked.saturating_add(1);
         let Some(row) = draft.get(Space::Ends, &row_key)? else {
             return Ok(None);
         };
         let row = Kept::decode(&row)?;
-        let place = Place {
-            tenant,
-            ordinal: self.ordinal,
-            queue: row.queue,
-            number: row.number,
-        };
-        keyed_at(draft, place, key, Some(row.body))
+        keyed_at(draft, owner.place(row.queue, row.number), key, Some(row.body))
     }
 
     /// The event that is new at `place` has this key.
-    pub(super) fn add_key(&mut self, draft: &mut Draft<'_>, place: Place, idempotency: &Idempotency, accepted_at: Timestamp) {
-        let recent = &mut self.numbers.keys;
-        let packed = &mut self.known_keys.packed;
-        if packed.len() + PACK > PACKED_MAX {
+    pub(super) fn add(
+        &mut self,
+        recent: &mut RecentKeys,
+        draft: &mut Draft<'_>,
+        place: Place,
+        idempotency: &Idempotency,
+        accepted_at: Timestamp,
+    ) {
+        if self.packed.len() + PACK > PACKED_MAX {
             let kept = Kept {
                 queue: place.queue,
                 number: place.number,
@@ -163,16 +190,10 @@ impl DeviceState {
                 keys::key_pack(place.tenant, place.ordinal, place.number),
                 encode_pack(&refs, place.number, accepted_at),
             );
-            packed.extend(refs.iter().map(|each| each.short));
+            self.packed.extend(refs.iter().map(|each| each.short));
             recent.has_packs = true;
         }
     }
-}
-
-/// The number in the key of a pack.
-pub(super) fn last_of(key: &[u8]) -> Result<u64, StoreError> {
-    let number = key.last_chunk().ok_or_else(|| damaged("the key of a pack of idempotency keys"))?;
-    Ok(u64::from_be_bytes(*number))
 }
 
 /// An event that was given a key, whether or not it holds it still.
@@ -198,7 +219,7 @@ fn newer(found: &mut Option<Keyed>, other: Option<Keyed>) {
 
 /// The event that was born at `place`, if it was given that key. `body`: as the key's row has it, for an event of before there were packs.
 fn keyed_at(draft: &Draft<'_>, place: Place, key: &[u8; 16], body: Option<[u8; 16]>) -> Result<Option<Keyed>, StoreError> {
-    let waiting = again::find(place, |space, key| draft.get(space, key))?;
+    let waiting = born::find(place, |space, key| draft.get(space, key))?;
     let ended = match &waiting {
         Some(_) => None,
         None => draft.get(Space::Ends, &place.end_key())?,

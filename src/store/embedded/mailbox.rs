@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    EmbeddedStore, Shared, again,
+    EmbeddedStore, Shared, born,
     device_state::Held,
     engine::{Engine, Space},
     keys::{self, Place},
@@ -63,7 +63,7 @@ impl Shared {
         let view = engine.glance();
         let end = view.get(Space::Ends, &place.end_key())?;
         let ending = end.as_deref().map(decode_end).transpose()?;
-        if let Some((_, row)) = again::find(place, |space, key| view.get(space, key))? {
+        if let Some((_, row)) = born::find(place, |space, key| view.get(space, key))? {
             let ending = ending.map(|(_, ending)| ending);
             let facts = decode_event(&row)?.0;
             let group = facts.group(&self.ids, place.tenant);
@@ -229,7 +229,7 @@ impl Mailbox for EmbeddedStore {
             let before = match before.map(|id| self.locate(device.tenant, id).and_then(Place::of)) {
                 None => u64::MAX,
                 Some(None) => return Ok(Vec::new()),
-                Some(Some(born)) => again::find(born, |space, key| engine.get(space, key))?.map_or(born.number, |(place, _)| place.number),
+                Some(Some(born)) => born::find(born, |space, key| engine.get(space, key))?.map_or(born.number, |(place, _)| place.number),
             };
             let ordinal = head(engine, device)?.ordinal;
             let mut places = Vec::new();

@@ -13,6 +13,7 @@
 
 mod again;
 mod audit;
+mod born;
 mod change;
 mod device_state;
 mod draft;

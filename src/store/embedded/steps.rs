@@ -3,11 +3,12 @@
 use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
 
 use super::{
-    Shared, again,
+    Shared, born,
     device_state::{DeviceState, DeviceStates, Held},
     draft::Draft,
     engine::Space,
     keys::{self, Place},
+    known_keys::Owner,
     positions::{Positions, next_position},
     receipt::NewReceipt,
     record::{self, Ending, Facts, Kept, decode_event},
@@ -62,7 +63,17 @@ impl Book {
         }
         let (ordinal, bucket) = (state.ordinal, state.bucket);
         if let Some(idempotency) = &idempotency
-            && let Some(holder) = state.holder_of_key(draft, key.tenant, &idempotency.key, self.now, shared.idempotency_kept())?
+            && let Some(holder) = state.known_keys.holder(
+                &mut state.numbers.keys,
+                draft,
+                Owner {
+                    tenant: key.tenant,
+                    ordinal,
+                },
+                &idempotency.key,
+                self.now,
+                shared.idempotency_kept(),
+            )?
         {
             let id = shared.ids.seal(holder.place.located(bucket));
             if holder.body != idempotency.body {
@@ -132,7 +143,8 @@ impl Book {
         let young = seat.is_some() && facts.due.is_none();
         draft.put_new(Space::Events, place.event_key(), row, young);
         if let Some(idempotency) = &idempotency {
-            state.add_key(draft, place, idempotency, event.accepted_at);
+            let recent = &mut state.numbers.keys;
+            state.known_keys.add(recent, draft, place, idempotency, event.accepted_at);
         }
         draft.put_new(Space::Rows, keys::numbers(key.tenant, ordinal), state.numbers.encode(), young);
         if let Some(due) = facts.due {
@@ -258,13 +270,13 @@ impl Book {
         let Some(place) = Place::of(settle.located).filter(|place| place.tenant == settle.device.tenant) else {
             return Ok(Settled::Unknown);
         };
-        let (place, row) = match again::find(place, |space, key| draft.get(space, key))? {
+        let (place, row) = match born::find(place, |space, key| draft.get(space, key))? {
             Some(found) => found,
             None => {
                 // A session may know it where it was before it was put at the tail again: the id tells where it was born.
                 let born = self.shared.ids.open(settle.id).and_then(Place::of).filter(|born| *born != place);
                 match born
-                    .map(|born| again::find(born, |space, key| draft.get(space, key)))
+                    .map(|born| born::find(born, |space, key| draft.get(space, key)))
                     .transpose()?
                     .flatten()
                 {

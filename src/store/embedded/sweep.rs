@@ -7,14 +7,13 @@ use std::{collections::HashMap, time::Duration};
 use fjall::Slice;
 
 use super::{
-    EmbeddedStore, Shared, again,
+    EmbeddedStore, Shared,
     audit::Audited,
-    change,
+    born, change,
     engine::{Engine, Space},
     feed, groups,
-    key_pack::decode_pack,
+    key_pack::{decode_pack, last_of},
     keys::{self, Place},
-    known_keys::last_of,
     op::Op,
     positions::position_of,
     receipt::Packed,
@@ -202,7 +201,7 @@ const ENDS_MAX: usize = 1_000;
 /// Whether the event whose state row has that key waits.
 fn waits(engine: &Engine, end: &[u8]) -> Result<bool, StoreError> {
     let born = end.get(1..).and_then(Place::read).ok_or_else(|| damaged("the key of a state"))?;
-    Ok(again::find(born, |space, key| engine.get(space, key))?.is_some())
+    Ok(born::find(born, |space, key| engine.get(space, key))?.is_some())
 }
 
 /// Looks at one row. Answers a key to go on behind when the rest up to it need not be looked at.
