@@ -6,7 +6,7 @@
 
 use fjall::Slice;
 
-use super::keys::queue_byte;
+use super::keys::{queue_byte, read_queue};
 use crate::{
     domain::{Queue, Timestamp},
     store::{
@@ -110,11 +110,7 @@ fn decode(last: u64, from: &mut Decoder<'_>) -> Result<Vec<KeyRef>, StoreError> 
     while !from.rest().is_empty() {
         refs.push(KeyRef {
             short: u32::from_le_bytes(from.array()?),
-            queue: match from.byte()? {
-                0 => Queue::First,
-                1 => Queue::Rest,
-                _ => return Err(from.damaged()),
-            },
+            queue: read_queue(from.byte()?).ok_or_else(|| from.damaged())?,
             number: last.checked_sub(from.number()?).ok_or_else(|| from.damaged())?,
         });
     }

@@ -95,11 +95,7 @@ impl Place {
         Some(Self {
             tenant: TenantId(u16::from_be_bytes([t0, t1])),
             ordinal: u32::from_be_bytes([o0, o1, o2, o3]),
-            queue: match queue {
-                0 => Queue::First,
-                1 => Queue::Rest,
-                _ => return None,
-            },
+            queue: read_queue(queue)?,
             number: u64::from_be_bytes(number),
         })
     }
@@ -109,6 +105,15 @@ pub(super) fn queue_byte(queue: Queue) -> u8 {
     match queue {
         Queue::First => 0,
         Queue::Rest => 1,
+    }
+}
+
+/// Reads a [`queue_byte`].
+pub(super) fn read_queue(byte: u8) -> Option<Queue> {
+    match byte {
+        0 => Some(Queue::First),
+        1 => Some(Queue::Rest),
+        _ => None,
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     rows::DeviceHead,
 };
 use crate::{
-    domain::{DeliveryState, Outcome, TenantId, Timestamp},
+    domain::{DeliveryState, Outcome, Queue, TenantId, Timestamp},
     store::{DeviceKey, Mailbox, Settle, StoreError, Swept, audit::written_at, codec::damaged},
 };
 
@@ -204,6 +204,12 @@ fn waits(engine: &Engine, end: &[u8]) -> Result<bool, StoreError> {
     Ok(born::find(born, |space, key| engine.get(space, key))?.is_some())
 }
 
+/// Whether an event waits that the row of idempotency keys with that key leads to: it holds its own for as long.
+fn holder_waits(engine: &Engine, key: &[u8], queue: Queue, number: u64) -> Result<bool, StoreError> {
+    let head = key.get(1..7).ok_or_else(|| damaged("the key of an idempotency key"))?;
+    waits(engine, &[b"s", head, &[keys::queue_byte(queue)], &number.to_be_bytes()].concat())
+}
+
 /// Looks at one row. Answers a key to go on behind when the rest up to it need not be looked at.
 fn look(
     shared: &Shared,
@@ -252,13 +258,8 @@ fn look(
         Part::KeyPacks => {
             let (newest, refs) = decode_pack(last_of(key)?, value)?;
             if now >= newest.plus(shared.idempotency_kept()) {
-                let head = key.get(1..7).ok_or_else(|| damaged("the key of a pack of idempotency keys"))?;
-                // An event that waits holds its key for as long.
                 for each in refs {
-                    if waits(
-                        engine,
-                        &[b"s", head, &[keys::queue_byte(each.queue)], &each.number.to_be_bytes()].concat(),
-                    )? {
+                    if holder_waits(engine, key, each.queue, each.number)? {
                         return Ok(None);
                     }
                 }
@@ -267,12 +268,8 @@ fn look(
         }
         Part::Idempotency => {
             let kept = Kept::decode(value)?;
-            if now >= kept.accepted_at.plus(shared.idempotency_kept()) {
-                let head = key.get(1..7).ok_or_else(|| damaged("the key of an idempotency key"))?;
-                let event = [b"s", head, &[keys::queue_byte(kept.queue)], &kept.number.to_be_bytes()].concat();
-                if !waits(engine, &event)? {
-                    drop_row(Space::Ends);
-                }
+            if now >= kept.accepted_at.plus(shared.idempotency_kept()) && !holder_waits(engine, key, kept.queue, kept.number)? {
+                drop_row(Space::Ends);
             }
         }
         Part::Groups => {
